@@ -42,7 +42,11 @@ fn build() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let target = out.join("ebpf");
     let architecture = env::var("CARGO_CFG_TARGET_ARCH")?;
-    let endian = if env::var("CARGO_CFG_TARGET_ENDIAN")? == "big" { "bpfeb" } else { "bpfel" };
+    let endian = if env::var("CARGO_CFG_TARGET_ENDIAN")? == "big" {
+        "bpfeb"
+    } else {
+        "bpfel"
+    };
     let flags = [
         format!("--cfg=bpf_target_arch=\"{architecture}\""),
         // Line numbers for the verifier's messages.
@@ -61,7 +65,14 @@ fn build() -> Result<(), Box<dyn Error>> {
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         // Lets a compiler that is no nightly take `-Z` and the features that this target needs.
         .env("RUSTC_BOOTSTRAP", "1");
-    for key in ["RUSTC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTUP_TOOLCHAIN", "CARGO", "RUSTDOC"] {
+    for key in [
+        "RUSTC",
+        "RUSTC_WRAPPER",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "RUSTUP_TOOLCHAIN",
+        "CARGO",
+        "RUSTDOC",
+    ] {
         cargo.env_remove(key);
     }
     let output = cargo.output()?;
@@ -69,7 +80,9 @@ fn build() -> Result<(), Box<dyn Error>> {
         for line in String::from_utf8_lossy(&output.stderr).lines() {
             println!("cargo::warning={line}");
         }
-        return Err(format!("the XDP program did not build with toolchain {toolchain} (its messages are above)").into());
+        return Err(
+            format!("the XDP program did not build with toolchain {toolchain} (its messages are above)").into(),
+        );
     }
     let program = target.join(format!("{endian}-unknown-none/release/lvx-xdp"));
     fs::copy(&program, out.join("lvx-xdp"))?;

@@ -57,9 +57,7 @@ pub const fn inverse(delta: u16) -> u16 {
 pub fn sum(bytes: &[u8], sum: u32) -> u32 {
     let mut words = bytes.chunks_exact(2);
     let whole: u32 = words.by_ref().fold(u32::from(fold(sum)), |sum, word| {
-        u32::from(fold(
-            sum + u32::from(u16::from_ne_bytes([word[0], word[1]])),
-        ))
+        u32::from(fold(sum + u32::from(u16::from_ne_bytes([word[0], word[1]]))))
     });
     match words.remainder() {
         [last] => whole + u32::from(u16::from_ne_bytes([*last, 0])),
@@ -92,8 +90,8 @@ mod tests {
     fn an_ipv4_header_from_the_wire_has_the_checksum_it_carries() {
         // Stevens, TCP/IP Illustrated 1, as quoted in many places: 45 00 00 73 ... c0 a8 00 c7, checksum b861.
         let mut header = [
-            0x45, 0x00, 0x00, 0x73, 0x00, 0x00, 0x40, 0x00, 0x40, 0x11, 0x00, 0x00, 0xc0, 0xa8,
-            0x00, 0x01, 0xc0, 0xa8, 0x00, 0xc7,
+            0x45, 0x00, 0x00, 0x73, 0x00, 0x00, 0x40, 0x00, 0x40, 0x11, 0x00, 0x00, 0xc0, 0xa8, 0x00, 0x01, 0xc0, 0xa8,
+            0x00, 0xc7,
         ];
         let check = !fold(sum(&header, 0));
         assert_eq!(check.to_ne_bytes(), [0xb8, 0x61]);

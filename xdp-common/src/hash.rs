@@ -73,11 +73,7 @@ mod tests {
             counts[client_v4(0x0100_000a, port.to_be(), 42) as usize % BUCKETS] += 1;
         }
         let expected = 65_536 / BUCKETS as u32;
-        assert!(
-            counts
-                .iter()
-                .all(|count| (expected / 2..expected * 2).contains(count))
-        );
+        assert!(counts.iter().all(|count| (expected / 2..expected * 2).contains(count)));
     }
 
     #[test]

@@ -106,10 +106,7 @@ impl State {
     #[inline(always)]
     #[must_use]
     pub const fn is_over(self) -> bool {
-        matches!(
-            self,
-            Self::FinClient | Self::FinBackend | Self::TimeWait | Self::Closed
-        )
+        matches!(self, Self::FinClient | Self::FinBackend | Self::TimeWait | Self::Closed)
     }
 
     /// Whether the flow counts as an active connection, as IPVS counts: established ones (and UDP flows) are active,
@@ -141,35 +138,24 @@ mod tests {
     fn walk(packets: &[(u8, From)]) -> State {
         let (first, rest) = packets.split_first().expect("a first packet");
         rest.iter()
-            .fold(State::first(first.0), |state, (flags, from)| {
-                state.next(*flags, *from)
-            })
+            .fold(State::first(first.0), |state, (flags, from)| state.next(*flags, *from))
     }
 
     #[test]
     fn a_handshake_seen_from_one_side_establishes() {
-        assert_eq!(
-            walk(&[(SYN, From::Client), (ACK, From::Client)]),
-            State::Established
-        );
+        assert_eq!(walk(&[(SYN, From::Client), (ACK, From::Client)]), State::Established);
     }
 
     #[test]
     fn a_handshake_seen_from_both_sides_establishes_with_the_clients_ack() {
         let half = [(SYN, From::Client), (SYN | ACK, From::Backend)];
         assert_eq!(walk(&half), State::SynReceived);
-        assert_eq!(
-            walk(&[half[0], half[1], (ACK, From::Client)]),
-            State::Established
-        );
+        assert_eq!(walk(&[half[0], half[1], (ACK, From::Client)]), State::Established);
     }
 
     #[test]
     fn a_repeated_syn_stays_half_open() {
-        assert_eq!(
-            walk(&[(SYN, From::Client), (SYN, From::Client)]),
-            State::SynReceived
-        );
+        assert_eq!(walk(&[(SYN, From::Client), (SYN, From::Client)]), State::SynReceived);
     }
 
     #[test]

@@ -191,7 +191,11 @@ impl Family for V6 {
     unsafe fn addresses(ip: *const Ipv6) -> ([u64; 2], [u64; 2], u32) {
         // SAFETY: the caller's view was checked.
         let ip = unsafe { &*ip };
-        (ip.source, ip.destination, ip.payload_length.get() as u32 + size_of::<Ipv6>() as u32)
+        (
+            ip.source,
+            ip.destination,
+            ip.payload_length.get() as u32 + size_of::<Ipv6>() as u32,
+        )
     }
 
     #[inline(always)]

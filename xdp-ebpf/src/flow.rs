@@ -47,7 +47,11 @@ impl<F: Family> Place<F> {
     pub fn of(address: F::Address, port: u16, control: &Control) -> Option<Self> {
         let hash = F::client_hash(address, port, control.seed);
         let number = F::bucket_number(hash);
-        Some(Self { hash, number, bucket: F::bucket(number)? })
+        Some(Self {
+            hash,
+            number,
+            bucket: F::bucket(number)?,
+        })
     }
 
     /// The way at which this place's flows are looked for after `step` others: each client begins at its own, so that
@@ -107,7 +111,15 @@ impl<F: Family> Place<F> {
                     && backend.protocol == packet.protocol
                     && backend.method == Method::Nat as u8
                 {
-                    return Some((Found { way, flow, record, seen }, backend));
+                    return Some((
+                        Found {
+                            way,
+                            flow,
+                            record,
+                            seen,
+                        },
+                        backend,
+                    ));
                 }
             }
         }
@@ -147,7 +159,11 @@ impl<F: Family> Place<F> {
             }
             atomic::publish(key_word, key);
         }
-        if rank >= OVER { Insertion::Done } else { Insertion::Evicted }
+        if rank >= OVER {
+            Insertion::Done
+        } else {
+            Insertion::Evicted
+        }
     }
 
     /// The way to give to a new flow, and its rank: a free one, else one whose flow is over, else the one that was

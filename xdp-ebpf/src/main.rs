@@ -6,13 +6,15 @@
 //! service is passed as it came; nothing is written into a packet before its fate is known.
 #![no_std]
 #![no_main]
-#![feature(core_intrinsics)]
+#![feature(asm_experimental_arch, core_intrinsics)]
+#![expect(missing_docs, reason = "the entry point's macro makes a public function without")]
 #![expect(internal_features, reason = "compare-and-exchange: see the module atomic")]
 
 mod atomic;
 mod count;
 mod family;
 mod flow;
+mod forget;
 mod maps;
 mod parse;
 mod rewrite;
@@ -123,9 +125,11 @@ fn inbound<F: Translate>(
                     protocol::TCP => state.next(packet.flags, From::Client),
                     _ => State::Udp,
                 };
-                place.touch(&found, next, now, control, || match backend.method == Method::Nat as u8 {
-                    true => transmit::hop_back(context, packet),
-                    false => Hop::NONE,
+                place.touch(&found, next, now, control, || {
+                    match backend.method == Method::Nat as u8 {
+                        true => transmit::hop_back(context, packet),
+                        false => Hop::NONE,
+                    }
                 });
                 known = Some((number, backend));
             }
@@ -138,8 +142,7 @@ fn inbound<F: Translate>(
         Some(known) => known,
         None => {
             let entry = service::get(bank, service).ok_or(End::Drop(Verdict::DroppedNoBackend))?;
-            let number =
-                scheduler::choose(service, entry, packet).ok_or(End::Drop(Verdict::DroppedNoBackend))?;
+            let number = scheduler::choose(service, entry, packet).ok_or(End::Drop(Verdict::DroppedNoBackend))?;
             let backend = family::backend(bank, number).ok_or(End::Drop(Verdict::DroppedNoBackend))?;
             let state = match packet.protocol {
                 protocol::TCP => State::first(packet.flags),
@@ -169,12 +172,7 @@ fn inbound<F: Translate>(
 
 /// A NAT backend's packet: its flow; the service's address; back to the client.
 #[inline(always)]
-fn outbound<F: Translate>(
-    context: &XdpContext,
-    control: &Control,
-    bank: u32,
-    packet: &Packet<F>,
-) -> Result<End, End> {
+fn outbound<F: Translate>(context: &XdpContext, control: &Control, bank: u32, packet: &Packet<F>) -> Result<End, End> {
     let none = End::Pass(Verdict::PassedNoService);
     let Some(place) = Place::<F>::of(packet.destination, packet.destination_port, control) else {
         return Err(none);

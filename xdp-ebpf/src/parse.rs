@@ -14,6 +14,7 @@ use xdp_common::{
 use crate::{
     End,
     family::{Family, V4, V6},
+    forget,
 };
 
 /// VLAN tags that are followed: 802.1Q, or QinQ.
@@ -33,7 +34,10 @@ impl Frame {
     /// The frame that the program was called for.
     #[inline(always)]
     pub fn of(context: &XdpContext) -> Self {
-        Self { start: context.data(), end: context.data_end() }
+        Self {
+            start: context.data(),
+            end: context.data_end(),
+        }
     }
 
     /// A view of what stands `at` bytes into the frame, if all of it is there.
@@ -77,6 +81,7 @@ pub fn ethernet(frame: Frame) -> Result<Network, End> {
         ether_type = unsafe { (*tag).ether_type };
         at += VLAN;
     }
+    let at = forget::below::<31>(at, usize::from(ether_type.0));
     if ether_type == EtherType::IPV4 {
         Ok(Network::V4(at))
     } else if ether_type == EtherType::IPV6 {
@@ -94,8 +99,10 @@ pub struct Packet<F: Family> {
     pub frame: Frame,
     /// Its IP header.
     pub ip: *mut F::Header,
-    /// Its TCP or UDP header, all of its fixed part within the frame.
-    pub transport: *mut u8,
+    /// Its ports: the start of its TCP or UDP header, all of whose fixed part is within the frame.
+    pub ports: *mut Ports,
+    /// The checksum in that header.
+    pub checksum: *mut u16,
     /// [`protocol::TCP`] or [`protocol::UDP`].
     pub protocol: u8,
     /// TCP's flags; 0 for UDP.
@@ -135,7 +142,11 @@ pub fn ipv4(frame: Frame, at: usize) -> Result<Header<V4>, End> {
     if header.is_fragment() {
         return Err(End::Pass(Verdict::PassedFragment));
     }
-    Ok(Header { ip, protocol: header.protocol, at: at + length })
+    Ok(Header {
+        ip,
+        protocol: header.protocol,
+        at: forget::below::<127>(at + length, usize::from(header.protocol)),
+    })
 }
 
 /// An IPv6 header `at` bytes into the frame and its extension headers.
@@ -172,38 +183,40 @@ pub fn ipv6(frame: Frame, at: usize) -> Result<Header<V6>, End> {
     if ExtensionHeader::follows(next) || next == protocol::FRAGMENT {
         return Err(End::Pass(Verdict::PassedTooDeep));
     }
+    let at = forget::below::<0x3fff>(at, usize::from(next));
     Ok(Header { ip, protocol: next, at })
 }
 
 /// The transport header that an IP header leads to.
 #[inline(always)]
 pub fn transport<F: Family>(frame: Frame, header: &Header<F>) -> Result<Packet<F>, End> {
-    let (transport, flags) = match header.protocol {
+    // SAFETY, for both headers: the view was checked.
+    let (ports, checksum, flags) = match header.protocol {
         protocol::TCP => {
             let tcp: *mut Tcp = frame.view(header.at).ok_or(End::Pass(Verdict::PassedMalformed))?;
-            // SAFETY: the view was checked.
-            (tcp.cast::<u8>(), unsafe { (*tcp).flags })
+            unsafe { (tcp.cast::<Ports>(), &raw mut (*tcp).checksum, (*tcp).flags) }
         }
         protocol::UDP => {
             let udp: *mut Udp = frame.view(header.at).ok_or(End::Pass(Verdict::PassedMalformed))?;
-            (udp.cast::<u8>(), 0)
+            unsafe { (udp.cast::<Ports>(), &raw mut (*udp).checksum, 0) }
         }
         _ => return Err(End::Pass(Verdict::PassedOtherProtocol)),
     };
-    // SAFETY: both headers begin with the ports, and one of them was checked.
-    let ports = unsafe { &*transport.cast::<Ports>() };
     // SAFETY: the header's view was checked when it was followed.
     let (source, destination, bytes) = unsafe { F::addresses(header.ip) };
+    // SAFETY: both headers begin with the ports, and one of them was checked.
+    let (source_port, destination_port) = unsafe { ((*ports).source.0, (*ports).destination.0) };
     Ok(Packet {
         frame,
         ip: header.ip,
-        transport,
+        ports,
+        checksum,
         protocol: header.protocol,
         flags,
         source,
         destination,
-        source_port: ports.source.0,
-        destination_port: ports.destination.0,
+        source_port,
+        destination_port,
         bytes,
     })
 }

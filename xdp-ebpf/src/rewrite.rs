@@ -4,7 +4,7 @@ use xdp_common::{
     checksum,
     layout::Backend,
     verdict::Verdict,
-    wire::{Be16, Be32, Ipv4, Ipv6, Ports, Tcp, Udp, protocol},
+    wire::{Be16, Be32, Ipv4, Ipv6, protocol},
 };
 
 use crate::{
@@ -113,7 +113,7 @@ pub fn inbound<F: Translate>(packet: &Packet<F>, backend: &Backend) -> Result<()
             return Err(End::Drop(Verdict::DroppedTtlExceeded));
         }
         F::set_destination(packet.ip, F::of_backend(&backend.address), backend.address_delta);
-        (*packet.transport.cast::<Ports>()).destination = backend.port;
+        (*packet.ports).destination = backend.port;
         update_transport(packet, backend.endpoint_delta);
     }
     Ok(())
@@ -129,7 +129,7 @@ pub fn outbound<F: Translate>(packet: &Packet<F>, backend: &Backend) -> Result<(
         }
         let vip = F::of_backend(&backend.vip);
         F::set_source(packet.ip, vip, checksum::inverse(backend.address_delta));
-        (*packet.transport.cast::<Ports>()).source = backend.vport;
+        (*packet.ports).source = backend.vport;
         update_transport(packet, checksum::inverse(backend.endpoint_delta));
     }
     Ok(())
@@ -142,15 +142,13 @@ pub fn outbound<F: Translate>(packet: &Packet<F>, backend: &Backend) -> Result<(
 /// The packet's transport header must be a checked view.
 #[inline(always)]
 unsafe fn update_transport<F: Family>(packet: &Packet<F>, delta: u16) {
-    // SAFETY: the caller's view was checked for the header of this protocol.
+    // SAFETY: the caller's view was checked.
     unsafe {
-        if packet.protocol == protocol::TCP {
-            let tcp = packet.transport.cast::<Tcp>();
-            (*tcp).checksum = checksum::update((*tcp).checksum, delta);
-        } else {
-            let udp = packet.transport.cast::<Udp>();
-            (*udp).checksum = checksum::update_udp((*udp).checksum, delta);
-        }
+        let old = *packet.checksum;
+        *packet.checksum = match packet.protocol {
+            protocol::UDP => checksum::update_udp(old, delta),
+            _ => checksum::update(old, delta),
+        };
     }
 }
 

@@ -14,7 +14,10 @@ pub fn choose<F: Family>(number: u32, service: &Service, packet: &Packet<F>) -> 
         return None;
     }
     let slot = if service.scheduler == Scheduler::Hash as u8 {
-        hash::spread(F::client_hash(packet.source, packet.source_port, service.seed), service.slots)
+        hash::spread(
+            F::client_hash(packet.source, packet.source_port, service.seed),
+            service.slots,
+        )
     } else {
         let turn = maps::TURNS.get_ptr_mut(number)?;
         // SAFETY: map values are aligned to eight bytes and live as long as the program.
@@ -26,7 +29,11 @@ pub fn choose<F: Family>(number: u32, service: &Service, packet: &Packet<F>) -> 
     let member = unsafe { *ring.cast::<u16>().add((slot % SLOTS_PER_CHUNK) as usize) };
     let members = chunk(service.members, u32::from(member) / MEMBERS_PER_CHUNK)?;
     // SAFETY: the index is masked to the chunk, which is aligned to eight bytes.
-    Some(unsafe { *members.cast::<u32>().add((u32::from(member) % MEMBERS_PER_CHUNK) as usize) })
+    Some(unsafe {
+        *members
+            .cast::<u32>()
+            .add((u32::from(member) % MEMBERS_PER_CHUNK) as usize)
+    })
 }
 
 /// The chunk so many after the first one of a table.

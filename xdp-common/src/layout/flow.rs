@@ -129,7 +129,11 @@ impl Hop {
     #[inline(always)]
     #[must_use]
     pub const fn mac(self) -> [Be16; 3] {
-        [Be16(self.0 as u16), Be16((self.0 >> 16) as u16), Be16((self.0 >> 32) as u16)]
+        [
+            Be16(self.0 as u16),
+            Be16((self.0 >> 16) as u16),
+            Be16((self.0 >> 32) as u16),
+        ]
     }
 
     /// The place of its interface in map `PORTS`.

@@ -62,8 +62,8 @@ mod tests {
     use crate::wire::view;
 
     const PING: [u8; 20] = [
-        0x45, 0x00, 0x00, 0x54, 0xa6, 0xf2, 0x40, 0x00, 0x3f, 0x01, 0x7d, 0x0a, 0x0a, 0x00, 0x00,
-        0x01, 0x0a, 0x00, 0x00, 0x64,
+        0x45, 0x00, 0x00, 0x54, 0xa6, 0xf2, 0x40, 0x00, 0x3f, 0x01, 0x7d, 0x0a, 0x0a, 0x00, 0x00, 0x01, 0x0a, 0x00,
+        0x00, 0x64,
     ];
 
     #[test]
@@ -85,17 +85,8 @@ mod tests {
             view::<Ipv4>(&bytes)
         };
         assert!(!with(0x4000).is_fragment(), "don't fragment");
-        assert!(
-            with(0x2000).is_fragment() && !with(0x2000).is_later_fragment(),
-            "first"
-        );
-        assert!(
-            with(0x2001).is_fragment() && with(0x2001).is_later_fragment(),
-            "middle"
-        );
-        assert!(
-            with(0x00b9).is_fragment() && with(0x00b9).is_later_fragment(),
-            "last"
-        );
+        assert!(with(0x2000).is_fragment() && !with(0x2000).is_later_fragment(), "first");
+        assert!(with(0x2001).is_fragment() && with(0x2001).is_later_fragment(), "middle");
+        assert!(with(0x00b9).is_fragment() && with(0x00b9).is_later_fragment(), "last");
     }
 }

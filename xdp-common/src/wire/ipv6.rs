@@ -102,14 +102,8 @@ mod tests {
         assert_eq!(header.version(), 6);
         assert_eq!({ header.payload_length }.get(), 40);
         assert_eq!((header.next_header, header.hop_limit), (protocol::TCP, 64));
-        assert_eq!(
-            { header.source }[0].to_ne_bytes(),
-            [0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0]
-        );
-        assert_eq!(
-            { header.destination }[1].to_ne_bytes(),
-            [0, 0, 0, 0, 0, 0, 0, 1]
-        );
+        assert_eq!({ header.source }[0].to_ne_bytes(), [0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0]);
+        assert_eq!({ header.destination }[1].to_ne_bytes(), [0, 0, 0, 0, 0, 0, 0, 1]);
     }
 
     #[test]

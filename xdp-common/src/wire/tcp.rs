@@ -35,13 +35,9 @@ mod tests {
     #[test]
     fn a_syn_from_the_wire_reads_as_sent() {
         let header: Tcp = view(&[
-            0xc3, 0x50, 0x00, 0x50, 0x12, 0x34, 0x56, 0x78, 0, 0, 0, 0, 0xa0, 0x02, 0xfa, 0xf0,
-            0xbe, 0xef, 0, 0,
+            0xc3, 0x50, 0x00, 0x50, 0x12, 0x34, 0x56, 0x78, 0, 0, 0, 0, 0xa0, 0x02, 0xfa, 0xf0, 0xbe, 0xef, 0, 0,
         ]);
-        assert_eq!(
-            ({ header.source }.get(), { header.destination }.get()),
-            (50_000, 80)
-        );
+        assert_eq!(({ header.source }.get(), { header.destination }.get()), (50_000, 80));
         assert_eq!({ header.sequence }.get(), 0x1234_5678);
         assert_eq!(header.flags, SYN);
         assert_eq!({ header.checksum }.to_ne_bytes(), [0xbe, 0xef]);

@@ -34,10 +34,7 @@ mod tests {
     #[test]
     fn a_query_from_the_wire_reads_as_sent() {
         let header: Udp = view(&[0x9c, 0x40, 0x00, 0x35, 0x00, 0x21, 0xab, 0xcd]);
-        assert_eq!(
-            ({ header.source }.get(), { header.destination }.get()),
-            (40_000, 53)
-        );
+        assert_eq!(({ header.source }.get(), { header.destination }.get()), (40_000, 53));
         assert_eq!({ header.length }.get(), 33);
         assert_eq!({ header.checksum }.to_ne_bytes(), [0xab, 0xcd]);
     }
