@@ -1,1 +1,4 @@
-//! x
+//! LVX's daemon and its parts: what is desired, where it is kept, how it is changed and how it reaches the kernel.
+
+pub mod document;
+pub mod model;
