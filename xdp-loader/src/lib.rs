@@ -1,4 +1,7 @@
 //! LVX's daemon and its parts: what is desired, where it is kept, how it is changed and how it reaches the kernel.
 
+pub mod diff;
 pub mod document;
+pub mod located;
 pub mod model;
+pub mod report;
