@@ -183,6 +183,8 @@ fn a_silently_changed_ethernet_address_is_found_although_the_kernel_sends_nothin
     net.balancer.enter(async move || {
         let (_tracker, mut hops) = track(&["10.0.0.11"]).await;
         assert!(via(&now(&hops, "10.0.0.11"), BACKEND[0]));
+        // Long enough for everything that follows the first answer to have ended.
+        sleep(Duration::from_secs(5)).await;
         backend.ip(&format!("link set eth0 address {}", text(CHANGED)));
         until(&mut hops, "10.0.0.11", Duration::from_secs(16), |hop| {
             via(hop, CHANGED)
