@@ -5,7 +5,9 @@
 //! Two kinds of sockets, never mixed: [`Kernel`] asks and is answered, [`Events`] only listens. A listener that falls
 //! behind loses messages and is told so ([`Event::Lost`]); whoever follows something then dumps it anew.
 
+mod address;
 pub mod announce;
+pub mod freshness;
 pub mod link;
 pub mod neighbour;
 pub mod nexthop;
@@ -16,6 +18,7 @@ pub mod vip;
 pub mod watch;
 
 pub use self::{
+    address::OWNER,
     link::{Link, LinkError, LinkTable, Links},
     nexthop::{NextHop, NextHopError, NextHops},
     socket::{Kernel, NetlinkError},

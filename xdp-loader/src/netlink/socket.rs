@@ -10,6 +10,9 @@ use tokio::time::timeout;
 /// unreadable answer from stopping the daemon.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
+/// Requests under way at once; their answers must fit the socket's receive buffer.
+pub(super) const AT_ONCE: usize = 64;
+
 /// Why the kernel's tables could not be read or changed.
 #[derive(Debug, Error)]
 pub enum NetlinkError {

@@ -1,4 +1,4 @@
-//! Keeping the next hops of all backends up to date, and their neighbours fresh.
+//! Keeping the next hops of all backends up to date.
 //!
 //! The kernel's links and neighbours are held as tables, from one dump and the events since. Routes are asked for, one
 //! lookup per target, and again only when an event may have changed the answer. What follows from them
@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    hash::{DefaultHasher, Hash as _, Hasher as _},
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -25,18 +24,15 @@ use tracing::{debug, error};
 
 use super::{
     Event, Events, Kernel, LinkTable, NetlinkError, NextHopError, NextHops,
-    neighbour::{Neighbour, NeighbourTable, ask},
+    freshness::Freshness,
+    neighbour::NeighbourTable,
     nexthop::{neighbour, resolve},
     route::{Route, RouteError, concerned, lookup},
+    socket::AT_ONCE,
 };
 
 /// Events within this time are taken in together.
 const COALESCE: Duration = Duration::from_millis(30);
-/// How often a neighbour that does not answer is asked again.
-const RETRY: Duration = Duration::from_secs(1);
-/// How often the kernel is made to confirm a neighbour that it knows. It confirms by itself only neighbours that it
-/// sends to, and packets that leave in XDP do not count.
-const CONFIRM: Duration = Duration::from_secs(10);
 /// How often all routes are looked up without an event, for what has none (a learned path MTU that expires).
 const LOOK_UP_ALL: Duration = Duration::from_secs(60);
 /// Not more than one dump in this time, however many messages get lost.
@@ -44,8 +40,8 @@ const BETWEEN_DUMPS: Duration = Duration::from_secs(1);
 /// Of the time that looking up routes took, this many times as long is left free before the next time, so that a busy
 /// routing daemon costs at most a fifth of a core.
 const REST: u32 = 4;
-/// Requests to the kernel under way at once; their answers must fit the socket's receive buffer.
-const AT_ONCE: usize = 64;
+/// How soon a lookup that the kernel did not answer is repeated.
+const LOOK_UP_AGAIN: Duration = Duration::from_secs(1);
 /// How long [`NextHopTracker::ready`] waits for neighbours that do not answer.
 const READY_WITHIN: Duration = Duration::from_secs(1);
 
@@ -137,14 +133,6 @@ impl NextHopTracker {
     }
 }
 
-/// When a neighbour is asked for next, and how that went.
-struct Ask {
-    next: Instant,
-    last: Option<Instant>,
-    /// Why the kernel would not.
-    refused: Option<String>,
-}
-
 struct Tracker {
     kernel: Kernel,
     events: Events,
@@ -153,7 +141,7 @@ struct Tracker {
     number: u64,
     targets: BTreeSet<IpAddr>,
     routes: BTreeMap<IpAddr, Result<Route, RouteError>>,
-    asks: BTreeMap<Neighbour, Ask>,
+    fresh: Freshness,
     /// Targets whose route must be looked up.
     outdated: BTreeSet<IpAddr>,
     lost: bool,
@@ -181,7 +169,7 @@ impl Tracker {
             number: 0,
             targets: BTreeSet::new(),
             routes: BTreeMap::new(),
-            asks: BTreeMap::new(),
+            fresh: Freshness::default(),
             outdated: BTreeSet::new(),
             lost: false,
             last_dump: now,
@@ -220,7 +208,7 @@ impl Tracker {
             if due(self.look_up_at) {
                 self.look_up().await?;
             }
-            self.ask_due().await;
+            self.ask_due().await?;
             if Instant::now() >= self.look_up_all_at {
                 self.all_outdated();
             }
@@ -234,7 +222,7 @@ impl Tracker {
         [self.look_up_at, self.publish_at]
             .into_iter()
             .flatten()
-            .chain(self.asks.values().map(|ask| ask.next))
+            .chain(self.fresh.next())
             .fold(self.look_up_all_at, Instant::min)
     }
 
@@ -262,7 +250,10 @@ impl Tracker {
                 }
                 RouteNetlinkMessage::NewNeighbour(_) | RouteNetlinkMessage::DelNeighbour(_) => {
                     if let Some(neighbour) = self.neighbours.apply(message, now) {
-                        self.neighbour_changed(neighbour, now);
+                        let known = self.neighbours.is_known(neighbour);
+                        if self.fresh.changed(neighbour, known, now) {
+                            self.publish_from(now + COALESCE);
+                        }
                     }
                 }
                 RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
@@ -279,17 +270,6 @@ impl Tracker {
                 _ => {}
             },
         }
-    }
-
-    fn neighbour_changed(&mut self, neighbour: Neighbour, now: Instant) {
-        let Some(ask) = self.asks.get_mut(&neighbour) else {
-            return;
-        };
-        if !self.neighbours.is_known(neighbour) {
-            // Gone or forgotten: asked at once, but not more often than a neighbour that never answered.
-            ask.next = ask.last.map_or(now, |last| now.max(last + RETRY));
-        }
-        self.publish_from(now + COALESCE);
     }
 
     fn all_outdated(&mut self) {
@@ -327,90 +307,45 @@ impl Tracker {
             .buffer_unordered(AT_ONCE)
             .collect()
             .await;
-        self.routes.extend(found);
-        self.routes
-            .retain(|target, _| self.targets.contains(target));
-
         let now = Instant::now();
         self.look_up_not_before = now + REST * (now - started);
         if self.lost {
             self.look_up_from(self.last_dump + BETWEEN_DUMPS);
         }
-        let unknown = self.need_neighbours(now);
+        for (target, route) in found {
+            if matches!(route, Err(RouteError::Unanswered(_))) {
+                self.outdated.insert(target);
+            }
+            self.routes.insert(target, route);
+        }
+        self.routes
+            .retain(|target, _| self.targets.contains(target));
+        if !self.outdated.is_empty() {
+            self.kernel = Kernel::connect()?;
+            self.look_up_from(now + LOOK_UP_AGAIN);
+        }
+
+        let needed = self
+            .routes
+            .iter()
+            .filter_map(|(target, route)| neighbour(*target, route.as_ref().ok()?, &self.links))
+            .collect();
+        let unknown = self.fresh.need(&needed, &self.neighbours, now);
         // A neighbour asked for just now usually answers within this time: nothing is reported missing before.
         self.publish_from(if unknown { now + COALESCE } else { now });
         Ok(())
     }
 
-    /// Whether a neighbour is needed that was not before and is not known.
-    fn need_neighbours(&mut self, now: Instant) -> bool {
-        let needed: BTreeSet<_> = self
-            .routes
-            .iter()
-            .filter_map(|(target, route)| neighbour(*target, route.as_ref().ok()?, &self.links))
-            .collect();
-        self.asks.retain(|neighbour, _| needed.contains(neighbour));
-        let mut unknown = false;
-        for neighbour in needed {
-            if self.asks.contains_key(&neighbour) {
-                continue;
-            }
-            let known = self.neighbours.is_known(neighbour);
-            unknown |= !known;
-            let next = if known {
-                now + spread(CONFIRM, neighbour)
-            } else {
-                now
-            };
-            self.asks.insert(
-                neighbour,
-                Ask {
-                    next,
-                    last: None,
-                    refused: None,
-                },
-            );
-        }
-        unknown
-    }
-
     /// Has the kernel ask the neighbours whose turn it is.
-    async fn ask_due(&mut self) {
-        let now = Instant::now();
-        let due: Vec<_> = self
-            .asks
-            .iter()
-            .filter(|(_, ask)| ask.next <= now)
-            .map(|(neighbour, _)| *neighbour)
-            .collect();
-        if due.is_empty() {
-            return;
+    async fn ask_due(&mut self) -> Result<(), NetlinkError> {
+        let outcome = self.fresh.ask_due(&self.kernel, &self.neighbours).await;
+        if outcome.unanswered {
+            self.kernel = Kernel::connect()?;
         }
-        let kernel = &self.kernel;
-        let answers: Vec<_> = stream::iter(due)
-            .map(async |neighbour| (neighbour, ask(kernel, neighbour).await))
-            .buffer_unordered(AT_ONCE)
-            .collect()
-            .await;
-        let mut changed = false;
-        for (neighbour, answer) in answers {
-            let Some(ask) = self.asks.get_mut(&neighbour) else {
-                continue;
-            };
-            let interval = if self.neighbours.is_known(neighbour) {
-                CONFIRM
-            } else {
-                RETRY
-            };
-            ask.next = now + spread(interval, neighbour);
-            ask.last = Some(now);
-            let refused = answer.err().map(|error| refusal(&error, neighbour));
-            changed |= ask.refused != refused;
-            ask.refused = refused;
+        if outcome.changed {
+            self.publish_from(Instant::now() + COALESCE);
         }
-        if changed {
-            self.publish_from(now + COALESCE);
-        }
+        Ok(())
     }
 
     fn publish(&mut self, published: &watch::Sender<Arc<NextHops>>, settled: &watch::Sender<u64>) {
@@ -423,8 +358,7 @@ impl Tracker {
                 .as_ref()
                 .ok()
                 .and_then(|route| neighbour(*target, route, &self.links));
-            let refused =
-                needed.and_then(|neighbour| self.asks.get(&neighbour)?.refused.as_deref());
+            let refused = needed.and_then(|neighbour| self.fresh.refused(neighbour));
             let hop = resolve(*target, route, &self.links, &self.neighbours, refused, now);
             if let Some(neighbour) = needed {
                 if matches!(hop, Err(NextHopError::Unresolved { .. }))
@@ -455,72 +389,4 @@ impl Tracker {
 
 fn due(at: Option<Instant>) -> bool {
     at.is_some_and(|at| at <= Instant::now())
-}
-
-/// Between three quarters and five quarters of the interval, always the same for the same neighbour, so that a thousand
-/// backends that came together are not asked together for ever.
-fn spread(interval: Duration, neighbour: Neighbour) -> Duration {
-    let mut hasher = DefaultHasher::new();
-    neighbour.hash(&mut hasher);
-    let [byte, ..] = hasher.finish().to_ne_bytes();
-    interval * 3 / 4 + interval / 512 * u32::from(byte)
-}
-
-/// Why the kernel would not resolve a neighbour, and what to do.
-fn refusal(error: &NetlinkError, neighbour: Neighbour) -> String {
-    let family = if neighbour.address.is_ipv4() {
-        "ipv4"
-    } else {
-        "ipv6"
-    };
-    match error.errno() {
-        Some(libc::ENOBUFS | libc::ENOMEM) => {
-            format!("its neighbour table is full; raise net.{family}.neigh.default.gc_thresh3")
-        }
-        Some(libc::EPERM | libc::EACCES) => "it needs the capability CAP_NET_ADMIN".to_owned(),
-        _ => error.to_string(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retries_are_spread_around_their_interval() {
-        let waits: Vec<_> = (1..=200)
-            .map(|host| {
-                spread(
-                    RETRY,
-                    Neighbour {
-                        ifindex: 2,
-                        address: IpAddr::from([10, 0, 0, host]),
-                    },
-                )
-            })
-            .collect();
-        assert!(
-            waits
-                .iter()
-                .all(|wait| *wait >= RETRY * 3 / 4 && *wait <= RETRY * 5 / 4)
-        );
-        let distinct: BTreeSet<_> = waits.iter().collect();
-        assert!(distinct.len() > 100);
-    }
-
-    #[test]
-    fn a_full_neighbour_table_is_answered_with_the_way_out() {
-        let error = NetlinkError::Refused {
-            what: "resolve a neighbour".to_owned(),
-            source: std::io::Error::from_raw_os_error(libc::ENOBUFS),
-        };
-        let neighbour = Neighbour {
-            ifindex: 2,
-            address: IpAddr::from([10, 0, 0, 11]),
-        };
-        assert_eq!(
-            refusal(&error, neighbour),
-            "its neighbour table is full; raise net.ipv4.neigh.default.gc_thresh3"
-        );
-    }
 }

@@ -1,6 +1,6 @@
 //! VIPs: services' addresses on an interface of this machine, added, marked as ours, announced and removed.
 //!
-//! An address of ours carries [`OWNER`] as its protocol (`IFA_PROTO`, Linux 5.18 and later), which the kernel keeps with
+//! An address of ours carries [`OWNER`](super::OWNER) as its protocol (`IFA_PROTO`, Linux 5.18 and later), which the kernel keeps with
 //! it: whoever runs next knows them again, even after `kill -9`. Addresses without the mark are never touched.
 
 use std::{
@@ -10,10 +10,7 @@ use std::{
     time::Duration,
 };
 
-use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, CacheInfo},
-};
+use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::MulticastGroup;
 use thiserror::Error;
 use tokio::{
@@ -26,15 +23,10 @@ use tracing::{error, info, warn};
 
 use super::{
     Event, Events, Kernel, LinkTable, NetlinkError,
+    address::{Present, addition, plan},
     announce::Announcer,
-    socket::{answers, done},
+    socket::done,
 };
-
-/// The address protocol (`ip address show`: `proto 0x4c`) of the addresses that LVX added: "L".
-pub const OWNER: u8 = 0x4c;
-
-/// A lifetime without an end, in `ifa_cacheinfo`.
-const FOREVER: u32 = u32::MAX;
 
 /// How soon an address that somebody else removed is put back; later than the burst of events in which it went.
 const REPAIR_AFTER: Duration = Duration::from_millis(200);
@@ -103,116 +95,6 @@ fn way_out(source: &NetlinkError, interface: &str) -> String {
 
 /// What became of each address that was wanted.
 pub type VipStates = BTreeMap<IpAddr, Result<VipState, VipError>>;
-
-/// An address on an interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Present {
-    address: IpAddr,
-    prefix_length: u8,
-    ifindex: u32,
-    ours: bool,
-}
-
-impl Present {
-    fn from_message(message: &AddressMessage) -> Option<Self> {
-        let (mut local, mut address, mut ours) = (None, None, false);
-        for attribute in &message.attributes {
-            match attribute {
-                AddressAttribute::Local(ip) => local = Some(*ip),
-                AddressAttribute::Address(ip) => address = Some(*ip),
-                AddressAttribute::Protocol(protocol) => ours = u8::from(*protocol) == OWNER,
-                _ => {}
-            }
-        }
-        Some(Self {
-            // On point-to-point links IFA_ADDRESS is the other end's.
-            address: local.or(address)?,
-            prefix_length: message.header.prefix_len,
-            ifindex: message.header.index,
-            ours,
-        })
-    }
-
-    fn to_message(self) -> AddressMessage {
-        let mut message = AddressMessage::default();
-        message.header.family = match self.address {
-            IpAddr::V4(_) => AddressFamily::Inet,
-            IpAddr::V6(_) => AddressFamily::Inet6,
-        };
-        message.header.prefix_len = self.prefix_length;
-        message.header.index = self.ifindex;
-        message.attributes = vec![
-            AddressAttribute::Local(self.address),
-            AddressAttribute::Address(self.address),
-        ];
-        message
-    }
-}
-
-/// The message that adds a VIP.
-fn addition(address: IpAddr, ifindex: u32) -> AddressMessage {
-    let prefix_length = if address.is_ipv4() { 32 } else { 128 };
-    let mut message = Present {
-        address,
-        prefix_length,
-        ifindex,
-        ours: true,
-    }
-    .to_message();
-    message
-        .attributes
-        .push(AddressAttribute::Protocol(AddressProtocol::Other(OWNER)));
-    if address.is_ipv6() {
-        // No duplicate address detection: the backends have the same address under direct routing, and traffic shall
-        // flow at once. No preferred lifetime: never this machine's source address (RFC 6724, rule 3).
-        let flags = AddressFlags::Nodad | AddressFlags::Noprefixroute;
-        message.attributes.push(AddressAttribute::Flags(flags));
-        let mut lifetimes = CacheInfo::default();
-        lifetimes.ifa_valid = FOREVER;
-        message
-            .attributes
-            .push(AddressAttribute::CacheInfo(lifetimes));
-    }
-    message
-}
-
-/// What to do so that the wanted addresses, and no others of ours, are on the interface.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Plan {
-    add: BTreeSet<IpAddr>,
-    remove: BTreeSet<Present>,
-    /// Ours and where they should be.
-    keep: BTreeSet<IpAddr>,
-    /// Somebody else's, and the interface's index.
-    foreign: BTreeMap<IpAddr, u32>,
-}
-
-fn plan(want: &BTreeSet<IpAddr>, ifindex: u32, present: &[Present]) -> Plan {
-    let mut plan = Plan::default();
-    for there in present {
-        let wanted = want.contains(&there.address);
-        match (there.ours, wanted) {
-            (true, true) if there.ifindex == ifindex => {
-                plan.keep.insert(there.address);
-            }
-            (true, _) => {
-                plan.remove.insert(*there);
-            }
-            (false, true) => {
-                plan.foreign.insert(there.address, there.ifindex);
-            }
-            (false, false) => {}
-        }
-    }
-    plan.foreign
-        .retain(|address, _| !plan.keep.contains(address));
-    plan.add = want
-        .iter()
-        .filter(|address| !plan.keep.contains(address) && !plan.foreign.contains_key(address))
-        .copied()
-        .collect();
-    plan
-}
 
 enum Command {
     Ensure {
@@ -319,7 +201,6 @@ impl Vips {
 }
 
 struct Manager {
-    kernel: Kernel,
     events: Events,
     links: LinkTable,
     announcer: Announcer,
@@ -347,7 +228,6 @@ impl Manager {
         let kernel = Kernel::connect()?;
         Ok(Self {
             links: LinkTable::dump(&kernel).await?,
-            kernel,
             events,
             announcer: Announcer::open().map_err(VipError::Socket)?,
             wanted: Wanted::default(),
@@ -372,7 +252,7 @@ impl Manager {
                 command = commands.recv() => match command {
                     None => return Ok(()),
                     // A caller that is no longer there needs no answer.
-                    Some(Command::Owned { reply }) => drop(reply.send(self.owned().await)),
+                    Some(Command::Owned { reply }) => drop(reply.send(owned().await)),
                     Some(Command::Ensure { want, ifindex, reply }) => {
                         // Taken to be up: what is added is announced, what is kept is not.
                         self.wanted = Wanted { addresses: want, ifindex, ours: BTreeSet::new(), up: true };
@@ -411,7 +291,7 @@ impl Manager {
             },
             Event::NextHopObject => {}
             Event::Lost => {
-                self.links = LinkTable::dump(&self.kernel).await?;
+                self.links = LinkTable::dump(&Kernel::connect()?).await?;
                 self.repair_at = Some(repair_at);
             }
         }
@@ -444,34 +324,21 @@ impl Manager {
         Ok(())
     }
 
-    async fn present(&self) -> Result<Vec<Present>, NetlinkError> {
-        let messages = answers(
-            "list the addresses",
-            self.kernel.requests().address().get().execute(),
-        )
-        .await?;
-        Ok(messages.iter().filter_map(Present::from_message).collect())
-    }
-
-    async fn owned(&self) -> Result<BTreeSet<IpAddr>, VipError> {
-        let present = self.present().await?;
-        Ok(present
-            .iter()
-            .filter(|there| there.ours)
-            .map(|there| there.address)
-            .collect())
-    }
-
     async fn ensure(&mut self) -> Result<VipStates, VipError> {
         let ifindex = self.wanted.ifindex;
-        self.links = LinkTable::dump(&self.kernel).await?;
+        let kernel = Kernel::connect()?;
+        self.links = LinkTable::dump(&kernel).await?;
         let came_up = self.came_up();
-        let plan = plan(&self.wanted.addresses, ifindex, &self.present().await?);
+        let plan = plan(
+            &self.wanted.addresses,
+            ifindex,
+            &Present::dump(&kernel).await?,
+        );
         let mut states = VipStates::new();
         let mut added = BTreeSet::new();
         // Adding comes first: a VIP that moves to another interface is never without one.
         for address in plan.add {
-            let state = self.add(address, ifindex).await;
+            let state = self.add(&kernel, address, ifindex).await;
             if matches!(state, Ok(VipState::Added)) {
                 added.insert(address);
             }
@@ -496,15 +363,23 @@ impl Manager {
         } else {
             added
         });
+        let mut failed = None;
         for there in plan.remove {
-            self.remove(there).await?;
+            if let Err(error) = self.remove(&kernel, there).await {
+                failed.get_or_insert(error);
+            }
         }
-        Ok(states)
+        failed.map_or(Ok(states), Err)
     }
 
-    async fn add(&self, address: IpAddr, ifindex: u32) -> Result<VipState, VipError> {
+    async fn add(
+        &self,
+        kernel: &Kernel,
+        address: IpAddr,
+        ifindex: u32,
+    ) -> Result<VipState, VipError> {
         let interface = self.links.name(ifindex);
-        let mut request = self.kernel.requests().address().add(ifindex, address, 0);
+        let mut request = kernel.requests().address().add(ifindex, address, 0);
         *request.message_mut() = addition(address, ifindex);
         match done("add the address", request.execute()).await {
             Ok(()) => {
@@ -523,9 +398,9 @@ impl Manager {
         }
     }
 
-    async fn remove(&self, there: Present) -> Result<(), VipError> {
+    async fn remove(&self, kernel: &Kernel, there: Present) -> Result<(), VipError> {
         let (address, interface) = (there.address, self.links.name(there.ifindex));
-        let request = self.kernel.requests().address().del(there.to_message());
+        let request = kernel.requests().address().del(there.to_message());
         match done("remove the address", request.execute()).await {
             Ok(()) => {
                 info!(%address, interface, "VIP removed");
@@ -542,4 +417,13 @@ impl Manager {
             }),
         }
     }
+}
+
+async fn owned() -> Result<BTreeSet<IpAddr>, VipError> {
+    let present = Present::dump(&Kernel::connect()?).await?;
+    Ok(present
+        .iter()
+        .filter(|there| there.ours)
+        .map(|there| there.address)
+        .collect())
 }

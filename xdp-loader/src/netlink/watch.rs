@@ -82,9 +82,25 @@ impl Events {
                 }
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                     debug!("the kernel dropped netlink notifications for us");
+                    self.drain();
                     return Ok(vec![Event::Lost]);
                 }
                 Err(error) => return Err(NetlinkError::Read(error)),
+            }
+        }
+    }
+
+    /// Discards what is queued. From the first lost message on the kernel drops all others, without another word, until
+    /// the queue was empty once (`NETLINK_S_CONGESTED` in `net/netlink/af_netlink.c`): a dump before that would miss
+    /// what changes after it, and a dump after it makes what is queued superfluous.
+    fn drain(&mut self) {
+        loop {
+            self.datagram.clear();
+            match self.socket.socket_ref().recv_from(&mut self.datagram, 0) {
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                // Empty; or broken, which the next read reports.
+                Err(_) => return,
             }
         }
     }
