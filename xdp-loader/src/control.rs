@@ -123,6 +123,13 @@ impl Controller {
         &self.shared.dataplane
     }
 
+    /// Waits for a change in progress; none begins after.
+    pub async fn finish(&self) {
+        let store = self.shared.store.lock().await;
+        // Never released: the daemon is ending.
+        std::mem::forget(store);
+    }
+
     /// Makes a change and returns what the closure returned once the change is persisted and in the maps.
     ///
     /// It is carried to its end even if the caller goes away meanwhile, so that a client that hangs up never leaves

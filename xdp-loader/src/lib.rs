@@ -1,6 +1,9 @@
 //! LVX's daemon and its parts: what is desired, where it is kept, how it is changed and how it reaches the kernel.
 
+pub mod api;
+pub mod config;
 pub mod control;
+pub mod daemon;
 pub mod diff;
 pub mod document;
 pub mod located;

@@ -1,0 +1,125 @@
+//! The daemon's life: claim what one daemon may own, bring the dataplane up, serve the API, stop.
+
+use std::{future::IntoFuture as _, io, sync::Arc, time::Duration};
+
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use crate::{
+    api::{
+        self, Api,
+        socket::{Socket, SocketError},
+    },
+    config::Settings,
+    control::{Controller, Dataplane, DataplaneError},
+    model::Desired,
+    store::{Store, StoreError},
+};
+
+/// How long requests that are being answered may take once the daemon was told to stop.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Why the daemon cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The state cannot be read or is another daemon's.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The control API cannot listen.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The dataplane cannot be made as the state says.
+    #[error("the desired state could not be put in place: {0}")]
+    Dataplane(#[from] DataplaneError),
+    /// Signals cannot be caught.
+    #[error("cannot catch signals: {0}")]
+    Signals(io::Error),
+    /// The control API ended.
+    #[error("the control API ended: {0}")]
+    Serve(io::Error),
+}
+
+/// A daemon that owns its state directory and its socket, and does not serve yet.
+///
+/// Claimed before anything is attached, so that a second daemon fails before it touches the first one's dataplane.
+#[derive(Debug)]
+pub struct Daemon {
+    store: Store,
+    desired: Desired,
+    socket: Socket,
+}
+
+impl Daemon {
+    /// Claims the state directory and the socket, and loads the desired state.
+    ///
+    /// # Errors
+    /// When another daemon has them, when the state is damaged, when the kernel refuses.
+    pub fn claim(settings: &Settings) -> Result<Self, DaemonError> {
+        let socket = Socket::bind(&settings.socket)?;
+        let store = Store::open(&settings.state_dir)?;
+        let desired = store.load()?;
+        Ok(Self {
+            store,
+            desired,
+            socket,
+        })
+    }
+
+    /// The state that the last daemon acknowledged.
+    pub fn desired(&self) -> &Desired {
+        &self.desired
+    }
+
+    /// Reconciles, serves the API and tells systemd, until SIGTERM, SIGINT or `POST /v1/stop`; the dataplane goes on.
+    ///
+    /// # Errors
+    /// When the first reconcile fails or the API cannot be served.
+    pub async fn serve(self, dataplane: Arc<dyn Dataplane>) -> Result<(), DaemonError> {
+        let (stop, _) = watch::channel(false);
+        let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
+        let services = self.desired.services().len();
+        let controller = Controller::start(self.store, self.desired, dataplane).await?;
+        let (listener, socket_file) = self.socket.into_parts();
+
+        let router = api::router(Api {
+            controller: controller.clone(),
+            stop: stop.clone(),
+        });
+        let stopped = stopped(stop.subscribe());
+        let mut server = std::pin::pin!(
+            axum::serve(listener, router)
+                .with_graceful_shutdown(stopped)
+                .into_future()
+        );
+        let mut asked = std::pin::pin!(self::stopped(stop.subscribe()));
+        notify(NotifyState::Ready);
+        tracing::info!(services, "lvx is ready");
+        tokio::select! {
+            ended = &mut server => return ended.map_err(DaemonError::Serve),
+            _ = terminate.recv() => tracing::info!("stopping on SIGTERM; the dataplane goes on forwarding"),
+            _ = interrupt.recv() => tracing::info!("stopping on SIGINT; the dataplane goes on forwarding"),
+            () = &mut asked => tracing::info!("stopping as the API was asked to; the dataplane goes on forwarding"),
+        }
+        notify(NotifyState::Stopping);
+        drop(socket_file);
+        stop.send_replace(true);
+        let _ = tokio::time::timeout(GRACE, server).await;
+        controller.finish().await;
+        Ok(())
+    }
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // An error means that the sender is gone, and with it the daemon.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(false, &[state]) {
+        tracing::warn!(%error, "systemd could not be told");
+    }
+}
