@@ -13,7 +13,7 @@ use crate::{
         self, Api,
         socket::{Socket, SocketError},
     },
-    config::Settings,
+    config::{ConfigError, Settings},
     control::{Controller, Dataplane, DataplaneError},
     model::Desired,
     store::{Store, StoreError},
@@ -37,6 +37,12 @@ pub enum DaemonError {
     /// Signals cannot be caught.
     #[error("cannot catch signals: {0}")]
     Signals(io::Error),
+    /// The settings do not do.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// There is nothing to attach.
+    #[error("this lvx was built without its dataplane")]
+    NoDataplane,
     /// The control API ended.
     #[error("the control API ended: {0}")]
     Serve(io::Error),
@@ -78,32 +84,43 @@ impl Daemon {
     /// # Errors
     /// When the first reconcile fails or the API cannot be served.
     pub async fn serve(self, dataplane: Arc<dyn Dataplane>) -> Result<(), DaemonError> {
-        let (stop, _) = watch::channel(false);
         let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
+        let told = async move {
+            tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            }
+        };
+        self.serve_until(dataplane, told).await
+    }
+
+    /// [`Daemon::serve`] with something else in the place of signals; `told` ends with the reason to stop.
+    pub(crate) async fn serve_until(
+        self,
+        dataplane: Arc<dyn Dataplane>,
+        told: impl Future<Output = &'static str>,
+    ) -> Result<(), DaemonError> {
         let services = self.desired.services().len();
         let controller = Controller::start(self.store, self.desired, dataplane).await?;
         let (listener, socket_file) = self.socket.into_parts();
 
+        let (stop, _) = watch::channel(false);
         let router = api::router(Api {
             controller: controller.clone(),
             stop: stop.clone(),
         });
-        let stopped = stopped(stop.subscribe());
-        let mut server = std::pin::pin!(
-            axum::serve(listener, router)
-                .with_graceful_shutdown(stopped)
-                .into_future()
-        );
-        let mut asked = std::pin::pin!(self::stopped(stop.subscribe()));
+        let server =
+            axum::serve(listener, router).with_graceful_shutdown(stopped(stop.subscribe()));
+        let mut server = std::pin::pin!(server.into_future());
         notify(NotifyState::Ready);
-        tracing::info!(services, "lvx is ready");
-        tokio::select! {
+        tracing::info!(services, "ready");
+        let reason = tokio::select! {
             ended = &mut server => return ended.map_err(DaemonError::Serve),
-            _ = terminate.recv() => tracing::info!("stopping on SIGTERM; the dataplane goes on forwarding"),
-            _ = interrupt.recv() => tracing::info!("stopping on SIGINT; the dataplane goes on forwarding"),
-            () = &mut asked => tracing::info!("stopping as the API was asked to; the dataplane goes on forwarding"),
-        }
+            reason = told => reason,
+            () = stopped(stop.subscribe()) => "a request to stop",
+        };
+        tracing::info!(reason, "stopping; the dataplane goes on forwarding");
         notify(NotifyState::Stopping);
         drop(socket_file);
         stop.send_replace(true);
@@ -111,6 +128,24 @@ impl Daemon {
         controller.finish().await;
         Ok(())
     }
+}
+
+/// Runs the daemon on this node until it is told to stop.
+///
+/// # Errors
+/// When it cannot claim what it owns, attach or serve.
+pub async fn run(settings: Settings) -> Result<(), DaemonError> {
+    settings.require_interface()?;
+    let _daemon = Daemon::claim(&settings)?;
+    Err(DaemonError::NoDataplane)
+}
+
+/// Takes the program off the interfaces and removes pins and VIPs. No daemon may be running.
+///
+/// # Errors
+/// When something cannot be removed.
+pub async fn detach(_settings: Settings) -> Result<(), DaemonError> {
+    Err(DaemonError::NoDataplane)
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {

@@ -1,6 +1,7 @@
 //! LVX's daemon and its parts: what is desired, where it is kept, how it is changed and how it reaches the kernel.
 
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;
@@ -12,3 +13,5 @@ pub mod model;
 mod recording;
 pub mod report;
 pub mod store;
+#[cfg(test)]
+mod test_daemon;
