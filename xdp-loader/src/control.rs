@@ -187,6 +187,7 @@ impl Shared {
         save(&store, &after).await?;
         match self.dataplane.reconcile(Arc::clone(&after)).await {
             Ok(()) => {
+                log(&before, &after);
                 self.desired.send_replace(after);
                 Ok(answer)
             }
@@ -214,6 +215,18 @@ impl Shared {
             Ok(()) => ChangeError::Dataplane(cause),
             Err(restore) => ChangeError::Torn { cause, restore },
         }
+    }
+}
+
+/// Tells the log what changed, in the words of `lvx apply`; a large change only by its size.
+fn log(before: &Desired, after: &Desired) {
+    const LINES: usize = 20;
+    let changes = diff(before, after);
+    for change in changes.iter().take(LINES) {
+        tracing::info!("{change}");
+    }
+    if changes.len() > LINES {
+        tracing::info!("and {} changes more", changes.len() - LINES);
     }
 }
 

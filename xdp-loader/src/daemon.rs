@@ -1,9 +1,10 @@
 //! The daemon's life: claim what one daemon may own, bring the dataplane up, serve the API, stop.
 
-use std::{future::IntoFuture as _, io, sync::Arc, time::Duration};
+use std::{future::IntoFuture as _, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use sd_notify::NotifyState;
 use tokio::{
+    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
@@ -15,6 +16,7 @@ use crate::{
     },
     config::{ConfigError, Settings},
     control::{Controller, Dataplane, DataplaneError},
+    metrics::{self, MetricsError},
     model::Desired,
     store::{Store, StoreError},
 };
@@ -34,6 +36,9 @@ pub enum DaemonError {
     /// The dataplane cannot be made as the state says.
     #[error("the desired state could not be put in place: {0}")]
     Dataplane(#[from] DataplaneError),
+    /// Metrics cannot be served.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// Signals cannot be caught.
     #[error("cannot catch signals: {0}")]
     Signals(io::Error),
@@ -56,6 +61,7 @@ pub struct Daemon {
     store: Store,
     desired: Desired,
     socket: Socket,
+    metrics: Option<TcpListener>,
 }
 
 impl Daemon {
@@ -64,19 +70,29 @@ impl Daemon {
     /// # Errors
     /// When another daemon has them, when the state is damaged, when the kernel refuses.
     pub fn claim(settings: &Settings) -> Result<Self, DaemonError> {
-        let socket = Socket::bind(&settings.socket)?;
+        // The lock first: of two that start at the same moment, one never gets as far as the other's socket.
         let store = Store::open(&settings.state_dir)?;
         let desired = store.load()?;
+        let socket = Socket::bind(&settings.socket)?;
+        let metrics = settings.metrics.map(metrics::listen).transpose()?;
         Ok(Self {
             store,
             desired,
             socket,
+            metrics,
         })
     }
 
     /// The state that the last daemon acknowledged.
     pub fn desired(&self) -> &Desired {
         &self.desired
+    }
+
+    /// Where metrics are served, if they are.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics
+            .as_ref()
+            .and_then(|listener| listener.local_addr().ok())
     }
 
     /// Reconciles, serves the API and tells systemd, until SIGTERM, SIGINT or `POST /v1/stop`; the dataplane goes on.
@@ -104,6 +120,11 @@ impl Daemon {
         let services = self.desired.services().len();
         let controller = Controller::start(self.store, self.desired, dataplane).await?;
         let (listener, socket_file) = self.socket.into_parts();
+
+        if let Some(listener) = self.metrics {
+            // Ends with the process; nothing that it answers needs to be finished.
+            tokio::spawn(metrics::serve(listener, Arc::clone(controller.dataplane())));
+        }
 
         let (stop, _) = watch::channel(false);
         let router = api::router(Api {

@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod diff;
 pub mod document;
 pub mod located;
+pub mod metrics;
 pub mod model;
 #[cfg(test)]
 mod recording;

@@ -1,6 +1,7 @@
 //! The daemon without a kernel, for tests of the API and the command line: everything else is real.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -19,6 +20,7 @@ use crate::{
 pub(crate) struct TestDaemon {
     dir: TempDir,
     pub(crate) recording: Arc<Recording>,
+    metrics: SocketAddr,
     stop: oneshot::Sender<()>,
     served: JoinHandle<Result<(), DaemonError>>,
 }
@@ -31,6 +33,7 @@ impl TestDaemon {
 
     fn start_in(dir: TempDir, limit: usize) -> Self {
         let daemon = Daemon::claim(&settings(dir.path())).expect("a free directory");
+        let metrics = daemon.metrics_address().expect("metrics were asked for");
         let recording = Arc::new(Recording::with_room_for(limit));
         let dataplane = Arc::clone(&recording) as Arc<dyn Dataplane>;
         let (stop, stopped) = oneshot::channel::<()>();
@@ -41,6 +44,7 @@ impl TestDaemon {
         Self {
             dir,
             recording,
+            metrics,
             stop,
             served,
         }
@@ -59,8 +63,13 @@ impl TestDaemon {
     }
 
     /// Waits until it ends by itself.
-    pub(crate) async fn ended(self) -> Result<(), DaemonError> {
-        self.served.await.expect("no panic")
+    pub(crate) async fn ended(self) -> Result<TempDir, DaemonError> {
+        self.served.await.expect("no panic").map(|()| self.dir)
+    }
+
+    /// Where its metrics are.
+    pub(crate) fn metrics_address(&self) -> SocketAddr {
+        self.metrics
     }
 
     /// Stops it and starts another in its place.
@@ -79,6 +88,8 @@ fn settings(dir: &Path) -> Settings {
         config: Some(config),
         state_dir: Some(dir.join("state")),
         socket: Some(dir.join("run/lvx.sock")),
+        // Port 0: the kernel chooses one that is free.
+        metrics: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
         ..Overrides::default()
     })
     .expect("right settings")

@@ -36,8 +36,8 @@ pub enum SocketError {
 /// A listening socket whose file goes with it.
 #[derive(Debug)]
 pub struct Socket {
-    path: PathBuf,
     listener: UnixListener,
+    file: SocketFile,
 }
 
 impl Socket {
@@ -73,8 +73,8 @@ impl Socket {
             .and_then(|()| UnixListener::from_std(listener));
         match placed {
             Ok(listener) => Ok(Self {
-                path: path.to_owned(),
                 listener,
+                file: SocketFile(path.to_owned()),
             }),
             Err(error) => {
                 let _ = fs::remove_file(&beside);
@@ -85,7 +85,7 @@ impl Socket {
 
     /// The listener, and what removes the socket's file when it is dropped.
     pub fn into_parts(self) -> (UnixListener, SocketFile) {
-        (self.listener, SocketFile(self.path))
+        (self.listener, self.file)
     }
 }
 

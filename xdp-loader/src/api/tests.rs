@@ -6,7 +6,10 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::net::UnixStream;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+};
 
 use crate::{daemon::Daemon, test_daemon::TestDaemon};
 
@@ -338,14 +341,14 @@ async fn connections_are_lines_of_json() {
 async fn a_second_daemon_is_refused_and_the_first_goes_on() {
     let daemon = with_web().await;
     let message = Daemon::claim(&daemon.settings()).unwrap_err().to_string();
+    assert!(message.contains("another lvx daemon uses"), "{message}");
+    let mut other = daemon.settings();
+    other.state_dir = daemon.path().join("other");
+    let message = Daemon::claim(&other).unwrap_err().to_string();
     assert!(
         message.contains("another lvx daemon answers at"),
         "{message}"
     );
-    let mut other = daemon.settings();
-    other.socket = daemon.path().join("other.sock");
-    let message = Daemon::claim(&other).unwrap_err().to_string();
-    assert!(message.contains("another lvx daemon uses"), "{message}");
     assert_eq!(call(&daemon, "GET", "/v1/status", Value::Null).await.0, 200);
 }
 
@@ -366,4 +369,42 @@ async fn a_daemon_that_is_asked_to_stop_stops_and_removes_its_socket() {
     assert_eq!(call_raw(&daemon, "POST", "/v1/stop", "").await.0, 202);
     daemon.ended().await.unwrap();
     assert!(!socket.exists());
+}
+
+#[tokio::test]
+async fn a_daemon_that_cannot_start_leaves_no_socket() {
+    let daemon = with_web().await;
+    let (socket, mut settings) = (daemon.socket(), daemon.settings());
+    assert_eq!(call_raw(&daemon, "POST", "/v1/stop", "").await.0, 202);
+    let dir = daemon.ended().await.unwrap();
+    settings.metrics = Some("192.0.2.1:9105".parse().unwrap());
+    let message = Daemon::claim(&settings).unwrap_err().to_string();
+    assert!(
+        message.contains("cannot serve metrics at 192.0.2.1:9105"),
+        "{message}"
+    );
+    assert!(!socket.exists());
+    drop(dir);
+}
+
+#[tokio::test]
+async fn metrics_are_served_where_the_settings_say() {
+    let daemon = with_web().await;
+    let address = daemon.metrics_address();
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nhost: lvx\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    for line in [
+        "# TYPE lvx_backend_packets_in_total counter",
+        "lvx_backend_packets_in_total{service=\"tcp://10.0.0.100:80\",backend=\"10.0.0.11:80\"} 12",
+        "lvx_packets_total{interface=\"lan0\",verdict=\"not_for_a_service\"} 5",
+        "lvx_backend_up{service=\"tcp://10.0.0.100:80\",backend=\"10.0.0.11:80\"} 1",
+    ] {
+        assert!(
+            answer.lines().any(|found| found == line),
+            "no {line:?} in\n{answer}"
+        );
+    }
 }

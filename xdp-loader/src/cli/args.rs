@@ -51,9 +51,7 @@ pub(super) struct Cli {
 /// How answers are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Form {
-    /// For people
     Table,
-    /// For programs
     Json,
 }
 

@@ -32,12 +32,24 @@ pub fn main() -> ExitCode {
         // `lvx conns | head` is no failure.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let message = format!("{error:#}");
-            let message = message.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+            let message = one_line(&error);
             let _ = writeln!(io::stderr(), "lvx: {message}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes; a cause that the text before it tells already is not told again.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut message = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if message.is_empty() {
+            message = cause;
+        } else if !message.contains(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
+    message.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use hyper::{Method, body::Bytes};
 use tokio::runtime;
 use tracing_subscriber::EnvFilter;
@@ -14,6 +14,7 @@ use tracing_subscriber::EnvFilter;
 use super::{
     args::{Detach, Run},
     client::Client,
+    one_line,
     output::wants_colours,
 };
 use crate::{
@@ -37,10 +38,10 @@ pub(super) fn run(run: Run, socket: Option<PathBuf>) -> anyhow::Result<()> {
     })?;
     settings.require_interface()?;
     log_to_stderr();
-    Ok(runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?
-        .block_on(daemon::run(settings))?)
+    let runtime = runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime
+        .block_on(daemon::run(settings))
+        .map_err(|error| as_root(error.into()))
 }
 
 pub(super) fn detach(detach: Detach, socket: Option<PathBuf>) -> anyhow::Result<()> {
@@ -58,7 +59,9 @@ pub(super) fn detach(detach: Detach, socket: Option<PathBuf>) -> anyhow::Result<
         .build()?
         .block_on(async {
             stop_daemon(&settings).await?;
-            Ok(daemon::detach(settings).await?)
+            daemon::detach(settings)
+                .await
+                .map_err(|error| as_root(error.into()))
         })
 }
 
@@ -87,6 +90,22 @@ async fn stop_daemon(settings: &Settings) -> anyhow::Result<()> {
         "the daemon at {} was asked to stop and goes on: stop it by hand",
         settings.socket.display()
     )
+}
+
+/// Says the way out when the kernel refused something for want of privileges.
+fn as_root(error: anyhow::Error) -> anyhow::Error {
+    let refused = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|error| {
+            // EPERM and EACCES.
+            error.kind() == io::ErrorKind::PermissionDenied
+        });
+    if refused {
+        anyhow!("{}; run lvx as root", one_line(&error))
+    } else {
+        error
+    }
 }
 
 fn log_to_stderr() {

@@ -5,7 +5,7 @@
 use clap::{CommandFactory as _, Parser as _};
 use serde_json::Value;
 
-use super::{args::Cli, ask, client::Client, output::Output};
+use super::{args::Cli, ask, client::Client, one_line, output::Output};
 use crate::test_daemon::TestDaemon;
 
 async fn lvx(daemon: &TestDaemon, line: &str) -> Result<String, String> {
@@ -16,7 +16,7 @@ async fn lvx(daemon: &TestDaemon, line: &str) -> Result<String, String> {
     let client = Client::new(Some(daemon.socket()));
     ask(cli.command, &client, &mut output)
         .await
-        .map_err(|error| format!("{error:#}"))?;
+        .map_err(|error| one_line(&error))?;
     Ok(String::from_utf8(out).unwrap())
 }
 
