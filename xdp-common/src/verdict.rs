@@ -52,18 +52,18 @@ impl Verdict {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
-            Self::PassedNotIp => "passed-not-ip",
-            Self::PassedOtherProtocol => "passed-other-protocol",
-            Self::PassedNoService => "passed-no-service",
-            Self::PassedMalformed => "passed-malformed",
-            Self::PassedFragment => "passed-fragment",
-            Self::PassedTooDeep => "passed-too-deep",
-            Self::DroppedNoBackend => "dropped-no-backend",
-            Self::DroppedNoNextHop => "dropped-no-next-hop",
-            Self::DroppedTtlExceeded => "dropped-ttl-exceeded",
-            Self::DroppedNoInterface => "dropped-no-interface",
-            Self::FlowEvicted => "flow-evicted",
-            Self::FlowUntracked => "flow-untracked",
+            Self::PassedNotIp => "passed_not_ip",
+            Self::PassedOtherProtocol => "passed_other_protocol",
+            Self::PassedNoService => "passed_no_service",
+            Self::PassedMalformed => "passed_malformed",
+            Self::PassedFragment => "passed_fragment",
+            Self::PassedTooDeep => "passed_too_deep",
+            Self::DroppedNoBackend => "dropped_no_backend",
+            Self::DroppedNoNextHop => "dropped_no_next_hop",
+            Self::DroppedTtlExceeded => "dropped_ttl_exceeded",
+            Self::DroppedNoInterface => "dropped_no_interface",
+            Self::FlowEvicted => "flow_evicted",
+            Self::FlowUntracked => "flow_untracked",
         }
     }
 }

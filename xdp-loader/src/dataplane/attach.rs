@@ -18,7 +18,7 @@ use super::{
     error::chain,
     maps::{permission, remove},
 };
-use crate::{config::AttachChoice, netlink::Link, report::AttachMode};
+use crate::{config::XdpMode as Choice, netlink::Link, report::AttachMode};
 
 /// An interface that the program is attached to.
 #[derive(Clone, Debug)]
@@ -88,7 +88,7 @@ pub fn attach(
     ebpf: &mut Ebpf,
     pins: &Path,
     links: &[Link],
-    choice: AttachChoice,
+    choice: Choice,
 ) -> Result<Vec<Attachment>, Error> {
     let program = program(ebpf, "lvx")?;
     let before = pinned(pins)?;
@@ -97,7 +97,7 @@ pub fn attach(
     for link in links {
         let known = before.iter().find(|(ifindex, ..)| *ifindex == link.index);
         let attachment = match known {
-            Some((_, mode, path)) if choice.allows(*mode) && replace(program, path).is_ok() => {
+            Some((_, mode, path)) if allows(choice, *mode) && replace(program, path).is_ok() => {
                 info!(interface = link.name, mode = mode.name(), "took the interface over");
                 Ok(Attachment { name: link.name.clone(), ifindex: link.index, mode: *mode, note: None })
             }
@@ -140,9 +140,9 @@ fn replace(program: &mut Xdp, path: &Path) -> Result<(), Error> {
 }
 
 /// Attaches the program anew and pins the link.
-fn create(program: &mut Xdp, pins: &Path, link: &Link, choice: AttachChoice) -> Result<Attachment, Error> {
+fn create(program: &mut Xdp, pins: &Path, link: &Link, choice: Choice) -> Result<Attachment, Error> {
     let mut refused = None;
-    for (mode, flag) in choice.modes() {
+    for (mode, flag) in modes(choice) {
         match program.attach_to_if_index(link.index, *flag) {
             Ok(id) => {
                 let fd: FdLink = program.take_link(id)?.try_into()?;
@@ -160,7 +160,7 @@ fn create(program: &mut Xdp, pins: &Path, link: &Link, choice: AttachChoice) -> 
     }
     Err(Error::Attach {
         interface: link.name.clone(),
-        mode: choice.name(),
+        mode: name(choice),
         reason: refused.unwrap_or_else(|| "no mode was tried".to_owned()),
     })
 }
@@ -199,20 +199,27 @@ pub fn detach(pins: &Path) -> Result<Vec<u32>, Error> {
     Ok(links.into_iter().map(|(ifindex, ..)| ifindex).collect())
 }
 
-impl AttachChoice {
-    /// The modes to try, in order.
-    fn modes(self) -> &'static [(AttachMode, XdpMode)] {
-        const NATIVE: (AttachMode, XdpMode) = (AttachMode::Native, XdpMode::Driver);
-        const GENERIC: (AttachMode, XdpMode) = (AttachMode::Generic, XdpMode::Skb);
-        match self {
-            Self::Auto => &[NATIVE, GENERIC],
-            Self::Native => &[NATIVE],
-            Self::Generic => &[GENERIC],
-        }
+/// The modes that a choice lets try, in order.
+fn modes(choice: Choice) -> &'static [(AttachMode, XdpMode)] {
+    const NATIVE: (AttachMode, XdpMode) = (AttachMode::Native, XdpMode::Driver);
+    const GENERIC: (AttachMode, XdpMode) = (AttachMode::Generic, XdpMode::Skb);
+    match choice {
+        Choice::Auto => &[NATIVE, GENERIC],
+        Choice::Native => &[NATIVE],
+        Choice::Generic => &[GENERIC],
     }
+}
 
-    /// Whether an interface may stay attached in this mode.
-    fn allows(self, mode: AttachMode) -> bool {
-        self.modes().iter().any(|(allowed, _)| *allowed == mode)
+/// Whether an interface may stay attached in this mode.
+fn allows(choice: Choice, mode: AttachMode) -> bool {
+    modes(choice).iter().any(|(allowed, _)| *allowed == mode)
+}
+
+/// A choice as the user writes it.
+fn name(choice: Choice) -> &'static str {
+    match choice {
+        Choice::Auto => "auto",
+        Choice::Native => "native",
+        Choice::Generic => "generic",
     }
 }

@@ -48,6 +48,15 @@ pub struct Load {
     pub inactive: u64,
 }
 
+/// Numbers that were taken from their owners: flows that know them are forgotten.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gone {
+    /// Of services.
+    pub services: BTreeSet<u32>,
+    /// Of backends.
+    pub backends: BTreeSet<u32>,
+}
+
 /// What a sweep has counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
@@ -156,16 +165,19 @@ pub fn list(maps: &Maps, mut visitor: impl FnMut(Flow) -> ControlFlow<()>) -> Re
     visit(maps, |flow, _, _| visitor(flow))
 }
 
-/// Counts all flows, and forgets those that have been idle for too long or whose backend is among `gone`.
+/// Counts all flows, and forgets those that have been idle for too long or whose service or backend is gone.
 ///
 /// # Errors
 ///
 /// If the kernel does not map the tables.
-pub fn sweep(maps: &Maps, clock: &Clock, gone: &BTreeSet<u32>) -> Result<Census, Error> {
+pub fn sweep(maps: &Maps, clock: &Clock, gone: &Gone) -> Result<Census, Error> {
     let timeouts = maps.control().read(0).timeouts;
     let mut census = Census::default();
     visit(maps, |flow, key, word| {
-        if gone.contains(&flow.record.backend()) || idle(flow, clock) > timeouts[flow.record.state() as usize % STATES] {
+        if gone.services.contains(&flow.service)
+            || gone.backends.contains(&flow.record.backend())
+            || idle(flow, clock) > timeouts[flow.record.state() as usize % STATES]
+        {
             // If a packet was faster, the entry is another flow's now.
             let _: Result<u64, u64> = word.compare_exchange(key, 0, Ordering::AcqRel, Ordering::Relaxed);
             return ControlFlow::Continue(());

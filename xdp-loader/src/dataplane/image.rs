@@ -86,10 +86,10 @@ pub fn compile(
     };
     let services_full = Error::Full { what: "services", limit: names.services.limit(), setting: "max_services" };
     let backends_full = || Error::Full { what: "backends", limit: names_limit(endpoint_buckets), setting: "max_backends" };
-    if desired.services.len() > names.services.limit() as usize {
+    if desired.services().len() > names.services.limit() as usize {
         return Err(services_full);
     }
-    for service in desired.services.values() {
+    for service in desired.services().values() {
         let Some(given) = names.services.give(&service.address) else {
             return Err(services_full);
         };
@@ -204,7 +204,7 @@ fn entry(service: &Service, backend: &Backend, number: u32, out: Option<(&NextHo
 #[must_use]
 pub fn targets(desired: &Desired) -> BTreeSet<IpAddr> {
     desired
-        .services
+        .services()
         .values()
         .flat_map(|service| service.backends.iter().map(|backend| backend.address))
         .collect()

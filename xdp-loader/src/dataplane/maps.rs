@@ -74,14 +74,26 @@ impl Sizes {
     }
 }
 
-/// The maps and the program that uses them.
+/// A program that is loaded, and its maps.
+pub struct Opened {
+    /// The maps that are read and written through memory.
+    pub maps: Maps,
+    /// The segments of scheduling tables.
+    pub schedules: Map,
+    /// The interfaces for `bpf_redirect_map`.
+    pub tx_ports: Map,
+    /// The program and its companions.
+    pub ebpf: Ebpf,
+    /// Whether the maps were there before.
+    pub taken_over: bool,
+}
+
+/// The maps that are read and written through memory.
 pub struct Maps {
-    ebpf: Ebpf,
     control: Memory<Control>,
     arrays: Arrays,
     sizes: Sizes,
     cpus: u32,
-    taken_over: bool,
 }
 
 /// The maps that are mapped into memory when there is something to read or write.
@@ -90,13 +102,11 @@ struct Arrays {
     endpoints_v6: MapData,
     services: MapData,
     backends: MapData,
-    schedules: Map,
     turns: MapData,
     flows_v4: MapData,
     flows_v6: MapData,
     ports: MapData,
     port_of: MapData,
-    tx_ports: Map,
     backend_counters: MapData,
     verdict_counters: MapData,
 }
@@ -122,7 +132,7 @@ impl Maps {
     /// # Errors
     ///
     /// If the kernel does not take the program or a map, or the pins cannot be made.
-    pub fn open(pins: Option<&Path>, wanted: Sizes) -> Result<Self, Error> {
+    pub fn open(pins: Option<&Path>, wanted: Sizes) -> Result<Opened, Error> {
         let cpus = aya::util::nr_cpus().map_err(|(_, source)| Error::Load(source.to_string()))? as u32;
         let found = match pins {
             Some(pins) => prepare(pins, cpus)?,
@@ -141,24 +151,22 @@ impl Maps {
             endpoints_v6: take(&mut ebpf, "ENDPOINTS_V6")?,
             services: take(&mut ebpf, "SERVICES")?,
             backends: take(&mut ebpf, "BACKENDS")?,
-            schedules: ebpf.take_map("SCHEDULES").ok_or(Error::NoMap("SCHEDULES"))?,
             turns: take(&mut ebpf, "TURNS")?,
             flows_v4: take(&mut ebpf, "FLOWS_V4")?,
             flows_v6: take(&mut ebpf, "FLOWS_V6")?,
             ports: take(&mut ebpf, "PORTS")?,
             port_of: take(&mut ebpf, "PORT_OF")?,
-            tx_ports: ebpf.take_map("TX_PORTS").ok_or(Error::NoMap("TX_PORTS"))?,
             backend_counters: take(&mut ebpf, "BACKEND_COUNTERS")?,
             verdict_counters: take(&mut ebpf, "VERDICT_COUNTERS")?,
         };
         let control = memory(&control, "CONTROL", 0, 1)?;
-        Ok(Self { ebpf, control, arrays, sizes, cpus, taken_over: found.is_some() })
-    }
-
-    /// Whether the maps were there before.
-    #[must_use]
-    pub fn taken_over(&self) -> bool {
-        self.taken_over
+        Ok(Opened {
+            maps: Self { control, arrays, sizes, cpus },
+            schedules: ebpf.take_map("SCHEDULES").ok_or(Error::NoMap("SCHEDULES"))?,
+            tx_ports: ebpf.take_map("TX_PORTS").ok_or(Error::NoMap("TX_PORTS"))?,
+            ebpf,
+            taken_over: found.is_some(),
+        })
     }
 
     /// How much there is room for.
@@ -171,11 +179,6 @@ impl Maps {
     #[must_use]
     pub fn cpus(&self) -> u32 {
         self.cpus
-    }
-
-    /// The program and its companions.
-    pub fn ebpf(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
     }
 
     /// The words that steer the packet path.
@@ -244,16 +247,6 @@ impl Maps {
     #[must_use]
     pub fn endpoint_buckets(&self) -> u32 {
         self.sizes.endpoint_buckets()
-    }
-
-    /// The segments of scheduling tables.
-    pub fn schedules(&mut self) -> &mut Map {
-        &mut self.arrays.schedules
-    }
-
-    /// The interfaces for `bpf_redirect_map`.
-    pub fn tx_ports(&mut self) -> &mut Map {
-        &mut self.arrays.tx_ports
     }
 }
 

@@ -48,6 +48,12 @@ impl<K: Ord + Clone + Debug> Numbers<K> {
         self.end - 1
     }
 
+    /// The highest number that was ever given out.
+    #[must_use]
+    pub fn highest(&self) -> u32 {
+        self.fresh - 1
+    }
+
     /// The owners and their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (&K, u32)> {
         self.owners.iter().map(|(owner, number)| (owner, *number))

@@ -1,0 +1,30 @@
+//! The dataplane: the XDP program and its maps, seen from userspace.
+//!
+//! A change's way: [`image`] works out what the maps must say; [`schedules`] and [`endpoints`] lay tables out aside;
+//! [`tables`] writes all into the bank that no packet uses and switches with one store.
+
+pub mod attach;
+pub mod blocks;
+pub mod clock;
+pub mod counters;
+pub mod endpoints;
+pub mod error;
+pub mod flows;
+pub mod image;
+pub mod maglev;
+pub mod maps;
+pub mod memory;
+pub mod numbers;
+pub mod ports;
+pub mod ring;
+pub mod schedules;
+pub mod tables;
+pub mod words;
+
+pub use self::{
+    clock::Clock,
+    error::Error,
+    maps::{Maps, Sizes},
+    numbers::Numbers,
+    tables::Tables,
+};

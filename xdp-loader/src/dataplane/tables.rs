@@ -1,0 +1,302 @@
+//! Tables: the one writer of the configuration maps.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+};
+
+use aya::{Ebpf, maps::Map};
+use rand::RngCore as _;
+use xdp_common::{
+    layout::{self, BackendCounters, Control, Port, Target},
+    tcp_state::TIMEOUTS,
+};
+
+use super::{
+    Clock, Error, Maps, Numbers, Sizes, attach, counters,
+    flows::Gone,
+    image::{self, BackendKey, Image, Names},
+    maps::Opened,
+    memory::grace_period,
+    ports::Ports,
+    schedules::Schedules,
+    words,
+};
+use crate::{
+    model::{Desired, Protocol, ServiceAddress},
+    netlink::{LinkTable, NextHops},
+};
+
+/// How often a flow's last-seen time is written anew at most, per second.
+const REFRESHES_PER_SECOND: u32 = 4;
+
+/// The word of [`Control`] that selects the bank.
+const BANK: usize = 0;
+
+/// The configuration maps and who has which number in them.
+pub struct Tables {
+    maps: Arc<Maps>,
+    schedule_map: Map,
+    tx_ports: Map,
+    ebpf: Ebpf,
+    taken_over: bool,
+    names: Names,
+    schedules: Schedules,
+    ports: Ports,
+    clock: Clock,
+    /// Whether packets may still be reading the bank that is not in use.
+    draining: bool,
+    /// What backends that are gone had counted for their services.
+    departed: BTreeMap<ServiceAddress, BackendCounters>,
+}
+
+impl Tables {
+    /// Loads the program with new maps, or with those pinned in `pins`, whose services and backends keep their numbers.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the program or a map, or the pins cannot be made.
+    pub fn open(pins: Option<&Path>, sizes: Sizes) -> Result<Self, Error> {
+        let Opened { maps, mut schedules, tx_ports, mut ebpf, taken_over } = Maps::open(pins, sizes)?;
+        attach::load(&mut ebpf)?;
+        let hertz = taken_over.then(|| maps.control().read(0).hertz).filter(|hertz| *hertz > 0);
+        let clock = Clock::start(attach::program(&mut ebpf, "lvx_clock")?, hertz)?;
+        if !taken_over {
+            initialise(&maps, &clock);
+        }
+        let bank = bank(&maps);
+        let names = recover_names(&maps, bank)?;
+        let services = maps.services()?;
+        let entries = names.services.iter().map(|(_, number)| (number, services.read(place(number, bank)))).collect();
+        let recovered = Schedules::recovered(&mut schedules, &entries)?;
+        let ports = Ports::recovered(&maps.port_of()?);
+        Ok(Self {
+            maps: Arc::new(maps),
+            schedule_map: schedules,
+            tx_ports,
+            ebpf,
+            taken_over,
+            names,
+            schedules: recovered,
+            ports,
+            clock,
+            draining: true,
+            departed: BTreeMap::new(),
+        })
+    }
+
+    /// The maps, for reading.
+    #[must_use]
+    pub fn maps(&self) -> &Arc<Maps> {
+        &self.maps
+    }
+
+    /// The program and its companions.
+    pub fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Whether the maps were there before.
+    #[must_use]
+    pub fn taken_over(&self) -> bool {
+        self.taken_over
+    }
+
+    /// The time of packets.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// The numbers of services and backends.
+    #[must_use]
+    pub fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// What backends that are gone had counted for a service.
+    #[must_use]
+    pub fn departed(&self, service: &ServiceAddress) -> BackendCounters {
+        self.departed.get(service).copied().unwrap_or_default()
+    }
+
+    /// The port of an interface; a new one if it has none.
+    ///
+    /// # Errors
+    ///
+    /// If there are too many interfaces, or the kernel does not know this one.
+    pub fn port(&mut self, ifindex: u32) -> Result<u32, Error> {
+        self.ports.give(ifindex, &self.maps.port_of()?, &mut self.tx_ports)
+    }
+
+    /// Makes the maps say what is desired, as far as the network is known. A packet sees all of it or nothing.
+    ///
+    /// # Errors
+    ///
+    /// If something has no room or the kernel refuses a map; packets then see what they saw before.
+    pub fn apply(&mut self, desired: &Desired, hops: &NextHops, links: &LinkTable) -> Result<(), Error> {
+        let port_of = self.maps.port_of()?;
+        self.ports.retain(|ifindex| links.get(ifindex).is_ok(), &port_of);
+        let (ports, tx_ports) = (&mut self.ports, &mut self.tx_ports);
+        let mut image = image::compile(desired, hops, &mut self.names, self.maps.endpoint_buckets(), |ifindex| {
+            ports.give(ifindex, &port_of, tx_ports)
+        })?;
+        counters::reset(&self.maps, &image.new_backends)?;
+        self.settle();
+        self.schedules.build(&mut self.schedule_map, &image.schedules, &mut image.services)?;
+        self.write(&image, links)?;
+        self.retire(desired)?;
+        Ok(())
+    }
+
+    /// Waits, if need be, until no packet reads the bank that is not in use.
+    fn settle(&mut self) {
+        if self.draining {
+            grace_period();
+            self.draining = false;
+            self.schedules.settled();
+        }
+    }
+
+    /// Writes the image into the bank that is not in use and switches to it.
+    fn write(&mut self, image: &Image, links: &LinkTable) -> Result<(), Error> {
+        let next = 1 - bank(&self.maps);
+        let endpoints_v4 = self.maps.endpoints_v4()?;
+        let endpoints_v6 = self.maps.endpoints_v6()?;
+        for (number, bucket) in (0..).zip(&image.endpoints.v4) {
+            endpoints_v4.write(place(number, next), bucket);
+        }
+        for (number, bucket) in (0..).zip(&image.endpoints.v6) {
+            endpoints_v6.write(place(number, next), bucket);
+        }
+        let services = self.maps.services()?;
+        for (number, service) in &image.services {
+            services.write(place(*number, next), service);
+        }
+        let backends = self.maps.backends()?;
+        for number in 1..=self.names.backends.highest() {
+            let backend = image.backends.get(&number).unwrap_or(&layout::Backend::NONE);
+            backends.write(place(number, next), backend);
+        }
+        let ports = self.maps.ports()?;
+        for (ifindex, port) in self.ports.iter() {
+            let mac = links.get(ifindex).ok().and_then(|link| link.mac).unwrap_or_default();
+            ports.write(place(port, next), &Port { ifindex, mac: words::mac(mac), reserved: [0; 3] });
+        }
+        self.maps.control().word(0, BANK).store(u64::from(next), Ordering::Release);
+        self.draining = true;
+        self.schedules.switched();
+        Ok(())
+    }
+
+    /// Takes their numbers from services and backends that are no longer desired.
+    fn retire(&mut self, desired: &Desired) -> Result<(), Error> {
+        let kept: BTreeSet<BackendKey> = desired
+            .services()
+            .values()
+            .flat_map(|service| service.backends.iter().map(|backend| image::backend_key(service, backend)))
+            .collect();
+        let gone = self.names.backends.retain(|owner| kept.contains(owner));
+        let counted = counters::backends(&self.maps, gone.iter().map(|(_, number)| *number))?;
+        for ((service, ..), number) in gone {
+            let sum = self.departed.entry(service).or_default();
+            *sum = counters::add(*sum, counted.get(&number).copied().unwrap_or_default());
+        }
+        self.names.services.retain(|owner| desired.services().contains_key(owner));
+        self.departed.retain(|service, _| desired.services().contains_key(service));
+        Ok(())
+    }
+
+    /// The numbers that flows may still know although their owners are gone, once no packet can make a new such flow.
+    pub fn gone(&mut self) -> Gone {
+        let gone = Gone {
+            services: self.names.services.retired().into_iter().collect(),
+            backends: self.names.backends.retired().into_iter().collect(),
+        };
+        if gone != Gone::default() {
+            self.settle();
+        }
+        gone
+    }
+
+    /// The flows that knew these numbers are forgotten: they may be given out again.
+    pub fn forgotten(&mut self, gone: Gone) {
+        self.names.services.release(&gone.services.into_iter().collect::<Vec<_>>());
+        self.names.backends.release(&gone.backends.into_iter().collect::<Vec<_>>());
+    }
+}
+
+/// The bank that packets use.
+fn bank(maps: &Maps) -> u32 {
+    maps.control().word(0, BANK).load(Ordering::Acquire) as u32 & 1
+}
+
+/// The place of a number's entry in a bank.
+fn place(number: u32, bank: u32) -> usize {
+    (number << 1 | bank) as usize
+}
+
+/// Writes what new maps need before the first packet.
+fn initialise(maps: &Maps, clock: &Clock) {
+    maps.control().write(
+        0,
+        &Control {
+            bank: 0,
+            version: layout::VERSION,
+            seed: rand::rng().next_u64(),
+            refresh: clock.hertz() / REFRESHES_PER_SECOND,
+            hertz: clock.hertz(),
+            timeouts: TIMEOUTS.map(|seconds| clock.jiffies(seconds)),
+        },
+    );
+}
+
+/// The numbers that the bank in use tells of.
+fn recover_names(maps: &Maps, bank: u32) -> Result<Names, Error> {
+    let mut services: BTreeMap<ServiceAddress, u32> = BTreeMap::new();
+    let mut enter = |ip: IpAddr, port_protocol: u32, target: Target| {
+        if let Some(number) = target.service()
+            && let Some(protocol) = protocol(port_protocol as u8)
+        {
+            let port = u16::from_be((port_protocol >> 16) as u16);
+            services.insert(ServiceAddress { protocol, ip, port }, number);
+        }
+    };
+    let endpoints_v4 = maps.endpoints_v4()?;
+    let endpoints_v6 = maps.endpoints_v6()?;
+    for bucket in 0..maps.endpoint_buckets() {
+        for endpoint in endpoints_v4.read(place(bucket, bank)) {
+            enter(words::v4((endpoint.key >> 32) as u32), endpoint.key as u32, endpoint.target);
+        }
+        for endpoint in endpoints_v6.read(place(bucket, bank)) {
+            enter(words::v6(endpoint.address), endpoint.port_protocol, endpoint.target);
+        }
+    }
+    let mut backends: BTreeMap<BackendKey, u32> = BTreeMap::new();
+    let entries = maps.backends()?;
+    for number in 1..=maps.sizes().backends {
+        let entry = entries.read(place(number, bank));
+        if entry.method == layout::Method::None as u8 {
+            continue;
+        }
+        let ip = |address: [u64; 2]| match entry.flags & layout::Backend::IPV6 {
+            0 => words::v4(address[0] as u32),
+            _ => words::v6(address),
+        };
+        if let Some(protocol) = protocol(entry.protocol) {
+            let service = ServiceAddress { protocol, ip: ip(entry.vip), port: entry.vport.get() };
+            backends.insert((service, ip(entry.address), entry.port.get()), number);
+        }
+    }
+    Ok(Names {
+        services: Numbers::recovered(maps.sizes().services + 1, services),
+        backends: Numbers::recovered(maps.sizes().backends + 1, backends),
+    })
+}
+
+/// The protocol with IP's number.
+fn protocol(number: u8) -> Option<Protocol> {
+    [Protocol::Tcp, Protocol::Udp].into_iter().find(|protocol| image::protocol_number(*protocol) == number)
+}
