@@ -1,15 +1,11 @@
 //! Services and backends: listing and changing them one by one.
 
-use axum::{
-    Json,
-    extract::{Path, State},
-    http::StatusCode,
-};
+use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Api,
-    error::{ApiError, Body},
+    error::{ApiError, Body, Segments},
 };
 use crate::model::{
     Backend, BackendAddress, BackendChange, Desired, Refusal, Service, ServiceAddress,
@@ -37,7 +33,10 @@ pub(super) async fn list(State(api): State<Api>) -> Json<Vec<Service>> {
     )
 }
 
-pub(super) async fn show(State(api): State<Api>, Path(service): Path<String>) -> Answer<Service> {
+pub(super) async fn show(
+    State(api): State<Api>,
+    Segments(service): Segments<String>,
+) -> Answer<Service> {
     Ok(Json(
         api.controller.desired().service(service.parse()?)?.clone(),
     ))
@@ -60,7 +59,7 @@ pub(super) async fn add(
 
 pub(super) async fn set(
     State(api): State<Api>,
-    Path(service): Path<String>,
+    Segments(service): Segments<String>,
     Body(change): Body<ServiceChange>,
 ) -> Answer<Service> {
     let address = service.parse()?;
@@ -71,7 +70,10 @@ pub(super) async fn set(
     Ok(Json(api.controller.change(change).await?))
 }
 
-pub(super) async fn del(State(api): State<Api>, Path(service): Path<String>) -> Answer<Service> {
+pub(super) async fn del(
+    State(api): State<Api>,
+    Segments(service): Segments<String>,
+) -> Answer<Service> {
     let address = service.parse()?;
     let change = move |desired: &mut Desired| {
         let removed = desired.service(address)?.clone();
@@ -83,7 +85,7 @@ pub(super) async fn del(State(api): State<Api>, Path(service): Path<String>) -> 
 
 pub(super) async fn add_backend(
     State(api): State<Api>,
-    Path(service): Path<String>,
+    Segments(service): Segments<String>,
     Body(backend): Body<Backend>,
 ) -> Result<(StatusCode, Json<Backend>), ApiError> {
     let (service, name) = (service.parse()?, backend.name());
@@ -99,7 +101,7 @@ pub(super) async fn add_backend(
 
 pub(super) async fn set_backend(
     State(api): State<Api>,
-    Path((service, backend)): Path<(String, String)>,
+    Segments((service, backend)): Segments<(String, String)>,
     Body(change): Body<BackendChange>,
 ) -> Answer<Backend> {
     change_backend(&api, service.parse()?, backend.parse()?, change).await
@@ -107,7 +109,7 @@ pub(super) async fn set_backend(
 
 pub(super) async fn drain(
     State(api): State<Api>,
-    Path((service, backend)): Path<(String, String)>,
+    Segments((service, backend)): Segments<(String, String)>,
     Body(request): Body<DrainRequest>,
 ) -> Answer<Backend> {
     let change = BackendChange {
@@ -119,7 +121,7 @@ pub(super) async fn drain(
 
 pub(super) async fn del_backend(
     State(api): State<Api>,
-    Path((service, backend)): Path<(String, String)>,
+    Segments((service, backend)): Segments<(String, String)>,
 ) -> Answer<Backend> {
     let (service, backend) = (service.parse()?, backend.parse()?);
     let change = move |desired: &mut Desired| {

@@ -233,6 +233,7 @@ async fn every_failure_has_its_status_and_says_why() {
             400,
             "body:1: unknown field `more`",
         ),
+        ("GET", "/v1/services/%FF", Value::Null, 400, "UTF-8"),
         (
             "GET",
             "/v1/nothing",

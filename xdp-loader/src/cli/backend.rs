@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use hyper::Method;
+use serde::Serialize;
 
 use super::{
     args::BackendCommand,
@@ -71,18 +72,30 @@ pub(super) async fn run(
                 output.line(&format!("removed backend {} of {service}", removed.name()))
             })
         }
-        BackendCommand::List {
-            service: Some(service),
-        } => {
-            let service: Service = client.get(&service::path(service)).await?;
-            output.answer(&service.backends, |output| output.table(&table([&service])))
-        }
-        BackendCommand::List { service: None } => {
-            let services: Vec<Service> = client.get("/v1/services").await?;
-            // Backends of several services are told apart by their service, so the services are the answer.
-            output.answer(&services, |output| output.table(&table(&services)))
+        BackendCommand::List { service } => {
+            let services: Vec<Service> = match service {
+                Some(service) => vec![client.get(&service::path(service)).await?],
+                None => client.get("/v1/services").await?,
+            };
+            let rows = services.iter().flat_map(|service| {
+                service.backends.iter().map(|backend| Row {
+                    service: service.address,
+                    backend,
+                })
+            });
+            output.answer(&rows.collect::<Vec<_>>(), |output| {
+                output.table(&table(&services))
+            })
         }
     }
+}
+
+/// What `lvx backend list` prints as JSON for a backend: its service, and its fields as in documents.
+#[derive(Debug, Serialize)]
+struct Row<'a> {
+    service: ServiceAddress,
+    #[serde(flatten)]
+    backend: &'a Backend,
 }
 
 fn path(service: ServiceAddress, backend: BackendAddress) -> String {
@@ -106,7 +119,7 @@ fn say(
     output.answer(backend, |output| output.line(&line))
 }
 
-fn table<'a>(services: impl IntoIterator<Item = &'a Service>) -> Table {
+fn table(services: &[Service]) -> Table {
     let mut table = Table::new(&["SERVICE", "BACKEND", ">WEIGHT", "FORWARD", "DRAIN"]);
     for service in services {
         for backend in &service.backends {

@@ -98,10 +98,7 @@ async fn every_answer_can_be_json() {
         json(&daemon, "backend list tcp://10.0.0.100:80").await[1]["address"],
         "10.0.0.12:8080"
     );
-    assert_eq!(
-        json(&daemon, "backend list").await[0]["backend"][0]["weight"],
-        2
-    );
+    assert_eq!(json(&daemon, "backend list").await[0]["weight"], 2);
     assert_eq!(
         json(&daemon, "status").await["services"][0]["backends"][0]["state"],
         "up"

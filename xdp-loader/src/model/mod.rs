@@ -17,3 +17,6 @@ pub use refusal::{NotUnicast, Refusal};
 pub use service::{
     DEFAULT_MH_SLOTS, Forward, MH_SLOTS, Scheduler, Service, ServiceChange, UnknownName,
 };
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,288 @@
+//! What may be desired and what is refused.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails should fail loudly")]
+
+use super::*;
+use crate::document::Document;
+
+const WEB: &str = "tcp://10.0.0.100:80";
+
+fn service(text: &str) -> ServiceAddress {
+    text.parse().unwrap()
+}
+
+fn backend(text: &str) -> BackendAddress {
+    text.parse().unwrap()
+}
+
+fn web(forward: Forward) -> Desired {
+    let mut desired = Desired::default();
+    desired
+        .add_service(Service {
+            forward,
+            ..Service::new(service(WEB))
+        })
+        .unwrap();
+    desired
+        .add_backend(service(WEB), Backend::new(backend("10.0.0.11")))
+        .unwrap();
+    desired
+}
+
+/// The message of a refusal, after checking that nothing changed.
+fn refused(desired: &Desired, change: impl FnOnce(&mut Desired) -> Result<(), Refusal>) -> String {
+    let mut changed = desired.clone();
+    let message = change(&mut changed).unwrap_err().to_string();
+    assert_eq!(
+        &changed, desired,
+        "a refused change left a trace: {message}"
+    );
+    message
+}
+
+fn refused_backend(desired: &Desired, text: &str) -> String {
+    refused(desired, |desired| {
+        desired.add_backend(service(WEB), Backend::new(backend(text)))
+    })
+}
+
+#[test]
+fn each_refusal_has_its_own_message_and_changes_nothing() {
+    let dr = web(Forward::Dr);
+    let other = service("tcp://10.0.0.101:80");
+    let cases = [
+        (
+            refused(&dr, |desired| {
+                desired.add_service(Service::new(service(WEB)))
+            }),
+            "exists already",
+        ),
+        (
+            refused(&dr, |desired| desired.del_service(other)),
+            "does not exist",
+        ),
+        (
+            refused(&dr, |desired| {
+                desired.set_service(other, &ServiceChange::default())
+            }),
+            "does not exist",
+        ),
+        (
+            refused(&dr, |desired| {
+                desired.drain(other, backend("10.0.0.11"), true)
+            }),
+            "service tcp://10.0.0.101:80",
+        ),
+        (
+            refused(&dr, |desired| {
+                desired.drain(service(WEB), backend("10.0.0.12"), true)
+            }),
+            "lvx backend list",
+        ),
+        (
+            refused(&dr, |desired| {
+                desired.del_backend(service(WEB), backend("10.0.0.12"))
+            }),
+            "backend 10.0.0.12",
+        ),
+        (
+            refused_backend(&dr, "10.0.0.11"),
+            "backend 10.0.0.11 exists already",
+        ),
+        (refused_backend(&dr, "10.0.0.11:80"), "exists already"),
+        (refused_backend(&dr, "2001:db8::2"), "one address family"),
+        (
+            refused_backend(&dr, "10.0.0.12:8080"),
+            "use --forward nat or the service's port 80",
+        ),
+        (refused_backend(&dr, "10.0.0.100"), "is the VIP of service"),
+        (refused_backend(&dr, "224.0.0.1"), "multicast"),
+        (refused_backend(&dr, "255.255.255.255"), "broadcast"),
+        (refused_backend(&dr, "0.0.0.0"), "unspecified"),
+        (refused_backend(&dr, "127.0.0.1"), "loopback"),
+        (refused_backend(&dr, "fe80::1"), "link-local"),
+        (
+            refused_backend(&dr, "::ffff:10.0.0.12"),
+            "an IPv4 address written as IPv6",
+        ),
+        (
+            refused(&dr, |desired| {
+                desired.add_service(Service::new(service("tcp://[ff02::1]:80")))
+            }),
+            "multicast",
+        ),
+    ];
+    for (message, part) in cases {
+        assert!(message.contains(part), "{message:?} does not say {part:?}");
+    }
+}
+
+#[test]
+fn a_weight_out_of_range_is_refused() {
+    let dr = web(Forward::Dr);
+    for weight in [-1, 65_536] {
+        let change = BackendChange {
+            weight: Some(weight),
+            ..BackendChange::default()
+        };
+        let message = refused(&dr, |desired| {
+            desired.set_backend(service(WEB), backend("10.0.0.11"), &change)
+        });
+        assert_eq!(
+            message,
+            format!("weight {weight} of backend 10.0.0.11 is out of range: it must be 0 to 65535")
+        );
+    }
+}
+
+#[test]
+fn mh_slots_that_are_no_prime_or_out_of_range_are_refused() {
+    for slots in [0, 250, 241, 65_536, 131_072, 131_101] {
+        let change = ServiceChange {
+            mh_slots: Some(slots),
+            ..ServiceChange::default()
+        };
+        let message = refused(&web(Forward::Dr), |desired| {
+            desired.set_service(service(WEB), &change)
+        });
+        assert!(
+            message.contains("must be a prime between 251 and 131071"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_service_whose_backends_use_other_ports_cannot_be_turned_to_dr() {
+    let mut nat = web(Forward::Nat);
+    nat.add_backend(service(WEB), Backend::new(backend("10.0.0.12:8080")))
+        .unwrap();
+    let change = ServiceChange {
+        forward: Some(Forward::Dr),
+        ..ServiceChange::default()
+    };
+    let message = refused(&nat, |desired| desired.set_service(service(WEB), &change));
+    assert!(message.contains("dr cannot rewrite ports"), "{message}");
+}
+
+#[test]
+fn a_backend_may_use_nat_and_another_port_in_a_dr_service() {
+    let mut desired = web(Forward::Dr);
+    let odd = Backend {
+        forward: Some(Forward::Nat),
+        ..Backend::new(backend("10.0.0.12:8080"))
+    };
+    desired.add_backend(service(WEB), odd).unwrap();
+    assert_eq!(desired.service(service(WEB)).unwrap().backends.len(), 2);
+}
+
+#[test]
+fn backends_are_sorted_whatever_the_order_of_adding() {
+    let mut desired = web(Forward::Nat);
+    for name in [
+        "10.0.0.9",
+        "10.0.0.12",
+        "10.0.0.11:8080",
+        "10.0.0.11:79",
+        "10.0.0.9:80",
+    ] {
+        let _ = desired.add_backend(service(WEB), Backend::new(backend(name)));
+    }
+    let names: Vec<_> = desired
+        .service(service(WEB))
+        .unwrap()
+        .backends
+        .iter()
+        .map(|each| each.name().to_string())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "10.0.0.9",
+            "10.0.0.11:79",
+            "10.0.0.11",
+            "10.0.0.11:8080",
+            "10.0.0.12"
+        ]
+    );
+}
+
+#[test]
+fn the_same_vip_and_port_may_be_tcp_and_udp() {
+    let mut desired = web(Forward::Dr);
+    desired
+        .add_service(Service::new(service("udp://10.0.0.100:80")))
+        .unwrap();
+    assert_eq!(desired.services().len(), 2);
+}
+
+#[test]
+fn a_change_keeps_what_it_does_not_name() {
+    let mut desired = web(Forward::Nat);
+    let weight = BackendChange {
+        weight: Some(7),
+        ..BackendChange::default()
+    };
+    desired
+        .set_backend(service(WEB), backend("10.0.0.11"), &weight)
+        .unwrap();
+    desired
+        .drain(service(WEB), backend("10.0.0.11:80"), true)
+        .unwrap();
+    let scheduler = ServiceChange {
+        scheduler: Some(Scheduler::Wrr),
+        ..ServiceChange::default()
+    };
+    desired.set_service(service(WEB), &scheduler).unwrap();
+    let now = desired.service(service(WEB)).unwrap();
+    assert_eq!((now.forward, now.scheduler), (Forward::Nat, Scheduler::Wrr));
+    assert_eq!((now.backends[0].weight, now.backends[0].drain), (7, true));
+    assert_eq!(now.backends[0].scheduled_weight(), 0);
+}
+
+#[test]
+fn a_document_that_repeats_itself_is_refused() {
+    let twice = Document {
+        services: vec![Service::new(service(WEB)), Service::new(service(WEB))],
+    };
+    assert_eq!(
+        Desired::from_document(twice),
+        Err(Refusal::ServiceTwice(service(WEB)))
+    );
+    let mut repeated = Service::new(service(WEB));
+    repeated.backends = vec![
+        Backend::new(backend("10.0.0.11")),
+        Backend::new(backend("10.0.0.11:80")),
+    ];
+    let refusal = Desired::from_document(Document {
+        services: vec![repeated],
+    })
+    .unwrap_err();
+    assert!(matches!(refusal, Refusal::BackendTwice { .. }), "{refusal}");
+}
+
+#[test]
+fn a_service_takes_65535_backends_and_no_more() {
+    let mut many = Service::new(service(WEB));
+    let name = |number: u32| BackendAddress {
+        ip: std::net::Ipv4Addr::from(0x0a01_0000 + number).into(),
+        port: None,
+    };
+    many.backends = (0..65_535)
+        .map(|number| Backend::new(name(number)))
+        .collect();
+    let full = Desired::from_document(Document {
+        services: vec![many],
+    })
+    .unwrap();
+    let refusal = full
+        .clone()
+        .add_backend(service(WEB), Backend::new(name(65_535)))
+        .unwrap_err();
+    assert_eq!(
+        refusal,
+        Refusal::TooManyBackends {
+            service: service(WEB)
+        }
+    );
+}
