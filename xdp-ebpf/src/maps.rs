@@ -5,8 +5,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use xdp_common::layout::{
-    BANKS, Backend, BackendCounters, BucketFlowV4, BucketFlowV6, BucketV4, BucketV6, CHUNKS_PER_SEGMENT, Chunk, Control,
-    HopBucket, PORT_SLOTS, PORTS as MAX_PORTS, Port, PortOf, SEGMENTS, Service, Verdicts,
+    BANKS, Backend, BackendCounters, BucketFlowV4, BucketFlowV6, BucketV4, BucketV6, CHUNKS_PER_SEGMENT, Chunk,
+    Control, HopBucket, PORT_SLOTS, PORTS as MAX_PORTS, Port, PortOf, SEGMENTS, Service, Verdicts,
 };
 
 /// `BPF_F_MMAPABLE`: userspace reads and writes these arrays through memory, a word at a time.

@@ -149,9 +149,8 @@ impl Settings {
             Some(name) => Some(name),
             None => interfaces.first().cloned(),
         };
-        let path = |flag: Option<PathBuf>, file: Option<PathBuf>, default: &str| {
-            flag.or(file).unwrap_or(default.into())
-        };
+        let path =
+            |flag: Option<PathBuf>, file: Option<PathBuf>, default: &str| flag.or(file).unwrap_or(default.into());
         Ok(Self {
             interfaces,
             xdp_mode: overrides.xdp_mode.or(file.xdp_mode).unwrap_or_default(),
@@ -162,9 +161,7 @@ impl Settings {
             metrics: overrides.metrics.or(file.metrics),
             flows_v4: file.flows_v4.map_or(1_048_576, NonZeroU32::get),
             flows_v6: file.flows_v6.map_or(262_144, NonZeroU32::get),
-            max_services: file
-                .max_services
-                .map_or(4_096, |services| services.get().into()),
+            max_services: file.max_services.map_or(4_096, |services| services.get().into()),
             max_backends: file.max_backends.map_or(16_384, NonZeroU32::get),
         })
     }
@@ -208,9 +205,7 @@ fn check_interface_name(name: &str) -> Result<(), String> {
     let possible = (1..=15).contains(&name.len())
         && name != "."
         && name != ".."
-        && !name.contains(|character: char| {
-            character == '/' || character == ':' || character.is_whitespace()
-        });
+        && !name.contains(|character: char| character == '/' || character == ':' || character.is_whitespace());
     if possible {
         Ok(())
     } else {
@@ -255,24 +250,19 @@ mod tests {
     fn an_empty_file_gives_the_defaults() {
         let settings = load("", Overrides::default()).unwrap();
         assert_eq!((settings.flows_v4, settings.flows_v6), (1_048_576, 262_144));
-        assert_eq!(
-            (settings.max_services, settings.max_backends),
-            (4_096, 16_384)
-        );
+        assert_eq!((settings.max_services, settings.max_backends), (4_096, 16_384));
         assert_eq!(
             (settings.xdp_mode, settings.vip_interface.as_deref()),
             (XdpMode::Auto, None)
         );
         assert_eq!(settings.socket, Path::new("/run/lvx/lvx.sock"));
-        assert!(matches!(
-            settings.require_interface(),
-            Err(ConfigError::NoInterface)
-        ));
+        assert!(matches!(settings.require_interface(), Err(ConfigError::NoInterface)));
     }
 
     #[test]
     fn flags_win_over_the_file() {
-        let text = "interfaces = [\"eth0\"]\nxdp_mode = \"native\"\nstate_dir = \"/a\"\nsocket = \"/b\"\nflows_v4 = 5\n";
+        let text =
+            "interfaces = [\"eth0\"]\nxdp_mode = \"native\"\nstate_dir = \"/a\"\nsocket = \"/b\"\nflows_v4 = 5\n";
         let flags = Overrides {
             interfaces: vec!["eth1".into(), "eth2".into()],
             state_dir: Some("/c".into()),
@@ -282,14 +272,8 @@ mod tests {
         let settings = load(text, flags).unwrap();
         assert_eq!(settings.interfaces, ["eth1", "eth2"]);
         assert_eq!(settings.vip_interface.as_deref(), Some("eth1"));
-        assert_eq!(
-            (settings.state_dir, settings.socket),
-            ("/c".into(), "/b".into())
-        );
-        assert_eq!(
-            (settings.xdp_mode, settings.flows_v4),
-            (XdpMode::Generic, 5)
-        );
+        assert_eq!((settings.state_dir, settings.socket), ("/c".into(), "/b".into()));
+        assert_eq!((settings.xdp_mode, settings.flows_v4), (XdpMode::Generic, 5));
     }
 
     #[test]
@@ -299,10 +283,7 @@ mod tests {
             vip_interface("interfaces = [\"eth0\"]\nvip_interface = \"lo\"").as_deref(),
             Some("lo")
         );
-        assert_eq!(
-            vip_interface("interfaces = [\"eth0\"]\nvip_interface = \"none\""),
-            None
-        );
+        assert_eq!(vip_interface("interfaces = [\"eth0\"]\nvip_interface = \"none\""), None);
     }
 
     #[test]
@@ -312,23 +293,11 @@ mod tests {
                 "xdp_mode = \"auto\"\nflows_v5 = 1\n",
                 "lvx.toml:2: unknown field `flows_v5`",
             ),
-            (
-                "\nxdp_mode = \"fast\"\n",
-                "lvx.toml:2: unknown variant `fast`",
-            ),
-            (
-                "metrics = \"nowhere\"\n",
-                "lvx.toml:1: invalid socket address",
-            ),
-            (
-                "metrics = \"10.0.0.300:9100\"\n",
-                "lvx.toml:1: invalid socket address",
-            ),
+            ("\nxdp_mode = \"fast\"\n", "lvx.toml:2: unknown variant `fast`"),
+            ("metrics = \"nowhere\"\n", "lvx.toml:1: invalid socket address"),
+            ("metrics = \"10.0.0.300:9100\"\n", "lvx.toml:1: invalid socket address"),
             ("flows_v4 = 0\n", "lvx.toml:1: invalid value: integer `0`"),
-            (
-                "max_services = 70000\n",
-                "lvx.toml:1: invalid value: integer `70000`",
-            ),
+            ("max_services = 70000\n", "lvx.toml:1: invalid value: integer `70000`"),
             (
                 "\ninterfaces = [\"a name that is too long\"]\n",
                 "lvx.toml:2: no interface can be called",
@@ -362,9 +331,6 @@ mod tests {
             interfaces: vec!["eth0".into(), "eth0".into()],
             ..Overrides::default()
         };
-        assert!(matches!(
-            load("", twice),
-            Err(ConfigError::InterfaceTwice(_))
-        ));
+        assert!(matches!(load("", twice), Err(ConfigError::InterfaceTwice(_))));
     }
 }

@@ -96,11 +96,7 @@ impl Controller {
     ///
     /// # Errors
     /// When the dataplane cannot be made as that state says.
-    pub async fn start(
-        store: Store,
-        desired: Desired,
-        dataplane: Arc<dyn Dataplane>,
-    ) -> Result<Self, DataplaneError> {
+    pub async fn start(store: Store, desired: Desired, dataplane: Arc<dyn Dataplane>) -> Result<Self, DataplaneError> {
         let desired = Arc::new(desired);
         dataplane.reconcile(Arc::clone(&desired)).await?;
         let shared = Shared {
@@ -153,11 +149,7 @@ impl Controller {
     ///
     /// # Errors
     /// As [`Controller::change`].
-    pub async fn apply(
-        &self,
-        document: Document,
-        dry_run: bool,
-    ) -> Result<Vec<Change>, ChangeError> {
+    pub async fn apply(&self, document: Document, dry_run: bool) -> Result<Vec<Change>, ChangeError> {
         let new = Desired::from_document(document)?;
         if dry_run {
             return Ok(diff(&self.desired(), &new));
@@ -172,10 +164,7 @@ impl Controller {
 }
 
 impl Shared {
-    async fn change<T>(
-        &self,
-        edit: impl FnOnce(&mut Desired) -> Result<T, Refusal>,
-    ) -> Result<T, ChangeError> {
+    async fn change<T>(&self, edit: impl FnOnce(&mut Desired) -> Result<T, Refusal>) -> Result<T, ChangeError> {
         let store = self.store.lock().await;
         let before = Arc::clone(&self.desired.borrow());
         let mut edited = (*before).clone();
@@ -196,16 +185,9 @@ impl Shared {
     }
 
     /// Goes back to the previous state after the dataplane refused the next.
-    async fn restore(
-        &self,
-        store: &Arc<Store>,
-        before: Arc<Desired>,
-        cause: DataplaneError,
-    ) -> ChangeError {
+    async fn restore(&self, store: &Arc<Store>, before: Arc<Desired>, cause: DataplaneError) -> ChangeError {
         tracing::warn!(%cause, "a change was refused by the dataplane; restoring the previous state");
-        let saved = save(store, &before)
-            .await
-            .map_err(|error| error.to_string());
+        let saved = save(store, &before).await.map_err(|error| error.to_string());
         let reconciled = self
             .dataplane
             .reconcile(before)
@@ -259,18 +241,15 @@ mod tests {
         let recording = Arc::new(Recording::with_room_for(limit));
         let store = Store::open(dir).unwrap();
         let desired = store.load().unwrap();
-        let controller =
-            Controller::start(store, desired, Arc::clone(&recording) as Arc<dyn Dataplane>)
-                .await
-                .unwrap();
+        let controller = Controller::start(store, desired, Arc::clone(&recording) as Arc<dyn Dataplane>)
+            .await
+            .unwrap();
         (controller, recording)
     }
 
     async fn add(controller: &Controller, text: &str) -> Result<(), ChangeError> {
         let service = Service::new(address(text));
-        controller
-            .change(move |desired| desired.add_service(service))
-            .await
+        controller.change(move |desired| desired.add_service(service)).await
     }
 
     #[tokio::test]
@@ -291,10 +270,7 @@ mod tests {
         let expected = first.desired();
         drop(first);
         let (second, recording) = controller(dir.path(), 9).await;
-        assert_eq!(
-            (second.desired(), recording.last()),
-            (Arc::clone(&expected), expected)
-        );
+        assert_eq!((second.desired(), recording.last()), (Arc::clone(&expected), expected));
     }
 
     #[tokio::test]
@@ -304,9 +280,7 @@ mod tests {
         std::fs::create_dir(dir.path().join("state.json.tmp")).unwrap();
         let error = add(&controller, "tcp://10.0.0.100:80").await.unwrap_err();
         assert!(
-            error
-                .to_string()
-                .starts_with("nothing was changed: cannot write"),
+            error.to_string().starts_with("nothing was changed: cannot write"),
             "{error}"
         );
         assert_eq!(*controller.desired(), Desired::default());
@@ -320,10 +294,7 @@ mod tests {
         add(&controller, "tcp://10.0.0.100:80").await.unwrap();
         let error = add(&controller, "tcp://10.0.0.101:80").await.unwrap_err();
         assert!(
-            matches!(
-                error,
-                ChangeError::Dataplane(DataplaneError::Full { limit: 1, .. })
-            ),
+            matches!(error, ChangeError::Dataplane(DataplaneError::Full { limit: 1, .. })),
             "{error}"
         );
         assert_eq!(controller.desired().services().len(), 1);
@@ -352,10 +323,7 @@ mod tests {
     async fn a_change_that_changes_nothing_writes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let (controller, recording) = controller(dir.path(), 9).await;
-        assert_eq!(
-            controller.apply(Document::default(), false).await.unwrap(),
-            []
-        );
+        assert_eq!(controller.apply(Document::default(), false).await.unwrap(), []);
         assert_eq!(recording.count(), 1);
         assert!(!dir.path().join("state.json").exists());
     }
@@ -368,9 +336,6 @@ mod tests {
             services: vec![Service::new(address("tcp://10.0.0.100:80"))],
         };
         assert_eq!(controller.apply(document, true).await.unwrap().len(), 1);
-        assert_eq!(
-            (controller.desired().services().len(), recording.count()),
-            (0, 1)
-        );
+        assert_eq!((controller.desired().services().len(), recording.count()), (0, 1));
     }
 }

@@ -90,9 +90,7 @@ impl Daemon {
 
     /// Where metrics are served, if they are.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.metrics
-            .as_ref()
-            .and_then(|listener| listener.local_addr().ok())
+        self.metrics.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
     /// Reconciles, serves the API and tells systemd, until SIGTERM, SIGINT or `POST /v1/stop`; the dataplane goes on.
@@ -131,8 +129,7 @@ impl Daemon {
             controller: controller.clone(),
             stop: stop.clone(),
         });
-        let server =
-            axum::serve(listener, router).with_graceful_shutdown(stopped(stop.subscribe()));
+        let server = axum::serve(listener, router).with_graceful_shutdown(stopped(stop.subscribe()));
         let mut server = std::pin::pin!(server.into_future());
         notify(NotifyState::Ready);
         tracing::info!(services, "ready");

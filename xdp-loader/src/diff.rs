@@ -79,11 +79,9 @@ pub struct FieldChange {
 /// The steps from `old` to `new`, in the order of the services' addresses; none when they are equal.
 pub fn diff(old: &Desired, new: &Desired) -> Vec<Change> {
     let mut changes = Vec::new();
-    for pair in merge(
-        old.services().values(),
-        new.services().values(),
-        |service| service.address,
-    ) {
+    for pair in merge(old.services().values(), new.services().values(), |service| {
+        service.address
+    }) {
         match pair {
             Pair::Old(service) => {
                 changes.push(Change::RemoveService {
@@ -97,12 +95,7 @@ pub fn diff(old: &Desired, new: &Desired) -> Vec<Change> {
                     forward: service.forward,
                     scheduler: service.scheduler,
                 });
-                changes.extend(
-                    service
-                        .backends
-                        .iter()
-                        .map(|backend| added(service, backend)),
-                );
+                changes.extend(service.backends.iter().map(|backend| added(service, backend)));
             }
             Pair::Both(old, new) => service_diff(old, new, &mut changes),
         }
@@ -113,18 +106,8 @@ pub fn diff(old: &Desired, new: &Desired) -> Vec<Change> {
 fn service_diff(old: &Service, new: &Service, changes: &mut Vec<Change>) {
     let service = new.address;
     let mut fields = Vec::new();
-    field(
-        &mut fields,
-        "forward",
-        old.forward.name(),
-        new.forward.name(),
-    );
-    field(
-        &mut fields,
-        "scheduler",
-        old.scheduler.name(),
-        new.scheduler.name(),
-    );
+    field(&mut fields, "forward", old.forward.name(), new.forward.name());
+    field(&mut fields, "scheduler", old.scheduler.name(), new.scheduler.name());
     field(&mut fields, "mh_slots", old.mh_slots, new.mh_slots);
     if !fields.is_empty() {
         changes.push(Change::ChangeService { service, fields });
@@ -225,19 +208,10 @@ impl fmt::Display for Change {
                 forward,
                 scheduler,
             } => {
-                write!(
-                    f,
-                    "+ service {service} forward={forward} scheduler={scheduler}"
-                )
+                write!(f, "+ service {service} forward={forward} scheduler={scheduler}")
             }
-            Self::RemoveService {
-                service,
-                backends: 0,
-            } => write!(f, "- service {service}"),
-            Self::RemoveService {
-                service,
-                backends: 1,
-            } => write!(f, "- service {service} and its backend"),
+            Self::RemoveService { service, backends: 0 } => write!(f, "- service {service}"),
+            Self::RemoveService { service, backends: 1 } => write!(f, "- service {service} and its backend"),
             Self::RemoveService { service, backends } => {
                 write!(f, "- service {service} and its {backends} backends")
             }
@@ -256,11 +230,7 @@ impl fmt::Display for Change {
                 if let Some(forward) = forward {
                     write!(f, " forward={forward}")?;
                 }
-                if *drain {
-                    write!(f, " drain=true")
-                } else {
-                    Ok(())
-                }
+                if *drain { write!(f, " drain=true") } else { Ok(()) }
             }
             Self::RemoveBackend { service, backend } => {
                 write!(f, "- backend {backend} of {service}")
@@ -285,13 +255,7 @@ impl fmt::Display for FieldChange {
             Value::String(text) => text.clone(),
             other => other.to_string(),
         };
-        write!(
-            f,
-            "{}: {} -> {}",
-            self.field,
-            text(&self.old),
-            text(&self.new)
-        )
+        write!(f, "{}: {} -> {}", self.field, text(&self.old), text(&self.new))
     }
 }
 
@@ -339,10 +303,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_difference_is_told_in_a_line() {
-        let lines: Vec<_> = diff(&old(), &new())
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let lines: Vec<_> = diff(&old(), &new()).iter().map(ToString::to_string).collect();
         assert_eq!(
             lines,
             [
@@ -371,10 +332,7 @@ mod tests {
                 .filter(|change| matches!(change, Change::ChangeService { .. }))
                 .count()
         };
-        assert_eq!(
-            services(diff(&old(), &new())),
-            services(diff(&new(), &old()))
-        );
+        assert_eq!(services(diff(&old(), &new())), services(diff(&new(), &old())));
     }
 
     #[test]

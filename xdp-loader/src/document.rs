@@ -28,10 +28,7 @@ pub enum Format {
 impl Format {
     /// The format of a file, by its extension if that says it, else by its first character.
     pub fn detect(path: Option<&Path>, text: &str) -> Self {
-        match path
-            .and_then(Path::extension)
-            .and_then(|extension| extension.to_str())
-        {
+        match path.and_then(Path::extension).and_then(|extension| extension.to_str()) {
             Some("toml") => Self::Toml,
             Some("json") => Self::Json,
             _ if text.trim_start().starts_with('{') => Self::Json,
@@ -46,18 +43,16 @@ impl Document {
     /// # Errors
     /// When the text is not in that format, has a field that does not exist, or a value that cannot be; with the line.
     pub fn parse(text: &str, format: Format, file: &str) -> Result<Self, LocatedError> {
-        let parsed =
-            match format {
-                Format::Toml => toml::from_str(text)
-                    .map_err(|error| LocatedError::from_toml(file, text, &error)),
-                Format::Json => serde_json::from_str(text)
-                    .map_err(|error| LocatedError::from_json(file, &error)),
-            };
+        let parsed = match format {
+            Format::Toml => toml::from_str(text).map_err(|error| LocatedError::from_toml(file, text, &error)),
+            Format::Json => serde_json::from_str(text).map_err(|error| LocatedError::from_json(file, &error)),
+        };
         // An empty file is more often an accident than a wish to remove every service.
         parsed.map_err(|error| match error.message.as_str() {
             "missing field `service`" => LocatedError {
                 line: None,
-                message: "no service in it: write [[service]] entries, or `service = []` to remove every service".into(),
+                message: "no service in it: write [[service]] entries, or `service = []` to remove every service"
+                    .into(),
                 ..error
             },
             _ => error,
@@ -111,9 +106,7 @@ address = "udp://[2001:db8::1]:53"
     fn the_example_of_the_design_is_read() {
         let document = Document::parse(FULL, Format::Toml, "services.toml").unwrap();
         let desired = Desired::from_document(document).unwrap();
-        let web = desired
-            .service("tcp://10.0.0.100:80".parse().unwrap())
-            .unwrap();
+        let web = desired.service("tcp://10.0.0.100:80".parse().unwrap()).unwrap();
         assert_eq!(
             (web.forward, web.scheduler, web.mh_slots),
             (Forward::Nat, Scheduler::Wrr, 251)
@@ -150,8 +143,7 @@ address = "udp://[2001:db8::1]:53"
             message.starts_with("services.toml:6: unknown field `wieght`"),
             "{message}"
         );
-        let message =
-            toml_error("[[service]]\naddress = \"tcp://10.0.0.100:80\"\nscheduller = \"mh\"\n");
+        let message = toml_error("[[service]]\naddress = \"tcp://10.0.0.100:80\"\nscheduller = \"mh\"\n");
         assert!(
             message.starts_with("services.toml:3: unknown field `scheduller`"),
             "{message}"
@@ -187,18 +179,14 @@ address = "udp://[2001:db8::1]:53"
         ];
         for (text, start) in cases {
             let message = toml_error(&text);
-            assert!(
-                message.starts_with(start),
-                "{message:?} does not start with {start:?}"
-            );
+            assert!(message.starts_with(start), "{message:?} does not start with {start:?}");
             assert!(!message.contains('\n'), "{message:?}");
         }
     }
 
     #[test]
     fn an_error_in_json_has_its_line_too() {
-        let text =
-            "{\"service\": [\n{\"address\": \"tcp://10.0.0.100:80\",\n\"forwrad\": \"dr\"}]}";
+        let text = "{\"service\": [\n{\"address\": \"tcp://10.0.0.100:80\",\n\"forwrad\": \"dr\"}]}";
         let message = Document::parse(text, Format::Json, "services.json")
             .unwrap_err()
             .to_string();

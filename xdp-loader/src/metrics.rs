@@ -2,9 +2,7 @@
 
 use std::{fmt::Write as _, io, net::SocketAddr, sync::Arc};
 
-use axum::{
-    Router, extract::State, http::header::CONTENT_TYPE, response::IntoResponse, routing::get,
-};
+use axum::{Router, extract::State, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -36,9 +34,7 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, MetricsError> {
 
 /// Answers `GET /metrics` for as long as the process lives.
 pub async fn serve(listener: TcpListener, dataplane: Arc<dyn Dataplane>) {
-    let router = Router::new()
-        .route("/metrics", get(answer))
-        .with_state(dataplane);
+    let router = Router::new().route("/metrics", get(answer)).with_state(dataplane);
     if let Err(error) = axum::serve(listener, router).await {
         tracing::error!(%error, "metrics are no longer served");
     }
@@ -56,9 +52,7 @@ const COUNTERS: [Counter; 5] = [
     ("packets_in_total", "Packets from clients.", |traffic| {
         traffic.packets_in
     }),
-    ("bytes_in_total", "Bytes from clients.", |traffic| {
-        traffic.bytes_in
-    }),
+    ("bytes_in_total", "Bytes from clients.", |traffic| traffic.bytes_in),
     (
         "packets_out_total",
         "Packets to clients that came back through the balancer.",
@@ -69,22 +63,16 @@ const COUNTERS: [Counter; 5] = [
         "Bytes to clients that came back through the balancer.",
         |traffic| traffic.bytes_out,
     ),
-    (
-        "connections_total",
-        "Connections or flows begun.",
-        |traffic| traffic.connections,
-    ),
+    ("connections_total", "Connections or flows begun.", |traffic| {
+        traffic.connections
+    }),
 ];
 
 fn render(status: &Status, stats: &Stats) -> String {
     let mut page = Page::default();
     page.family("lvx_info", "gauge", "1, with the daemon's version.");
     page.sample(&[("version", &status.version)], 1);
-    page.family(
-        "lvx_uptime_seconds",
-        "gauge",
-        "Seconds since the daemon started.",
-    );
+    page.family("lvx_uptime_seconds", "gauge", "Seconds since the daemon started.");
     page.sample(&[], status.uptime_seconds);
     page.family(
         "lvx_interface_up",
@@ -93,19 +81,12 @@ fn render(status: &Status, stats: &Stats) -> String {
     );
     for interface in &status.interfaces {
         page.sample(
-            &[
-                ("interface", &interface.name),
-                ("mode", interface.mode.name()),
-            ],
+            &[("interface", &interface.name), ("mode", interface.mode.name())],
             interface.link_up.into(),
         );
     }
     let flows = [("ipv4", status.flows.v4), ("ipv6", status.flows.v6)];
-    page.family(
-        "lvx_flow_table_entries",
-        "gauge",
-        "Entries in the flow table.",
-    );
+    page.family("lvx_flow_table_entries", "gauge", "Entries in the flow table.");
     flows
         .iter()
         .for_each(|(family, table)| page.sample(&[("family", family)], table.used));
@@ -136,11 +117,7 @@ fn render(status: &Status, stats: &Stats) -> String {
 }
 
 fn backends_up(page: &mut Page, status: &Status) {
-    page.family(
-        "lvx_backend_up",
-        "gauge",
-        "Whether a backend gets new connections.",
-    );
+    page.family("lvx_backend_up", "gauge", "Whether a backend gets new connections.");
     for service in &status.services {
         for backend in &service.backends {
             let labels = [
@@ -153,23 +130,14 @@ fn backends_up(page: &mut Page, status: &Status) {
 }
 
 fn traffic(page: &mut Page, stats: &Stats) {
-    let gauge: Counter = (
-        "active_flows",
-        "Entries in the flow table now.",
-        |traffic| traffic.active_flows,
-    );
+    let gauge: Counter = ("active_flows", "Entries in the flow table now.", |traffic| {
+        traffic.active_flows
+    });
     for (name, help, value) in COUNTERS.into_iter().chain([gauge]) {
-        let kind = if name.ends_with("_total") {
-            "counter"
-        } else {
-            "gauge"
-        };
+        let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
         page.family(&format!("lvx_service_{name}"), kind, help);
         for service in &stats.services {
-            page.sample(
-                &[("service", &service.address.to_string())],
-                value(&service.traffic),
-            );
+            page.sample(&[("service", &service.address.to_string())], value(&service.traffic));
         }
         page.family(&format!("lvx_backend_{name}"), kind, help);
         for service in &stats.services {
@@ -199,11 +167,7 @@ impl Page {
     }
 
     fn sample(&mut self, labels: &[(&str, &str)], value: u64) {
-        let escaped = |text: &str| {
-            text.replace('\\', "\\\\")
-                .replace('"', "\\\"")
-                .replace('\n', "\\n")
-        };
+        let escaped = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
         let labels: Vec<_> = labels
             .iter()
             .map(|(name, text)| format!("{name}=\"{}\"", escaped(text)))

@@ -12,9 +12,8 @@ use crate::{
     control::{Dataplane, DataplaneError},
     model::{Desired, Service},
     report::{
-        AttachMode, BackendState, BackendStats, BackendStatus, Conn, ConnFilter, ConnState,
-        FlowTables, InterfaceStats, InterfaceStatus, ServiceStats, ServiceStatus, Stats, Status,
-        TableUse, Traffic, VerdictCount, VipStatus,
+        AttachMode, BackendState, BackendStats, BackendStatus, Conn, ConnFilter, ConnState, FlowTables, InterfaceStats,
+        InterfaceStatus, ServiceStats, ServiceStatus, Stats, Status, TableUse, Traffic, VerdictCount, VipStatus,
     },
 };
 
@@ -40,10 +39,7 @@ impl Recording {
 
     /// How often it was asked, refusals not counted.
     pub(crate) fn count(&self) -> usize {
-        self.seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len()
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     fn sockets(service: &Service) -> Vec<SocketAddr> {
@@ -66,10 +62,7 @@ impl Dataplane for Recording {
             };
             return Box::pin(future::ready(Err(full)));
         }
-        self.seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(desired);
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(desired);
         Box::pin(future::ready(Ok(())))
     }
 
@@ -115,14 +108,8 @@ impl Dataplane for Recording {
             vip_interface: Some("lan0".into()),
             services: services.collect(),
             flows: FlowTables {
-                v4: TableUse {
-                    capacity: 100,
-                    used: 3,
-                },
-                v6: TableUse {
-                    capacity: 50,
-                    used: 0,
-                },
+                v4: TableUse { capacity: 100, used: 3 },
+                v6: TableUse { capacity: 50, used: 0 },
             },
         };
         Box::pin(future::ready(status))

@@ -282,8 +282,7 @@ impl ConnFilter {
         self.service.is_none_or(|service| service == conn.service)
             && self.client.is_none_or(|client| client == conn.client.ip())
             && self.backend.is_none_or(|backend| {
-                backend.ip == conn.backend.ip()
-                    && backend.port.is_none_or(|port| port == conn.backend.port())
+                backend.ip == conn.backend.ip() && backend.port.is_none_or(|port| port == conn.backend.port())
             })
     }
 }

@@ -43,9 +43,7 @@ pub enum StoreError {
     )]
     Corrupt(LocatedError),
     /// The state file is from a newer lvx.
-    #[error(
-        "{path} has version {found}, this lvx reads up to {VERSION}: run the lvx that wrote it, or a newer one"
-    )]
+    #[error("{path} has version {found}, this lvx reads up to {VERSION}: run the lvx that wrote it, or a newer one")]
     Version {
         /// The state file.
         path: PathBuf,
@@ -53,9 +51,7 @@ pub enum StoreError {
         found: u32,
     },
     /// The state file contains what no daemon would have accepted.
-    #[error(
-        "{path}: {refusal}; the file was left as it is: correct it, or move it away to start with no services"
-    )]
+    #[error("{path}: {refusal}; the file was left as it is: correct it, or move it away to start with no services")]
     Invalid {
         /// The state file.
         path: PathBuf,
@@ -132,11 +128,8 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Desired::default()),
             Err(error) => return Err(failed("read", &path)(error)),
         };
-        let corrupt =
-            |error| StoreError::Corrupt(LocatedError::from_json(&path.to_string_lossy(), &error));
-        let found = serde_json::from_str::<StateVersion>(&text)
-            .map_err(corrupt)?
-            .version;
+        let corrupt = |error| StoreError::Corrupt(LocatedError::from_json(&path.to_string_lossy(), &error));
+        let found = serde_json::from_str::<StateVersion>(&text).map_err(corrupt)?.version;
         if found > VERSION {
             return Err(StoreError::Version { path, found });
         }
@@ -157,8 +150,7 @@ impl Store {
             version: VERSION,
             services: desired.to_document().services,
         };
-        let text = serde_json::to_vec_pretty(&file)
-            .map_err(|error| failed("write", &path)(error.into()))?;
+        let text = serde_json::to_vec_pretty(&file).map_err(|error| failed("write", &path)(error.into()))?;
         // A fixed name: a leftover of a crash is overwritten by the next save, and never read.
         let beside = self.dir.join("state.json.tmp");
         write_synced(&beside, &text).map_err(failed("write", &beside))?;
@@ -182,11 +174,7 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
-    move |source| StoreError::Io {
-        action,
-        path,
-        source,
-    }
+    move |source| StoreError::Io { action, path, source }
 }
 
 #[cfg(test)]
@@ -198,9 +186,7 @@ mod tests {
 
     fn some() -> Desired {
         let mut service = Service::new("tcp://10.0.0.100:80".parse().unwrap());
-        service
-            .backends
-            .push(Backend::new("10.0.0.11".parse().unwrap()));
+        service.backends.push(Backend::new("10.0.0.11".parse().unwrap()));
         Desired::from_document(Document {
             services: vec![service],
         })
@@ -220,11 +206,7 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         store.save(&some()).unwrap();
         assert_eq!(store.load().unwrap(), some());
-        assert!(
-            fs::read_to_string(store.path())
-                .unwrap()
-                .contains("\"version\": 1")
-        );
+        assert!(fs::read_to_string(store.path()).unwrap().contains("\"version\": 1"));
     }
 
     #[test]
@@ -261,10 +243,7 @@ mod tests {
         ] {
             fs::write(store.path(), text).unwrap();
             let message = store.load().unwrap_err().to_string();
-            assert!(
-                message.contains(&*store.path().to_string_lossy()),
-                "{message}"
-            );
+            assert!(message.contains(&*store.path().to_string_lossy()), "{message}");
             assert!(message.contains("damaged"), "{message}");
             assert_eq!(fs::read_to_string(store.path()).unwrap(), text);
         }
@@ -276,20 +255,14 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         fs::write(store.path(), "{\"version\": 2, \"new\": true}").unwrap();
         let message = store.load().unwrap_err().to_string();
-        assert!(
-            message.contains("has version 2, this lvx reads up to 1"),
-            "{message}"
-        );
+        assert!(message.contains("has version 2, this lvx reads up to 1"), "{message}");
     }
 
     #[test]
     fn a_directory_has_one_owner() {
         let dir = tempfile::tempdir().unwrap();
         let first = Store::open(dir.path()).unwrap();
-        assert!(matches!(
-            Store::open(dir.path()),
-            Err(StoreError::Locked(_))
-        ));
+        assert!(matches!(Store::open(dir.path()), Err(StoreError::Locked(_))));
         drop(first);
         assert!(Store::open(dir.path()).is_ok());
     }

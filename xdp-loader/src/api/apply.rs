@@ -56,10 +56,7 @@ pub(super) async fn apply(
     }))
 }
 
-pub(super) async fn export(
-    State(api): State<Api>,
-    Params(query): Params<ExportQuery>,
-) -> impl IntoResponse {
+pub(super) async fn export(State(api): State<Api>, Params(query): Params<ExportQuery>) -> impl IntoResponse {
     let content_type = match query.format {
         Format::Toml => "application/toml",
         Format::Json => "application/json",

@@ -43,13 +43,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (
-            self.status,
-            Json(ErrorBody {
-                error: self.message,
-            }),
-        )
-            .into_response()
+        (self.status, Json(ErrorBody { error: self.message })).into_response()
     }
 }
 
@@ -134,8 +128,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let query: Result<Query<T>, QueryRejection> = Query::from_request_parts(parts, state).await;
-        let Query(value) =
-            query.map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+        let Query(value) = query.map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, error.body_text()))?;
         Ok(Self(value))
     }
 }
@@ -148,8 +141,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Segment
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let path: Result<Path<T>, PathRejection> = Path::from_request_parts(parts, state).await;
-        let Path(value) =
-            path.map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+        let Path(value) = path.map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, error.body_text()))?;
         Ok(Self(value))
     }
 }

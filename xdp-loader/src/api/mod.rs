@@ -45,18 +45,10 @@ pub fn router(api: Api) -> Router {
         .route("/v1/services", get(services::list).post(services::add))
         .route(
             "/v1/services/{service}",
-            get(services::show)
-                .patch(services::set)
-                .delete(services::del),
+            get(services::show).patch(services::set).delete(services::del),
         )
-        .route(
-            "/v1/services/{service}/backends",
-            post(services::add_backend),
-        )
-        .route(
-            backend,
-            patch(services::set_backend).delete(services::del_backend),
-        )
+        .route("/v1/services/{service}/backends", post(services::add_backend))
+        .route(backend, patch(services::set_backend).delete(services::del_backend))
         .route(&format!("{backend}/drain"), post(services::drain))
         .route("/v1/apply", post(apply::apply))
         .route("/v1/export", get(apply::export))

@@ -27,19 +27,13 @@ pub(super) async fn stats(State(api): State<Api>) -> Json<Stats> {
 }
 
 /// One JSON object per line, sent as the table is read: a full table is never in memory.
-pub(super) async fn conns(
-    State(api): State<Api>,
-    Params(filter): Params<ConnFilter>,
-) -> impl IntoResponse {
+pub(super) async fn conns(State(api): State<Api>, Params(filter): Params<ConnFilter>) -> impl IntoResponse {
     let conns = api.controller.dataplane().conns(filter);
     let chunks = stream::unfold(conns, |mut conns| async move {
         let chunk = next_chunk(&mut conns).await.ok()?;
         (!chunk.is_empty()).then(|| (Ok::<_, Infallible>(Bytes::from(chunk)), conns))
     });
-    (
-        [(CONTENT_TYPE, "application/x-ndjson")],
-        Body::from_stream(chunks),
-    )
+    ([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(chunks))
 }
 
 async fn next_chunk(conns: &mut mpsc::Receiver<Conn>) -> io::Result<Vec<u8>> {

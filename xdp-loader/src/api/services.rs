@@ -7,10 +7,7 @@ use super::{
     Api,
     error::{ApiError, Body, Segments},
 };
-use crate::model::{
-    Backend, BackendAddress, BackendChange, Desired, Refusal, Service, ServiceAddress,
-    ServiceChange,
-};
+use crate::model::{Backend, BackendAddress, BackendChange, Desired, Refusal, Service, ServiceAddress, ServiceChange};
 
 /// Body of `POST .../drain`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,23 +20,11 @@ pub struct DrainRequest {
 type Answer<T> = Result<Json<T>, ApiError>;
 
 pub(super) async fn list(State(api): State<Api>) -> Json<Vec<Service>> {
-    Json(
-        api.controller
-            .desired()
-            .services()
-            .values()
-            .cloned()
-            .collect(),
-    )
+    Json(api.controller.desired().services().values().cloned().collect())
 }
 
-pub(super) async fn show(
-    State(api): State<Api>,
-    Segments(service): Segments<String>,
-) -> Answer<Service> {
-    Ok(Json(
-        api.controller.desired().service(service.parse()?)?.clone(),
-    ))
+pub(super) async fn show(State(api): State<Api>, Segments(service): Segments<String>) -> Answer<Service> {
+    Ok(Json(api.controller.desired().service(service.parse()?)?.clone()))
 }
 
 pub(super) async fn add(
@@ -51,10 +36,7 @@ pub(super) async fn add(
         desired.add_service(service)?;
         desired.service(address).cloned()
     };
-    Ok((
-        StatusCode::CREATED,
-        Json(api.controller.change(change).await?),
-    ))
+    Ok((StatusCode::CREATED, Json(api.controller.change(change).await?)))
 }
 
 pub(super) async fn set(
@@ -70,10 +52,7 @@ pub(super) async fn set(
     Ok(Json(api.controller.change(change).await?))
 }
 
-pub(super) async fn del(
-    State(api): State<Api>,
-    Segments(service): Segments<String>,
-) -> Answer<Service> {
+pub(super) async fn del(State(api): State<Api>, Segments(service): Segments<String>) -> Answer<Service> {
     let address = service.parse()?;
     let change = move |desired: &mut Desired| {
         let removed = desired.service(address)?.clone();
@@ -93,10 +72,7 @@ pub(super) async fn add_backend(
         desired.add_backend(service, backend)?;
         find(desired, service, name)
     };
-    Ok((
-        StatusCode::CREATED,
-        Json(api.controller.change(change).await?),
-    ))
+    Ok((StatusCode::CREATED, Json(api.controller.change(change).await?)))
 }
 
 pub(super) async fn set_backend(
@@ -145,11 +121,7 @@ async fn change_backend(
     Ok(Json(api.controller.change(change).await?))
 }
 
-fn find(
-    desired: &Desired,
-    service: ServiceAddress,
-    backend: BackendAddress,
-) -> Result<Backend, Refusal> {
+fn find(desired: &Desired, service: ServiceAddress, backend: BackendAddress) -> Result<Backend, Refusal> {
     let found = desired.service(service)?.backend(backend).cloned();
     found.ok_or(Refusal::BackendUnknown { service, backend })
 }

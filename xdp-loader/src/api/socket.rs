@@ -51,10 +51,7 @@ impl Socket {
             source,
         };
         refuse_what_is_there(path)?;
-        if let Some(parent) = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-        {
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o755)
@@ -136,10 +133,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run/lvx.sock");
         let (listener, file) = Socket::bind(&path).unwrap().into_parts();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
-            0o660
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o660);
         drop((listener, file));
         assert!(!path.exists());
     }
@@ -160,10 +154,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lvx.sock");
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(
-            Socket::bind(&path),
-            Err(SocketError::NotASocket(_))
-        ));
+        assert!(matches!(Socket::bind(&path), Err(SocketError::NotASocket(_))));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
 }

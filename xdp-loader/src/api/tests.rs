@@ -15,12 +15,7 @@ use crate::{daemon::Daemon, test_daemon::TestDaemon};
 
 const WEB: &str = "/v1/services/tcp%3A%2F%2F10.0.0.100%3A80";
 
-async fn call_raw(
-    daemon: &TestDaemon,
-    method: &str,
-    path: &str,
-    body: impl Into<Bytes>,
-) -> (u16, String) {
+async fn call_raw(daemon: &TestDaemon, method: &str, path: &str, body: impl Into<Bytes>) -> (u16, String) {
     let stream = UnixStream::connect(daemon.socket()).await.unwrap();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
@@ -76,13 +71,7 @@ async fn services_and_backends_are_added_changed_and_removed() {
     let second = format!("{backends}/10.0.0.12%3A8080");
     let (status, answer) = call(&daemon, "PATCH", &second, json!({"weight": 0})).await;
     assert_eq!((status, &answer["weight"]), (200, &json!(0)));
-    let (status, answer) = call(
-        &daemon,
-        "POST",
-        &format!("{second}/drain"),
-        json!({"drain": true}),
-    )
-    .await;
+    let (status, answer) = call(&daemon, "POST", &format!("{second}/drain"), json!({"drain": true})).await;
     assert_eq!((status, &answer["drain"]), (200, &json!(true)));
     let (_, answer) = call(&daemon, "GET", WEB, Value::Null).await;
     assert_eq!(
@@ -155,13 +144,7 @@ async fn every_failure_has_its_status_and_says_why() {
             404,
             "does not exist",
         ),
-        (
-            "GET",
-            "/v1/services/10.0.0.9",
-            Value::Null,
-            400,
-            "names no protocol",
-        ),
+        ("GET", "/v1/services/10.0.0.9", Value::Null, 400, "names no protocol"),
         (
             "POST",
             &backends,
@@ -197,13 +180,7 @@ async fn every_failure_has_its_status_and_says_why() {
             422,
             "one address family",
         ),
-        (
-            "PATCH",
-            &one,
-            json!({"weight": 65_536}),
-            422,
-            "out of range",
-        ),
+        ("PATCH", &one, json!({"weight": 65_536}), 422, "out of range"),
         (
             "PATCH",
             &format!("{backends}/10.0.0.99"),
@@ -234,13 +211,7 @@ async fn every_failure_has_its_status_and_says_why() {
             "body:1: unknown field `more`",
         ),
         ("GET", "/v1/services/%FF", Value::Null, 400, "UTF-8"),
-        (
-            "GET",
-            "/v1/nothing",
-            Value::Null,
-            404,
-            "there is nothing here",
-        ),
+        ("GET", "/v1/nothing", Value::Null, 404, "there is nothing here"),
         ("PUT", "/v1/services", Value::Null, 405, "not this method"),
     ];
     let before = daemon.recording.last();
@@ -252,10 +223,7 @@ async fn every_failure_has_its_status_and_says_why() {
             message.contains(part),
             "{method} {path} {body}: {message:?} does not say {part:?}"
         );
-        assert!(
-            !message.contains('\n') && !message.contains("at line"),
-            "{message:?}"
-        );
+        assert!(!message.contains('\n') && !message.contains("at line"), "{message:?}");
     }
     assert_eq!(daemon.recording.last(), before);
 }
@@ -263,13 +231,7 @@ async fn every_failure_has_its_status_and_says_why() {
 #[tokio::test]
 async fn a_body_that_is_too_large_is_refused() {
     let daemon = TestDaemon::start(9);
-    let (status, answer) = call_raw(
-        &daemon,
-        "POST",
-        "/v1/apply",
-        vec![b' '; 16 * 1024 * 1024 + 1],
-    )
-    .await;
+    let (status, answer) = call_raw(&daemon, "POST", "/v1/apply", vec![b' '; 16 * 1024 * 1024 + 1]).await;
     assert_eq!(status, 413, "{answer}");
 }
 
@@ -285,10 +247,7 @@ async fn what_the_dataplane_has_no_room_for_is_refused() {
     .await;
     assert_eq!(status, 422);
     assert!(
-        answer["error"]
-            .as_str()
-            .unwrap()
-            .contains("raise `max_services`"),
+        answer["error"].as_str().unwrap().contains("raise `max_services`"),
         "{answer}"
     );
     assert_eq!(
@@ -314,8 +273,7 @@ async fn export_is_what_apply_reads_in_both_formats() {
 #[tokio::test]
 async fn a_dry_run_tells_the_difference_and_changes_nothing() {
     let daemon = with_web().await;
-    let (status, answer) =
-        call_raw(&daemon, "POST", "/v1/apply?dry_run=true", "service = []").await;
+    let (status, answer) = call_raw(&daemon, "POST", "/v1/apply?dry_run=true", "service = []").await;
     assert_eq!(status, 200);
     assert!(
         answer.contains("\"applied\":false") && answer.contains("remove_service"),
@@ -329,10 +287,7 @@ async fn connections_are_lines_of_json() {
     let daemon = with_web().await;
     let (status, text) = call_raw(&daemon, "GET", "/v1/conns?client=192.0.2.1", "").await;
     assert_eq!(status, 200);
-    let lines: Vec<Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines[0]["backend"], "10.0.0.11:80");
     let (_, none) = call_raw(&daemon, "GET", "/v1/conns?client=192.0.2.2", "").await;
     assert_eq!(none, "");
@@ -346,10 +301,7 @@ async fn a_second_daemon_is_refused_and_the_first_goes_on() {
     let mut other = daemon.settings();
     other.state_dir = daemon.path().join("other");
     let message = Daemon::claim(&other).unwrap_err().to_string();
-    assert!(
-        message.contains("another lvx daemon answers at"),
-        "{message}"
-    );
+    assert!(message.contains("another lvx daemon answers at"), "{message}");
     assert_eq!(call(&daemon, "GET", "/v1/status", Value::Null).await.0, 200);
 }
 
@@ -380,10 +332,7 @@ async fn a_daemon_that_cannot_start_leaves_no_socket() {
     let dir = daemon.ended().await.unwrap();
     settings.metrics = Some("192.0.2.1:9105".parse().unwrap());
     let message = Daemon::claim(&settings).unwrap_err().to_string();
-    assert!(
-        message.contains("cannot serve metrics at 192.0.2.1:9105"),
-        "{message}"
-    );
+    assert!(message.contains("cannot serve metrics at 192.0.2.1:9105"), "{message}");
     assert!(!socket.exists());
     drop(dir);
 }
@@ -403,9 +352,6 @@ async fn metrics_are_served_where_the_settings_say() {
         "lvx_packets_total{interface=\"lan0\",verdict=\"not_for_a_service\"} 5",
         "lvx_backend_up{service=\"tcp://10.0.0.100:80\",backend=\"10.0.0.11:80\"} 1",
     ] {
-        assert!(
-            answer.lines().any(|found| found == line),
-            "no {line:?} in\n{answer}"
-        );
+        assert!(answer.lines().any(|found| found == line), "no {line:?} in\n{answer}");
     }
 }

@@ -33,13 +33,7 @@ Exit status: 0 done, 1 refused or failed (one line on stderr says why), 2 wrong 
 )]
 pub(super) struct Cli {
     /// The daemon's control socket [default: /run/lvx/lvx.sock]
-    #[arg(
-        long,
-        global = true,
-        value_name = "PATH",
-        env = "LVX_SOCKET",
-        hide_env_values = true
-    )]
+    #[arg(long, global = true, value_name = "PATH", env = "LVX_SOCKET", hide_env_values = true)]
     pub socket: Option<PathBuf>,
     /// Tables for people or JSON for programs
     #[arg(short, long, global = true, value_enum, value_name = "FORM", default_value_t = Form::Table)]
@@ -335,11 +329,9 @@ impl From<Conns> for ConnFilter {
 }
 
 fn forward() -> impl TypedValueParser<Value = Forward> {
-    PossibleValuesParser::new(Forward::ALL.iter().map(|known| known.name()))
-        .try_map(|name| name.parse::<Forward>())
+    PossibleValuesParser::new(Forward::ALL.iter().map(|known| known.name())).try_map(|name| name.parse::<Forward>())
 }
 
 fn scheduler() -> impl TypedValueParser<Value = Scheduler> {
-    PossibleValuesParser::new(Scheduler::ALL.iter().map(|known| known.name()))
-        .try_map(|name| name.parse::<Scheduler>())
+    PossibleValuesParser::new(Scheduler::ALL.iter().map(|known| known.name())).try_map(|name| name.parse::<Scheduler>())
 }

@@ -45,26 +45,13 @@ pub(super) async fn run(
                 forward: fields.forward,
                 drain: None,
             };
-            let changed: Backend = client
-                .send(Method::PATCH, &path(service, backend), &body)
-                .await?;
+            let changed: Backend = client.send(Method::PATCH, &path(service, backend), &body).await?;
             say(output, "changed", service, &changed)
         }
-        BackendCommand::Drain {
-            service,
-            backend,
-            undo,
-        } => {
+        BackendCommand::Drain { service, backend, undo } => {
             let path = format!("{}/drain", path(service, backend));
-            let drained: Backend = client
-                .send(Method::POST, &path, &DrainRequest { drain: !undo })
-                .await?;
-            say(
-                output,
-                if undo { "resumed" } else { "draining" },
-                service,
-                &drained,
-            )
+            let drained: Backend = client.send(Method::POST, &path, &DrainRequest { drain: !undo }).await?;
+            say(output, if undo { "resumed" } else { "draining" }, service, &drained)
         }
         BackendCommand::Del { service, backend } => {
             let removed: Backend = client.delete(&path(service, backend)).await?;
@@ -83,9 +70,7 @@ pub(super) async fn run(
                     backend,
                 })
             });
-            output.answer(&rows.collect::<Vec<_>>(), |output| {
-                output.table(&table(&services))
-            })
+            output.answer(&rows.collect::<Vec<_>>(), |output| output.table(&table(&services)))
         }
     }
 }
@@ -102,12 +87,7 @@ fn path(service: ServiceAddress, backend: BackendAddress) -> String {
     format!("{}/backends/{}", service::path(service), segment(backend))
 }
 
-fn say(
-    output: &mut Output<impl Write>,
-    verb: &str,
-    service: ServiceAddress,
-    backend: &Backend,
-) -> anyhow::Result<()> {
+fn say(output: &mut Output<impl Write>, verb: &str, service: ServiceAddress, backend: &Backend) -> anyhow::Result<()> {
     let forward = backend
         .forward
         .map_or(String::new(), |forward| format!(" forward={forward}"));

@@ -39,13 +39,11 @@ impl Client {
     }
 
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        self.read(self.request(Method::GET, path, Bytes::new()).await?)
-            .await
+        self.read(self.request(Method::GET, path, Bytes::new()).await?).await
     }
 
     pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        self.read(self.request(Method::DELETE, path, Bytes::new()).await?)
-            .await
+        self.read(self.request(Method::DELETE, path, Bytes::new()).await?).await
     }
 
     pub(super) async fn send<T: DeserializeOwned>(
@@ -55,27 +53,17 @@ impl Client {
         body: &impl Serialize,
     ) -> anyhow::Result<T> {
         let body = serde_json::to_vec(body)?;
-        self.read(self.request(method, path, body.into()).await?)
-            .await
+        self.read(self.request(method, path, body.into()).await?).await
     }
 
     /// The answer as text.
     pub(super) async fn text(&self, path: &str) -> anyhow::Result<String> {
-        let body = self
-            .request(Method::GET, path, Bytes::new())
-            .await?
-            .collect()
-            .await?;
+        let body = self.request(Method::GET, path, Bytes::new()).await?.collect().await?;
         Ok(String::from_utf8(body.to_bytes().into())?)
     }
 
     /// Makes a request and returns the body of a successful answer, to be read as it comes.
-    pub(super) async fn request(
-        &self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-    ) -> anyhow::Result<Incoming> {
+    pub(super) async fn request(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Incoming> {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|error| self.no_daemon(&error))?;
@@ -89,12 +77,7 @@ impl Client {
             .body(Full::new(body))?;
         let response = tokio::time::timeout(PATIENCE, sender.send_request(request))
             .await
-            .map_err(|_| {
-                anyhow!(
-                    "the daemon at {} does not answer: see its log",
-                    self.socket.display()
-                )
-            })?
+            .map_err(|_| anyhow!("the daemon at {} does not answer: see its log", self.socket.display()))?
             .with_context(|| format!("the daemon at {} hung up", self.socket.display()))?;
         if response.status().is_success() {
             return Ok(response.into_body());

@@ -11,22 +11,12 @@ use super::{
 };
 use crate::report::{Conn, ConnFilter};
 
-pub(super) async fn run(
-    filter: ConnFilter,
-    client: &Client,
-    output: &mut Output<impl Write>,
-) -> anyhow::Result<()> {
+pub(super) async fn run(filter: ConnFilter, client: &Client, output: &mut Output<impl Write>) -> anyhow::Result<()> {
     let mut body = client
-        .request(
-            Method::GET,
-            &format!("/v1/conns{}", query(filter)),
-            Bytes::new(),
-        )
+        .request(Method::GET, &format!("/v1/conns{}", query(filter)), Bytes::new())
         .await?;
     if !output.is_json() {
-        output.line(&line(
-            "SERVICE", "CLIENT", "BACKEND", "FORWARD", "STATE", "IDLE",
-        ))?;
+        output.line(&line("SERVICE", "CLIENT", "BACKEND", "FORWARD", "STATE", "IDLE"))?;
     }
     // The pieces of the answer are not cut at line ends by any promise of HTTP.
     let mut rest = Vec::new();
@@ -48,10 +38,7 @@ fn print(output: &mut Output<impl Write>, lines: &[u8]) -> anyhow::Result<()> {
     if output.is_json() {
         return Ok(output.raw(lines)?);
     }
-    for text in lines
-        .split(|byte| *byte == b'\n')
-        .filter(|text| !text.is_empty())
-    {
+    for text in lines.split(|byte| *byte == b'\n').filter(|text| !text.is_empty()) {
         let conn: Conn = serde_json::from_slice(text)?;
         let (service, client, backend) = (
             conn.service.to_string(),
@@ -72,14 +59,7 @@ fn print(output: &mut Output<impl Write>, lines: &[u8]) -> anyhow::Result<()> {
 }
 
 /// The table may have millions of rows, so its columns are as wide as IPv4 needs and do not wait for the widest cell.
-fn line(
-    service: &str,
-    client: &str,
-    backend: &str,
-    forward: &str,
-    state: &str,
-    idle: &str,
-) -> String {
+fn line(service: &str, client: &str, backend: &str, forward: &str, state: &str, idle: &str) -> String {
     format!("{service:<27} {client:<21} {backend:<21} {forward:<7} {state:<11} {idle}")
 }
 

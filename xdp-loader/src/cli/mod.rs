@@ -79,11 +79,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 /// The commands that only talk to the daemon.
-async fn ask(
-    command: Command,
-    client: &Client,
-    output: &mut Output<impl io::Write>,
-) -> anyhow::Result<()> {
+async fn ask(command: Command, client: &Client, output: &mut Output<impl io::Write>) -> anyhow::Result<()> {
     match command {
         Command::Service { command } => service::run(command, client, output).await,
         Command::Backend { command } => backend::run(command, client, output).await,

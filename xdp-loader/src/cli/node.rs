@@ -59,26 +59,17 @@ pub(super) fn detach(detach: Detach, socket: Option<PathBuf>) -> anyhow::Result<
         .build()?
         .block_on(async {
             stop_daemon(&settings).await?;
-            daemon::detach(settings)
-                .await
-                .map_err(|error| as_root(error.into()))
+            daemon::detach(settings).await.map_err(|error| as_root(error.into()))
         })
 }
 
 /// Stops the daemon that answers at the socket, if one does: it would go on writing maps that are being removed.
 async fn stop_daemon(settings: &Settings) -> anyhow::Result<()> {
-    if tokio::net::UnixStream::connect(&settings.socket)
-        .await
-        .is_err()
-    {
+    if tokio::net::UnixStream::connect(&settings.socket).await.is_err() {
         return Ok(());
     }
     let client = Client::new(Some(settings.socket.clone()));
-    drop(
-        client
-            .request(Method::POST, "/v1/stop", Bytes::new())
-            .await?,
-    );
+    drop(client.request(Method::POST, "/v1/stop", Bytes::new()).await?);
     let (times, pause) = STOPPING;
     for _ in 0..times {
         match Store::open(&settings.state_dir) {

@@ -21,11 +21,7 @@ struct Rates {
     per_second: Stats,
 }
 
-pub(super) async fn run(
-    rate: Option<u64>,
-    client: &Client,
-    output: &mut Output<impl Write>,
-) -> anyhow::Result<()> {
+pub(super) async fn run(rate: Option<u64>, client: &Client, output: &mut Output<impl Write>) -> anyhow::Result<()> {
     let first: Stats = client.get("/v1/stats").await?;
     let Some(rate) = rate else {
         return output.answer(&first, |output| show(output, &first));
@@ -49,11 +45,7 @@ fn show(output: &mut Output<impl Write>, stats: &Stats) -> io::Result<()> {
     let mut verdicts = Table::new(&["INTERFACE", "VERDICT", ">PACKETS"]);
     for interface in &stats.interfaces {
         for count in &interface.verdicts {
-            verdicts.row([
-                (&interface.name).into(),
-                (&count.verdict).into(),
-                count.packets.into(),
-            ]);
+            verdicts.row([(&interface.name).into(), (&count.verdict).into(), count.packets.into()]);
         }
     }
     output.table(&verdicts)?;
@@ -75,12 +67,7 @@ fn show(output: &mut Output<impl Write>, stats: &Stats) -> io::Result<()> {
     for service in &stats.services {
         row(&mut services, service, "(all)".to_owned(), service.traffic);
         for backend in &service.backends {
-            row(
-                &mut services,
-                service,
-                backend.address.to_string(),
-                backend.traffic,
-            );
+            row(&mut services, service, backend.address.to_string(), backend.traffic);
         }
     }
     output.table(&services)
@@ -95,14 +82,7 @@ fn row(table: &mut Table, service: &ServiceStats, backend: String, traffic: Traf
         connections,
         active_flows,
     } = traffic;
-    let counters = [
-        packets_in,
-        bytes_in,
-        packets_out,
-        bytes_out,
-        connections,
-        active_flows,
-    ];
+    let counters = [packets_in, bytes_in, packets_out, bytes_out, connections, active_flows];
     table.row(
         [service.address.into(), backend.into()]
             .into_iter()
@@ -122,17 +102,9 @@ fn per_second(first: &Stats, second: &Stats, seconds: f64) -> Stats {
         active_flows: after.active_flows,
     };
     let interface = |after: &InterfaceStats| {
-        let before = first
-            .interfaces
-            .iter()
-            .find(|before| before.name == after.name);
+        let before = first.interfaces.iter().find(|before| before.name == after.name);
         let verdict = |after: &VerdictCount| {
-            let before = before.and_then(|before| {
-                before
-                    .verdicts
-                    .iter()
-                    .find(|one| one.verdict == after.verdict)
-            });
+            let before = before.and_then(|before| before.verdicts.iter().find(|one| one.verdict == after.verdict));
             let before = before.map_or(0, |before| before.packets);
             VerdictCount {
                 verdict: after.verdict.clone(),
@@ -145,17 +117,9 @@ fn per_second(first: &Stats, second: &Stats, seconds: f64) -> Stats {
         }
     };
     let service = |after: &ServiceStats| {
-        let before = first
-            .services
-            .iter()
-            .find(|before| before.address == after.address);
+        let before = first.services.iter().find(|before| before.address == after.address);
         let backend = |after: &BackendStats| {
-            let before = before.and_then(|before| {
-                before
-                    .backends
-                    .iter()
-                    .find(|one| one.address == after.address)
-            });
+            let before = before.and_then(|before| before.backends.iter().find(|one| one.address == after.address));
             let before = before.map(|before| before.traffic).unwrap_or_default();
             BackendStats {
                 address: after.address,

@@ -7,9 +7,7 @@ use super::{
     output::{Colour, Output},
     table::{Cell, Table},
 };
-use crate::report::{
-    AttachMode, BackendState, BackendStatus, InterfaceStatus, ServiceStatus, Status,
-};
+use crate::report::{AttachMode, BackendState, BackendStatus, InterfaceStatus, ServiceStatus, Status};
 
 pub(super) async fn run(client: &Client, output: &mut Output<impl Write>) -> anyhow::Result<()> {
     let status: Status = client.get("/v1/status").await?;
@@ -62,14 +60,7 @@ fn interfaces(interfaces: &[InterfaceStatus]) -> Table {
 }
 
 fn services(services: &[ServiceStatus]) -> Table {
-    let mut table = Table::new(&[
-        "SERVICE",
-        "FORWARD",
-        "SCHEDULER",
-        ">BACKENDS",
-        ">UP",
-        "VIP ON",
-    ]);
+    let mut table = Table::new(&["SERVICE", "FORWARD", "SCHEDULER", ">BACKENDS", ">UP", "VIP ON"]);
     for service in services {
         let up = service
             .backends
@@ -98,9 +89,7 @@ fn services(services: &[ServiceStatus]) -> Table {
 }
 
 fn backends(services: &[ServiceStatus]) -> Table {
-    let mut table = Table::new(&[
-        "SERVICE", "BACKEND", ">WEIGHT", "FORWARD", "STATE", ">FLOWS", "REASON",
-    ]);
+    let mut table = Table::new(&["SERVICE", "BACKEND", ">WEIGHT", "FORWARD", "STATE", ">FLOWS", "REASON"]);
     for service in services {
         for backend in &service.backends {
             table.row([

@@ -47,10 +47,7 @@ impl Table {
     pub(super) fn new(titles: &[&'static str]) -> Self {
         let column = |title: &&'static str| match title.strip_prefix('>') {
             Some(title) => Column { title, right: true },
-            None => Column {
-                title,
-                right: false,
-            },
+            None => Column { title, right: false },
         };
         Self {
             columns: titles.iter().map(column).collect(),
@@ -78,36 +75,16 @@ impl Table {
             .enumerate()
             .map(|(at, column)| width(at, column))
             .collect();
-        let titles: Vec<Cell> = self
-            .columns
-            .iter()
-            .map(|column| column.title.into())
-            .collect();
+        let titles: Vec<Cell> = self.columns.iter().map(|column| column.title.into()).collect();
         for row in std::iter::once(&titles).chain(&self.rows) {
-            let last = row
-                .iter()
-                .rposition(|cell| !cell.text.is_empty())
-                .unwrap_or(0);
-            for (at, ((cell, column), width)) in row
-                .iter()
-                .zip(&self.columns)
-                .zip(&widths)
-                .enumerate()
-                .take(last + 1)
-            {
+            let last = row.iter().rposition(|cell| !cell.text.is_empty()).unwrap_or(0);
+            for (at, ((cell, column), width)) in row.iter().zip(&self.columns).zip(&widths).enumerate().take(last + 1) {
                 let gap = width - cell.text.chars().count();
                 let (before, after) = if column.right { (gap, 0) } else { (0, gap) };
                 // Nothing is written after the last cell of a line.
                 let after = if at == last { 0 } else { after + 2 };
                 match cell.colour.filter(|_| colours) {
-                    Some(colour) => write!(
-                        out,
-                        "{:before$}{}{}{RESET}{:after$}",
-                        "",
-                        colour.code(),
-                        cell.text,
-                        ""
-                    )?,
+                    Some(colour) => write!(out, "{:before$}{}{}{RESET}{:after$}", "", colour.code(), cell.text, "")?,
                     None => write!(out, "{:before$}{}{:after$}", "", cell.text, "")?,
                 }
             }
@@ -150,9 +127,7 @@ mod tests {
 
     #[test]
     fn colours_do_not_move_columns() {
-        let plain = written(true)
-            .replace(Colour::Bad.code(), "")
-            .replace(RESET, "");
+        let plain = written(true).replace(Colour::Bad.code(), "").replace(RESET, "");
         assert_eq!(plain, written(false));
     }
 }

@@ -53,9 +53,7 @@ async fn lists_and_status_are_tables() {
          udp://[2001:db8::1]:53  dr       mh                0\n"
     );
     assert_eq!(
-        lvx(&daemon, "backend list tcp://10.0.0.100:80")
-            .await
-            .unwrap(),
+        lvx(&daemon, "backend list tcp://10.0.0.100:80").await.unwrap(),
         "SERVICE              BACKEND         WEIGHT  FORWARD  DRAIN\n\
          tcp://10.0.0.100:80  10.0.0.11            2  nat      no\n\
          tcp://10.0.0.100:80  10.0.0.12:8080       1  nat      no\n"
@@ -73,27 +71,20 @@ async fn lists_and_status_are_tables() {
     ] {
         assert!(status.contains(part), "no {part:?} in\n{status}");
     }
-    let show = lvx(&daemon, "service show tcp://10.0.0.100:80")
-        .await
-        .unwrap();
+    let show = lvx(&daemon, "service show tcp://10.0.0.100:80").await.unwrap();
     assert!(
         show.contains("scheduler  wrr") && show.contains("10.0.0.11            2  nat      yes"),
         "{show}"
     );
     assert!(lvx(&daemon, "stats").await.unwrap().contains("(all)"));
-    let conns = lvx(&daemon, "conns --backend 10.0.0.12 --limit 5")
-        .await
-        .unwrap();
+    let conns = lvx(&daemon, "conns --backend 10.0.0.12 --limit 5").await.unwrap();
     assert_eq!(conns.lines().count(), 2, "{conns}");
 }
 
 #[tokio::test]
 async fn every_answer_can_be_json() {
     let daemon = with_web().await;
-    assert_eq!(
-        json(&daemon, "service list").await[0]["address"],
-        "tcp://10.0.0.100:80"
-    );
+    assert_eq!(json(&daemon, "service list").await[0]["address"], "tcp://10.0.0.100:80");
     assert_eq!(
         json(&daemon, "backend list tcp://10.0.0.100:80").await[1]["address"],
         "10.0.0.12:8080"
@@ -103,22 +94,13 @@ async fn every_answer_can_be_json() {
         json(&daemon, "status").await["services"][0]["backends"][0]["state"],
         "up"
     );
-    assert_eq!(
-        json(&daemon, "stats").await["services"][0]["packets_in"],
-        12
-    );
+    assert_eq!(json(&daemon, "stats").await["services"][0]["packets_in"], 12);
     assert_eq!(
         json(&daemon, "stats --rate 1").await["per_second"]["services"][0]["packets_in"],
         0
     );
-    assert_eq!(
-        json(&daemon, "conns --limit 1").await["state"],
-        "established"
-    );
-    assert_eq!(
-        json(&daemon, "export").await["service"][0]["scheduler"],
-        "wrr"
-    );
+    assert_eq!(json(&daemon, "conns --limit 1").await["state"], "established");
+    assert_eq!(json(&daemon, "export").await["service"][0]["scheduler"], "wrr");
     assert_eq!(
         json(&daemon, "service set udp://[2001:db8::1]:53 --forward nat").await["forward"],
         "nat"
@@ -134,31 +116,16 @@ async fn what_the_daemon_refuses_is_told_in_its_words() {
     let daemon = with_web().await;
     let web = "tcp://10.0.0.100:80";
     let cases = [
-        (
-            format!("service add {web}"),
-            "exists already: use `lvx service set`",
-        ),
+        (format!("service add {web}"), "exists already: use `lvx service set`"),
         (
             "service del tcp://10.0.0.9:80".into(),
             "does not exist: `lvx service list`",
         ),
         ("service show tcp://10.0.0.9:80".into(), "does not exist"),
-        (
-            format!("service set {web} --forward dr"),
-            "dr cannot rewrite ports",
-        ),
-        (
-            format!("service set {web} --mh-slots 1000"),
-            "must be a prime",
-        ),
-        (
-            "service add tcp://255.255.255.255:80".into(),
-            "the broadcast address",
-        ),
-        (
-            format!("backend add {web} 10.0.0.11"),
-            "exists already in service",
-        ),
+        (format!("service set {web} --forward dr"), "dr cannot rewrite ports"),
+        (format!("service set {web} --mh-slots 1000"), "must be a prime"),
+        ("service add tcp://255.255.255.255:80".into(), "the broadcast address"),
+        (format!("backend add {web} 10.0.0.11"), "exists already in service"),
         (
             format!("backend add {web} 10.0.0.13 --weight 70000"),
             "weight 70000 of backend 10.0.0.13 is out of range",
@@ -167,33 +134,18 @@ async fn what_the_daemon_refuses_is_told_in_its_words() {
             format!("backend add {web} 10.0.0.13 --weight -1"),
             "weight -1 of backend 10.0.0.13 is out of range",
         ),
-        (
-            format!("backend set {web} 10.0.0.11 --weight 65536"),
-            "0 to 65535",
-        ),
-        (
-            format!("backend add {web} 2001:db8::9"),
-            "one address family",
-        ),
+        (format!("backend set {web} 10.0.0.11 --weight 65536"), "0 to 65535"),
+        (format!("backend add {web} 2001:db8::9"), "one address family"),
         (format!("backend add {web} 127.0.0.1"), "a loopback address"),
         (format!("backend add {web} 10.0.0.100:8080"), "is the VIP"),
-        (
-            format!("backend del {web} 10.0.0.13"),
-            "does not exist in service",
-        ),
-        (
-            format!("backend drain {web} 10.0.0.13"),
-            "does not exist in service",
-        ),
+        (format!("backend del {web} 10.0.0.13"), "does not exist in service"),
+        (format!("backend drain {web} 10.0.0.13"), "does not exist in service"),
         ("backend list tcp://10.0.0.9:80".into(), "does not exist"),
     ];
     let before = daemon.recording.last();
     for (line, part) in cases {
         let message = lvx(&daemon, &line).await.unwrap_err();
-        assert!(
-            message.contains(part),
-            "lvx {line}: {message:?} does not say {part:?}"
-        );
+        assert!(message.contains(part), "lvx {line}: {message:?} does not say {part:?}");
     }
     assert_eq!(daemon.recording.last(), before);
 }
@@ -238,10 +190,7 @@ async fn apply_shows_the_difference_and_makes_it_only_without_dry_run() {
     let before = daemon.recording.last();
     let apply = format!("apply {}", file.display());
     let dry = lvx(&daemon, &format!("{apply} --dry-run")).await.unwrap();
-    assert_eq!(
-        dry,
-        format!("{expected}4 changes to make; nothing was changed\n")
-    );
+    assert_eq!(dry, format!("{expected}4 changes to make; nothing was changed\n"));
     assert_eq!(daemon.recording.last(), before);
     assert_eq!(
         json(&daemon, &format!("{apply} --dry-run")).await["changes"][3]["change"],
@@ -262,9 +211,7 @@ async fn an_export_applied_is_no_difference() {
         let file = daemon.path().join(name);
         std::fs::write(&file, text).unwrap();
         assert_eq!(
-            lvx(&daemon, &format!("apply {}", file.display()))
-                .await
-                .unwrap(),
+            lvx(&daemon, &format!("apply {}", file.display())).await.unwrap(),
             "no difference\n"
         );
     }
@@ -297,14 +244,10 @@ async fn a_wrong_file_is_named_with_its_line_and_changes_nothing() {
     ];
     for (text, part) in cases {
         std::fs::write(&file, text).unwrap();
-        let message = lvx(&daemon, &format!("apply {}", file.display()))
-            .await
-            .unwrap_err();
+        let message = lvx(&daemon, &format!("apply {}", file.display())).await.unwrap_err();
         assert!(message.contains(part), "{message:?} does not say {part:?}");
     }
-    let message = lvx(&daemon, "apply /nonexistent/services.toml")
-        .await
-        .unwrap_err();
+    let message = lvx(&daemon, "apply /nonexistent/services.toml").await.unwrap_err();
     assert!(
         message.starts_with("cannot read /nonexistent/services.toml"),
         "{message}"

@@ -1,7 +1,10 @@
 //! Attaches the program to interfaces through links that are pinned, so that it forwards without the daemon and can be
 //! replaced without a gap.
 
-use std::{fs, io, path::{Path, PathBuf}};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf,
@@ -44,14 +47,22 @@ fn pinned(pins: &Path) -> Result<Vec<(u32, AttachMode, PathBuf)>, Error> {
     let entries = match fs::read_dir(pins) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(Error::Pins { action: "read", path: pins.to_owned(), source }),
+        Err(source) => {
+            return Err(Error::Pins {
+                action: "read",
+                path: pins.to_owned(),
+                source,
+            });
+        }
     };
     Ok(entries
         .flatten()
         .filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
             let (ifindex, mode) = name.strip_prefix("link_")?.split_once('_')?;
-            let mode = [AttachMode::Native, AttachMode::Generic].into_iter().find(|known| known.name() == mode)?;
+            let mode = [AttachMode::Native, AttachMode::Generic]
+                .into_iter()
+                .find(|known| known.name() == mode)?;
             Some((ifindex.parse().ok()?, mode, entry.path()))
         })
         .collect())
@@ -84,12 +95,7 @@ pub fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
 /// # Errors
 ///
 /// If an interface does not take the program. What was attached before stays, and what was attached new is taken off.
-pub fn attach(
-    ebpf: &mut Ebpf,
-    pins: &Path,
-    links: &[Link],
-    choice: Choice,
-) -> Result<Vec<Attachment>, Error> {
+pub fn attach(ebpf: &mut Ebpf, pins: &Path, links: &[Link], choice: Choice) -> Result<Vec<Attachment>, Error> {
     let program = program(ebpf, "lvx")?;
     let before = pinned(pins)?;
     let mut attachments = Vec::new();
@@ -99,7 +105,12 @@ pub fn attach(
         let attachment = match known {
             Some((_, mode, path)) if allows(choice, *mode) && replace(program, path).is_ok() => {
                 info!(interface = link.name, mode = mode.name(), "took the interface over");
-                Ok(Attachment { name: link.name.clone(), ifindex: link.index, mode: *mode, note: None })
+                Ok(Attachment {
+                    name: link.name.clone(),
+                    ifindex: link.index,
+                    mode: *mode,
+                    note: None,
+                })
             }
             _ => {
                 if let Some((_, _, path)) = known {
@@ -148,11 +159,17 @@ fn create(program: &mut Xdp, pins: &Path, link: &Link, choice: Choice) -> Result
                 let fd: FdLink = program.take_link(id)?.try_into()?;
                 // Dropping the pinned link closes this end; the pin stays.
                 drop(fd.pin(pin_of(pins, link.index, *mode))?);
-                let note = refused.map(|reason: String| format!("generic mode, as the driver takes no program: {reason}"));
+                let note =
+                    refused.map(|reason: String| format!("generic mode, as the driver takes no program: {reason}"));
                 if let Some(note) = &note {
                     warn!(interface = link.name, "{note}");
                 }
-                return Ok(Attachment { name: link.name.clone(), ifindex: link.index, mode: *mode, note });
+                return Ok(Attachment {
+                    name: link.name.clone(),
+                    ifindex: link.index,
+                    mode: *mode,
+                    note,
+                });
             }
             Err(error) if permission(&error) => return Err(Error::NotPermitted("attach XDP programs")),
             Err(error) => refused = Some(reason(&error, *mode)),

@@ -27,18 +27,28 @@ impl Blocks {
             return None;
         }
         for (segment, runs) in &mut self.segments {
-            if let Some((place, length)) = runs.iter().find(|(_, length)| **length >= chunks).map(|(p, l)| (*p, *l)) {
+            if let Some((place, length)) = runs
+                .iter()
+                .find(|(_, length)| **length >= chunks)
+                .map(|(p, l)| (*p, *l))
+            {
                 runs.remove(&place);
                 if length > chunks {
                     runs.insert(place + chunks, length - chunks);
                 }
-                return Some(Block { start: ChunkIndex::new(*segment, place), chunks });
+                return Some(Block {
+                    start: ChunkIndex::new(*segment, place),
+                    chunks,
+                });
             }
         }
         let segment = (0..SEGMENTS).find(|segment| !self.segments.contains_key(segment))?;
         let rest = (chunks < CHUNKS_PER_SEGMENT).then_some((chunks, CHUNKS_PER_SEGMENT - chunks));
         self.segments.insert(segment, rest.into_iter().collect());
-        Some(Block { start: ChunkIndex::new(segment, 0), chunks })
+        Some(Block {
+            start: ChunkIndex::new(segment, 0),
+            chunks,
+        })
     }
 
     /// Gives a block back; free neighbours become one.
@@ -63,7 +73,11 @@ impl Blocks {
     pub fn recovered(segments: impl IntoIterator<Item = u32>, used: &[Block]) -> Self {
         let mut blocks = Self::default();
         for segment in segments {
-            let mut taken: Vec<Block> = used.iter().filter(|block| block.start.segment() == segment).copied().collect();
+            let mut taken: Vec<Block> = used
+                .iter()
+                .filter(|block| block.start.segment() == segment)
+                .copied()
+                .collect();
             taken.sort_by_key(|block| block.start);
             let mut runs = BTreeMap::new();
             let mut free = 0;
@@ -97,7 +111,10 @@ mod tests {
         let mut blocks = Blocks::default();
         let first = blocks.take(2000).expect("room");
         let second = blocks.take(3000).expect("room");
-        assert_eq!((first.start, second.start), (ChunkIndex::new(0, 0), ChunkIndex::new(0, 2000)));
+        assert_eq!(
+            (first.start, second.start),
+            (ChunkIndex::new(0, 0), ChunkIndex::new(0, 2000))
+        );
         blocks.give(first);
         assert_eq!(blocks.take(1500).expect("room").start, ChunkIndex::new(0, 0));
         assert_eq!(blocks.take(600).expect("room").start, ChunkIndex::new(0, 5000));
@@ -118,7 +135,10 @@ mod tests {
     fn a_full_segment_opens_the_next_until_there_are_no_more() {
         let mut blocks = Blocks::default();
         for segment in 0..SEGMENTS {
-            assert_eq!(blocks.take(CHUNKS_PER_SEGMENT).map(|block| block.start), Some(ChunkIndex::new(segment, 0)));
+            assert_eq!(
+                blocks.take(CHUNKS_PER_SEGMENT).map(|block| block.start),
+                Some(ChunkIndex::new(segment, 0))
+            );
         }
         assert_eq!(blocks.take(1), None);
         assert_eq!(Blocks::default().take(CHUNKS_PER_SEGMENT + 1), None);
@@ -127,8 +147,14 @@ mod tests {
     #[test]
     fn a_recovered_state_gives_out_only_what_lay_between() {
         let used = [
-            Block { start: ChunkIndex::new(0, 10), chunks: 5 },
-            Block { start: ChunkIndex::new(0, 20), chunks: CHUNKS_PER_SEGMENT - 20 },
+            Block {
+                start: ChunkIndex::new(0, 10),
+                chunks: 5,
+            },
+            Block {
+                start: ChunkIndex::new(0, 20),
+                chunks: CHUNKS_PER_SEGMENT - 20,
+            },
         ];
         let mut blocks = Blocks::recovered([0], &used);
         assert_eq!(blocks.take(10).map(|block| block.start), Some(ChunkIndex::new(0, 0)));

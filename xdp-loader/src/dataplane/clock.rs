@@ -45,7 +45,11 @@ impl Clock {
             }
         };
         let [jiffies, _] = ask(program)?;
-        Ok(Self { hertz, jiffies, at: Instant::now() })
+        Ok(Self {
+            hertz,
+            jiffies,
+            at: Instant::now(),
+        })
     }
 
     /// Jiffies per second.
@@ -75,7 +79,11 @@ fn nearest(jiffies: u64, nanoseconds: u64) -> u32 {
     let measured = jiffies as f64 * 1e9 / nanoseconds as f64;
     RATES
         .into_iter()
-        .min_by(|a, b| (f64::from(*a) - measured).abs().total_cmp(&(f64::from(*b) - measured).abs()))
+        .min_by(|a, b| {
+            (f64::from(*a) - measured)
+                .abs()
+                .total_cmp(&(f64::from(*b) - measured).abs())
+        })
         .unwrap_or(250)
 }
 

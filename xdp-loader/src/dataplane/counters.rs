@@ -67,7 +67,9 @@ pub fn reset(maps: &Maps, numbers: &[u32]) -> Result<(), Error> {
 /// If the kernel does not map the counters.
 pub fn verdicts(maps: &Maps, port: u32) -> Result<Vec<(Verdict, u64)>, Error> {
     let counters = maps.verdict_counters()?;
-    let rows: Vec<_> = (0..maps.cpus()).map(|cpu| counters.read((cpu * PORTS + port) as usize)).collect();
+    let rows: Vec<_> = (0..maps.cpus())
+        .map(|cpu| counters.read((cpu * PORTS + port) as usize))
+        .collect();
     Ok(Verdict::ALL
         .into_iter()
         .map(|verdict| (verdict, rows.iter().map(|row| row[verdict as usize]).sum()))

@@ -29,7 +29,10 @@ impl Endpoints {
     #[must_use]
     pub fn new(buckets: u32) -> Self {
         let buckets = buckets as usize;
-        Self { v4: vec![BucketV4::default(); buckets], v6: vec![BucketV6::default(); buckets] }
+        Self {
+            v4: vec![BucketV4::default(); buckets],
+            v6: vec![BucketV6::default(); buckets],
+        }
     }
 
     /// Enters what an address and port stand for. Whoever is there already stays: several services may share a NAT
@@ -105,9 +108,18 @@ mod tests {
     fn find_v4(table: &[BucketV4], address: u32, port: u16, protocol: u8) -> Target {
         let key = EndpointV4::key(address, port_protocol(port.to_be(), protocol));
         let home = hash::endpoint_v4(key) as usize & (table.len() - 1);
-        let look = |bucket: &BucketV4| bucket.iter().find(|endpoint| endpoint.key == key).map(|found| found.target);
+        let look = |bucket: &BucketV4| {
+            bucket
+                .iter()
+                .find(|endpoint| endpoint.key == key)
+                .map(|found| found.target)
+        };
         look(&table[home])
-            .or_else(|| (table[home][0].spilled != 0).then(|| look(&table[(home + 1) & (table.len() - 1)])).flatten())
+            .or_else(|| {
+                (table[home][0].spilled != 0)
+                    .then(|| look(&table[(home + 1) & (table.len() - 1)]))
+                    .flatten()
+            })
             .unwrap_or(Target::NONE)
     }
 
@@ -116,9 +128,15 @@ mod tests {
         let mut endpoints = Endpoints::new(16_384);
         for number in 0..20_000_u32 {
             let address = IpAddr::from((0x0a00_0000 + number / 10).to_be_bytes());
-            assert_eq!(endpoints.enter(address, 80 + (number % 10) as u16, 6, Target(number + 1)), Ok(()));
+            assert_eq!(
+                endpoints.enter(address, 80 + (number % 10) as u16, 6, Target(number + 1)),
+                Ok(())
+            );
         }
-        assert!(endpoints.v4.iter().any(|bucket| bucket[0].spilled != 0), "the test is to cover spilled buckets");
+        assert!(
+            endpoints.v4.iter().any(|bucket| bucket[0].spilled != 0),
+            "the test is to cover spilled buckets"
+        );
         for number in 0..20_000_u32 {
             let address = (0x0a00_0000 + number / 10).to_be();
             let port = 80 + (number % 10) as u16;
@@ -132,13 +150,19 @@ mod tests {
     fn a_full_table_says_so_and_keeps_what_it_has() {
         let mut endpoints = Endpoints::new(2);
         let entered = (0..16_u8)
-            .filter(|last| endpoints.enter(IpAddr::from([10, 0, 0, *last]), 80, 6, Target(9)).is_ok())
+            .filter(|last| {
+                endpoints
+                    .enter(IpAddr::from([10, 0, 0, *last]), 80, 6, Target(9))
+                    .is_ok()
+            })
             .count();
         assert_eq!(entered, 8);
         let mut endpoints = Endpoints::new(2);
         let entered = (0..16_u16)
             .filter(|last| {
-                endpoints.enter(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, *last]), 80, 6, Target(9)).is_ok()
+                endpoints
+                    .enter(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, *last]), 80, 6, Target(9))
+                    .is_ok()
             })
             .count();
         assert_eq!(entered, 8);
@@ -150,7 +174,12 @@ mod tests {
         let address = IpAddr::from([10, 0, 0, 1]);
         assert_eq!(endpoints.enter(address, 80, 6, Target::REAL), Ok(()));
         assert_eq!(endpoints.enter(address, 80, 6, Target::REAL), Ok(()));
-        let found: usize = endpoints.v4.iter().flatten().filter(|endpoint| endpoint.key != 0).count();
+        let found: usize = endpoints
+            .v4
+            .iter()
+            .flatten()
+            .filter(|endpoint| endpoint.key != 0)
+            .count();
         assert_eq!(found, 1);
     }
 }

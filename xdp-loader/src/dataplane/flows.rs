@@ -115,9 +115,7 @@ impl Entry for FlowV6 {
 }
 
 /// The flows of a window and the words of their keys.
-fn window<'a, E: Entry>(
-    memory: &'a Memory<[E; WAYS]>,
-) -> impl Iterator<Item = (Flow, u64, &'a AtomicU64)> + use<'a, E>
+fn window<'a, E: Entry>(memory: &'a Memory<[E; WAYS]>) -> impl Iterator<Item = (Flow, u64, &'a AtomicU64)> + use<'a, E>
 where
     [E; WAYS]: Value,
 {

@@ -13,9 +13,7 @@ use xdp_common::{
     wire::Be16,
 };
 
-use super::{
-    Error, Numbers, endpoints::Endpoints, ring::Member, schedules::Schedule, words,
-};
+use super::{Error, Numbers, endpoints::Endpoints, ring::Member, schedules::Schedule, words};
 use crate::{
     model::{Backend, Desired, Forward, Protocol, Scheduler, Service, ServiceAddress},
     netlink::{NextHop, NextHops},
@@ -84,8 +82,16 @@ pub fn compile(
         interfaces: BTreeMap::new(),
         new_backends: Vec::new(),
     };
-    let services_full = Error::Full { what: "services", limit: names.services.limit(), setting: "max_services" };
-    let backends_full = || Error::Full { what: "backends", limit: names_limit(endpoint_buckets), setting: "max_backends" };
+    let services_full = Error::Full {
+        what: "services",
+        limit: names.services.limit(),
+        setting: "max_services",
+    };
+    let backends_full = || Error::Full {
+        what: "backends",
+        limit: names_limit(endpoint_buckets),
+        setting: "max_backends",
+    };
     if desired.services().len() > names.services.limit() as usize {
         return Err(services_full);
     }
@@ -104,7 +110,11 @@ pub fn compile(
         for backend in &service.backends {
             let limit = names.backends.limit();
             let Some(name) = names.backends.give(&backend_key(service, backend)) else {
-                return Err(Error::Full { what: "backends", limit, setting: "max_backends" });
+                return Err(Error::Full {
+                    what: "backends",
+                    limit,
+                    setting: "max_backends",
+                });
             };
             if name.is_new {
                 image.new_backends.push(name.number);
@@ -117,7 +127,9 @@ pub fn compile(
                 }
                 None => None,
             };
-            image.backends.insert(name.number, entry(service, backend, given.number, out));
+            image
+                .backends
+                .insert(name.number, entry(service, backend, given.number, out));
             if backend.forward(service) == Forward::Nat {
                 image
                     .endpoints
@@ -126,10 +138,19 @@ pub fn compile(
             }
             // A backend that cannot be reached gets no new connections; nor does one that drains.
             let weight = if hop.is_some() { backend.scheduled_weight() } else { 0 };
-            members.push((name.number, Member { identity: identity(service, backend), weight }));
+            members.push((
+                name.number,
+                Member {
+                    identity: identity(service, backend),
+                    weight,
+                },
+            ));
         }
         image.services.insert(given.number, service_entry(service));
-        image.schedules.insert(given.number, Schedule::new(service.scheduler, service.mh_slots, members));
+        image.schedules.insert(
+            given.number,
+            Schedule::new(service.scheduler, service.mh_slots, members),
+        );
     }
     Ok(image)
 }
@@ -148,7 +169,10 @@ fn identity(service: &Service, backend: &Backend) -> [u64; 2] {
 /// The seed of a service's client hash, from its address.
 fn seed(address: ServiceAddress) -> u64 {
     let [high, low] = words::wide(address.ip);
-    hash::mix(hash::fold_v6([high, low], u64::from(address.port) << 8 | u64::from(protocol_number(address.protocol))))
+    hash::mix(hash::fold_v6(
+        [high, low],
+        u64::from(address.port) << 8 | u64::from(protocol_number(address.protocol)),
+    ))
 }
 
 /// A service's entry, but for its scheduling table.

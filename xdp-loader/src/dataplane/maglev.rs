@@ -86,7 +86,10 @@ mod tests {
     const SLOTS: u32 = 65_537;
 
     fn member(number: u64, weight: u16) -> Member {
-        Member { identity: [number << 32 | 0x0a00, 80], weight }
+        Member {
+            identity: [number << 32 | 0x0a00, 80],
+            weight,
+        }
     }
 
     fn shares(table: &[u16], members: usize) -> Vec<usize> {
@@ -103,13 +106,20 @@ mod tests {
             let members: Vec<Member> = (0..count).map(|number| member(number, 1)).collect();
             let shares = shares(&table(&members, SLOTS), members.len());
             let (least, most) = (shares.iter().min().copied(), shares.iter().max().copied());
-            assert!(most.zip(least).is_some_and(|(most, least)| most - least <= 1), "{count} backends");
+            assert!(
+                most.zip(least).is_some_and(|(most, least)| most - least <= 1),
+                "{count} backends"
+            );
         }
     }
 
     #[test]
     fn shares_follow_weights() {
-        let members: Vec<Member> = [1, 2, 3, 10].into_iter().zip(0..).map(|(weight, n)| member(n, weight)).collect();
+        let members: Vec<Member> = [1, 2, 3, 10]
+            .into_iter()
+            .zip(0..)
+            .map(|(weight, n)| member(n, weight))
+            .collect();
         let shares = shares(&table(&members, SLOTS), 4);
         for (share, weight) in shares.iter().zip([1, 2, 3, 10]) {
             let expected = f64::from(SLOTS) * f64::from(weight) / 16.0;
@@ -123,7 +133,10 @@ mod tests {
         let mut turned = members.clone();
         turned.reverse();
         let by_identity = |members: &[Member]| -> Vec<[u64; 2]> {
-            table(members, SLOTS).into_iter().map(|slot| members[usize::from(slot)].identity).collect()
+            table(members, SLOTS)
+                .into_iter()
+                .map(|slot| members[usize::from(slot)].identity)
+                .collect()
         };
         assert_eq!(by_identity(&members), by_identity(&turned));
     }

@@ -59,7 +59,13 @@ impl Sizes {
     /// Room for so many services, backends and flows at least.
     #[must_use]
     pub fn new(services: u32, backends: u32, flows_v4: u32, flows_v6: u32) -> Self {
-        let places = |flows: u32| flows.max(WAYS as u32 * 8).next_power_of_two().saturating_mul(2).min(1 << 28);
+        let places = |flows: u32| {
+            flows
+                .max(WAYS as u32 * 8)
+                .next_power_of_two()
+                .saturating_mul(2)
+                .min(1 << 28)
+        };
         Self {
             services: services.clamp(1, layout::MAX_SERVICES - 1),
             backends: backends.clamp(1, (1 << 20) - 1),
@@ -161,7 +167,12 @@ impl Maps {
         };
         let control = memory(&control, "CONTROL", 0, 1)?;
         Ok(Opened {
-            maps: Self { control, arrays, sizes, cpus },
+            maps: Self {
+                control,
+                arrays,
+                sizes,
+                cpus,
+            },
             schedules: ebpf.take_map("SCHEDULES").ok_or(Error::NoMap("SCHEDULES"))?,
             tx_ports: ebpf.take_map("TX_PORTS").ok_or(Error::NoMap("TX_PORTS"))?,
             ebpf,
@@ -333,17 +344,28 @@ fn prepare(pins: &Path, cpus: u32) -> Result<Option<Sizes>, Error> {
     if found.f_type as u64 != BPF_FS_MAGIC {
         return Err(Error::NoBpffs(pins.to_owned()));
     }
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(pins).map_err(|source| match source.kind() {
-        io::ErrorKind::PermissionDenied => Error::NotPermitted("write to the BPF file system"),
-        _ => Error::Pins { action: "create", path: pins.to_owned(), source },
-    })?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(pins)
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => Error::NotPermitted("write to the BPF file system"),
+            _ => Error::Pins {
+                action: "create",
+                path: pins.to_owned(),
+                source,
+            },
+        })?;
     if NAMES.iter().all(|name| !pins.join(name).exists()) {
         return Ok(None);
     }
     match complete(pins, cpus) {
         Some(sizes) => Ok(Some(sizes)),
         None => {
-            warn!("the maps in {} are of another version: flows that have begun are not known any more", pins.display());
+            warn!(
+                "the maps in {} are of another version: flows that have begun are not known any more",
+                pins.display()
+            );
             unpin_maps(pins)?;
             Ok(None)
         }
@@ -385,9 +407,11 @@ pub fn unpin_maps(pins: &Path) -> Result<(), Error> {
 /// Removes a file if it is there.
 pub(super) fn remove(path: &PathBuf) -> Result<(), Error> {
     match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(Error::Pins { action: "remove", path: path.clone(), source })
-        }
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Pins {
+            action: "remove",
+            path: path.clone(),
+            source,
+        }),
         _ => Ok(()),
     }
 }

@@ -46,7 +46,10 @@ impl<T: Value> Memory<T> {
         const { assert!(size_of::<T>() % size_of::<u64>() == 0) }
         let offset = first * size_of::<T>();
         if !offset.is_multiple_of(PAGE) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("entry {first} does not begin a page")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("entry {first} does not begin a page"),
+            ));
         }
         // SAFETY: a new mapping, at an address that the kernel chooses.
         let start = unsafe {
@@ -60,7 +63,11 @@ impl<T: Value> Memory<T> {
             )?
         };
         let start = NonNull::new(start.cast()).ok_or_else(|| io::Error::other("the kernel mapped at address 0"))?;
-        Ok(Self { start, length, _entries: PhantomData })
+        Ok(Self {
+            start,
+            length,
+            _entries: PhantomData,
+        })
     }
 
     /// How many entries are mapped.

@@ -23,7 +23,13 @@ impl<K: Ord + Clone + Debug> Numbers<K> {
     /// All free, below `end`.
     #[must_use]
     pub fn new(end: u32) -> Self {
-        Self { owners: BTreeMap::new(), retired: Vec::new(), free: Vec::new(), fresh: 1, end }
+        Self {
+            owners: BTreeMap::new(),
+            retired: Vec::new(),
+            free: Vec::new(),
+            fresh: 1,
+            end,
+        }
     }
 
     /// With these owners, as found in maps that were taken over. All other numbers below the highest count as retired:
@@ -33,7 +39,13 @@ impl<K: Ord + Clone + Debug> Numbers<K> {
         let fresh = owners.values().max().map_or(1, |highest| highest + 1);
         let taken: std::collections::BTreeSet<u32> = owners.values().copied().collect();
         let retired = (1..fresh).filter(|number| !taken.contains(number)).collect();
-        Self { owners, retired, free: Vec::new(), fresh, end }
+        Self {
+            owners,
+            retired,
+            free: Vec::new(),
+            fresh,
+            end,
+        }
     }
 
     /// The number of an owner, if it has one.
@@ -78,7 +90,11 @@ impl<K: Ord + Clone + Debug> Numbers<K> {
 
     /// Takes their numbers from all owners that `keep` does not keep; returns what was taken.
     pub fn retain(&mut self, keep: impl Fn(&K) -> bool) -> Vec<(K, u32)> {
-        let gone: Vec<(K, u32)> = self.iter().filter(|(owner, _)| !keep(owner)).map(|(k, n)| (k.clone(), n)).collect();
+        let gone: Vec<(K, u32)> = self
+            .iter()
+            .filter(|(owner, _)| !keep(owner))
+            .map(|(k, n)| (k.clone(), n))
+            .collect();
         for (owner, number) in &gone {
             self.owners.remove(owner);
             self.retired.push(*number);
@@ -115,9 +131,27 @@ mod tests {
     #[test]
     fn an_owner_keeps_its_number_and_zero_is_nobodys() {
         let mut numbers = Numbers::new(10);
-        assert_eq!(numbers.give(&"a"), Some(Given { number: 1, is_new: true }));
-        assert_eq!(numbers.give(&"b"), Some(Given { number: 2, is_new: true }));
-        assert_eq!(numbers.give(&"a"), Some(Given { number: 1, is_new: false }));
+        assert_eq!(
+            numbers.give(&"a"),
+            Some(Given {
+                number: 1,
+                is_new: true
+            })
+        );
+        assert_eq!(
+            numbers.give(&"b"),
+            Some(Given {
+                number: 2,
+                is_new: true
+            })
+        );
+        assert_eq!(
+            numbers.give(&"a"),
+            Some(Given {
+                number: 1,
+                is_new: false
+            })
+        );
     }
 
     #[test]
@@ -129,7 +163,13 @@ mod tests {
         assert_eq!(numbers.give(&"c"), None, "number 1 may still be known to flows");
         let retired = numbers.retired();
         numbers.release(&retired);
-        assert_eq!(numbers.give(&"c"), Some(Given { number: 1, is_new: true }));
+        assert_eq!(
+            numbers.give(&"c"),
+            Some(Given {
+                number: 1,
+                is_new: true
+            })
+        );
     }
 
     #[test]
@@ -137,6 +177,12 @@ mod tests {
         let mut numbers = Numbers::recovered(10, BTreeMap::from([("a", 2), ("b", 4)]));
         assert_eq!(numbers.get(&"a"), Some(2));
         assert_eq!(numbers.retired(), [1, 3]);
-        assert_eq!(numbers.give(&"c"), Some(Given { number: 5, is_new: true }));
+        assert_eq!(
+            numbers.give(&"c"),
+            Some(Given {
+                number: 5,
+                is_new: true
+            })
+        );
     }
 }

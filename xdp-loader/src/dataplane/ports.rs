@@ -42,7 +42,9 @@ impl Ports {
         let port = (1..PORTS)
             .find(|port| !self.by_index.values().any(|taken| taken == port))
             .ok_or(Error::TooManyPorts(PORTS - 1))?;
-        DevMap::<&mut MapData>::try_from(tx_ports)?.set(port, ifindex, None, 0).map_err(aya_xdp)?;
+        DevMap::<&mut MapData>::try_from(tx_ports)?
+            .set(port, ifindex, None, 0)
+            .map_err(aya_xdp)?;
         port_of.write(place, &PortOf { ifindex, port });
         self.by_index.insert(ifindex, port);
         Ok(port)
@@ -50,7 +52,12 @@ impl Ports {
 
     /// Takes the ports of interfaces that no longer exist.
     pub fn retain(&mut self, keep: impl Fn(u32) -> bool, port_of: &Memory<PortOf>) {
-        let gone: Vec<u32> = self.by_index.keys().filter(|ifindex| !keep(**ifindex)).copied().collect();
+        let gone: Vec<u32> = self
+            .by_index
+            .keys()
+            .filter(|ifindex| !keep(**ifindex))
+            .copied()
+            .collect();
         for ifindex in gone {
             self.by_index.remove(&ifindex);
             port_of.write((ifindex % PORT_SLOTS) as usize, &PortOf::default());

@@ -65,7 +65,11 @@ pub fn weighted(members: &[Member]) -> Vec<u16> {
         .into_iter()
         .zip(0..)
         .filter(|(weight, _)| *weight > 0)
-        .map(|(weight, member)| Turn { taken: 0, weight, member })
+        .map(|(weight, member)| Turn {
+            taken: 0,
+            weight,
+            member,
+        })
         .collect();
     let mut ring = Vec::with_capacity(length as usize);
     while (ring.len() as u64) < length
@@ -80,15 +84,28 @@ pub fn weighted(members: &[Member]) -> Vec<u16> {
 /// The weights over their greatest common divisor, and scaled to [`LONGEST`] if their sum is larger still; whoever has a
 /// weight keeps at least 1.
 fn scaled(members: &[Member]) -> Vec<u64> {
-    let divisor = members.iter().map(|member| u64::from(member.weight)).fold(0, gcd).max(1);
-    let weights: Vec<u64> = members.iter().map(|member| u64::from(member.weight) / divisor).collect();
+    let divisor = members
+        .iter()
+        .map(|member| u64::from(member.weight))
+        .fold(0, gcd)
+        .max(1);
+    let weights: Vec<u64> = members
+        .iter()
+        .map(|member| u64::from(member.weight) / divisor)
+        .collect();
     let sum: u64 = weights.iter().sum();
     if sum <= LONGEST {
         return weights;
     }
     weights
         .into_iter()
-        .map(|weight| if weight == 0 { 0 } else { (weight * LONGEST / sum).max(1) })
+        .map(|weight| {
+            if weight == 0 {
+                0
+            } else {
+                (weight * LONGEST / sum).max(1)
+            }
+        })
         .collect()
 }
 
@@ -102,7 +119,14 @@ mod tests {
     use super::*;
 
     fn members(weights: &[u16]) -> Vec<Member> {
-        weights.iter().zip(0..).map(|(weight, number)| Member { identity: [number, 80], weight: *weight }).collect()
+        weights
+            .iter()
+            .zip(0..)
+            .map(|(weight, number)| Member {
+                identity: [number, 80],
+                weight: *weight,
+            })
+            .collect()
     }
 
     #[test]
@@ -130,8 +154,13 @@ mod tests {
     fn large_weights_are_scaled_and_nobody_is_lost() {
         let ring = weighted(&members(&[65_535, 65_534, 1, 0]));
         assert!(ring.len() as u64 <= LONGEST + 4);
-        let shares: Vec<usize> = (0..4).map(|member| ring.iter().filter(|slot| **slot == member).count()).collect();
-        assert!(shares[0].abs_diff(shares[1]) <= 1 && shares[2] == 1 && shares[3] == 0, "{shares:?}");
+        let shares: Vec<usize> = (0..4)
+            .map(|member| ring.iter().filter(|slot| **slot == member).count())
+            .collect();
+        assert!(
+            shares[0].abs_diff(shares[1]) <= 1 && shares[2] == 1 && shares[3] == 0,
+            "{shares:?}"
+        );
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! Scheduling tables: built aside, kept while nothing that they are made of changes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet}, num::NonZero, os::fd::AsFd as _, thread};
+    collections::{BTreeMap, BTreeSet},
+    num::NonZero,
+    os::fd::AsFd as _,
+    thread,
+};
 
 use aya::maps::{Array, ArrayOfMaps, Map, MapData};
 use xdp_common::{
@@ -37,7 +41,11 @@ impl Schedule {
     /// The table of a service with these backends.
     #[must_use]
     pub fn new(scheduler: Scheduler, mh_slots: u32, members: Vec<(u32, Member)>) -> Self {
-        Self { scheduler, mh_slots, members }
+        Self {
+            scheduler,
+            mh_slots,
+            members,
+        }
     }
 
     /// What tells this table from any other: two with the same fingerprint are the same.
@@ -111,7 +119,13 @@ impl Schedules {
         let segments: BTreeSet<u32> = (0..SEGMENTS).filter(|segment| outer.get(segment, 0).is_ok()).collect();
         let used: Vec<Block> = placed.values().filter_map(|placed| placed.block).collect();
         let blocks = Blocks::recovered(segments.iter().copied(), &used);
-        Ok(Self { placed, blocks, segments, leaving: Vec::new(), left: Vec::new() })
+        Ok(Self {
+            placed,
+            blocks,
+            segments,
+            leaving: Vec::new(),
+            left: Vec::new(),
+        })
     }
 
     /// Writes the tables that are new or have changed where no packet looks yet, and enters into `services` where each
@@ -126,10 +140,17 @@ impl Schedules {
         schedules: &BTreeMap<u32, Schedule>,
         services: &mut BTreeMap<u32, layout::Service>,
     ) -> Result<(), Error> {
-        let prints: BTreeMap<u32, u64> = schedules.iter().map(|(number, it)| (*number, it.fingerprint())).collect();
+        let prints: BTreeMap<u32, u64> = schedules
+            .iter()
+            .map(|(number, it)| (*number, it.fingerprint()))
+            .collect();
         let changed: Vec<u32> = prints
             .iter()
-            .filter(|(number, print)| self.placed.get(number).is_none_or(|placed| placed.fingerprint != **print))
+            .filter(|(number, print)| {
+                self.placed
+                    .get(number)
+                    .is_none_or(|placed| placed.fingerprint != **print)
+            })
             .map(|(number, _)| *number)
             .collect();
         for (number, ring) in rings(schedules, &changed) {
@@ -139,14 +160,21 @@ impl Schedules {
                 self.leaving.push(old);
             }
         }
-        let gone: Vec<u32> = self.placed.keys().filter(|number| !schedules.contains_key(number)).copied().collect();
+        let gone: Vec<u32> = self
+            .placed
+            .keys()
+            .filter(|number| !schedules.contains_key(number))
+            .copied()
+            .collect();
         for number in gone {
             if let Some(Placed { block: Some(old), .. }) = self.placed.remove(&number) {
                 self.leaving.push(old);
             }
         }
         for (number, service) in services {
-            let Some(placed) = self.placed.get(number) else { continue };
+            let Some(placed) = self.placed.get(number) else {
+                continue;
+            };
             service.fingerprint = placed.fingerprint;
             service.members_length = placed.members_length;
             if let Some(block) = placed.block {
@@ -174,11 +202,20 @@ impl Schedules {
     fn place(&mut self, map: &mut Map, schedule: &Schedule, fingerprint: u64, ring: &[u16]) -> Result<Placed, Error> {
         let members_length = schedule.members.len() as u32;
         let slots = ring.len() as u32;
-        let mut placed = Placed { fingerprint, slots, members_length, block: None };
+        let mut placed = Placed {
+            fingerprint,
+            slots,
+            members_length,
+            block: None,
+        };
         if slots == 0 {
             return Ok(placed);
         }
-        let full = || Error::Full { what: "scheduling tables", limit: SEGMENTS, setting: "mh_slots (of the services)" };
+        let full = || Error::Full {
+            what: "scheduling tables",
+            limit: SEGMENTS,
+            setting: "mh_slots (of the services)",
+        };
         let wanted = chunks(members_length, slots);
         let block = self.blocks.take(wanted).ok_or_else(full)?;
         let segment = block.start.segment();
@@ -209,7 +246,10 @@ fn chunks(members: u32, slots: u32) -> u32 {
 /// Builds the rings of some services, on all CPUs.
 fn rings(schedules: &BTreeMap<u32, Schedule>, wanted: &[u32]) -> Vec<(u32, Vec<u16>)> {
     let build = |numbers: &[u32]| -> Vec<(u32, Vec<u16>)> {
-        numbers.iter().map(|number| (*number, schedules[number].ring())).collect()
+        numbers
+            .iter()
+            .map(|number| (*number, schedules[number].ring()))
+            .collect()
     };
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     if wanted.len() < 2 || threads < 2 {
@@ -231,11 +271,18 @@ fn rings(schedules: &BTreeMap<u32, Schedule>, wanted: &[u32]) -> Vec<(u32, Vec<u
 fn write(segment: &MapData, block: Block, schedule: &Schedule, ring: &[u16]) -> Result<(), Error> {
     let first = block.start.place() as usize / CHUNKS_PER_PAGE * CHUNKS_PER_PAGE;
     let offset = block.start.place() as usize - first;
-    let window: Memory<Chunk> = Memory::map(segment.fd().as_fd(), first, offset + block.chunks as usize)
-        .map_err(|source| Error::Memory { map: "SCHEDULES", source })?;
+    let window: Memory<Chunk> =
+        Memory::map(segment.fd().as_fd(), first, offset + block.chunks as usize).map_err(|source| Error::Memory {
+            map: "SCHEDULES",
+            source,
+        })?;
     let numbers: Vec<u32> = schedule.members.iter().map(|(number, _)| *number).collect();
-    let members = numbers.chunks(MEMBERS_PER_CHUNK as usize).map(|members| chunk(members, u32::to_ne_bytes));
-    let slots = ring.chunks(SLOTS_PER_CHUNK as usize).map(|slots| chunk(slots, u16::to_ne_bytes));
+    let members = numbers
+        .chunks(MEMBERS_PER_CHUNK as usize)
+        .map(|members| chunk(members, u32::to_ne_bytes));
+    let slots = ring
+        .chunks(SLOTS_PER_CHUNK as usize)
+        .map(|slots| chunk(slots, u16::to_ne_bytes));
     for (place, chunk) in (offset..).zip(members.chain(slots)) {
         window.write(place, &chunk);
     }
@@ -259,7 +306,15 @@ mod tests {
         let members = weights
             .iter()
             .zip(1_u32..)
-            .map(|(weight, number)| (number, Member { identity: [u64::from(number), 80], weight: *weight }))
+            .map(|(weight, number)| {
+                (
+                    number,
+                    Member {
+                        identity: [u64::from(number), 80],
+                        weight: *weight,
+                    },
+                )
+            })
             .collect();
         Schedule::new(scheduler, 251, members)
     }
@@ -287,8 +342,9 @@ mod tests {
 
     #[test]
     fn rings_built_on_several_threads_are_those_built_on_one() {
-        let schedules: BTreeMap<u32, Schedule> =
-            (1..20).map(|number| (number, schedule(Scheduler::Mh, &[1, 2, number as u16]))).collect();
+        let schedules: BTreeMap<u32, Schedule> = (1..20)
+            .map(|number| (number, schedule(Scheduler::Mh, &[1, 2, number as u16])))
+            .collect();
         let wanted: Vec<u32> = schedules.keys().copied().collect();
         for (number, ring) in rings(&schedules, &wanted) {
             assert_eq!(ring, schedules[&number].ring());

@@ -59,9 +59,17 @@ impl Tables {
     ///
     /// If the kernel refuses the program or a map, or the pins cannot be made.
     pub fn open(pins: Option<&Path>, sizes: Sizes) -> Result<Self, Error> {
-        let Opened { maps, mut schedules, tx_ports, mut ebpf, taken_over } = Maps::open(pins, sizes)?;
+        let Opened {
+            maps,
+            mut schedules,
+            tx_ports,
+            mut ebpf,
+            taken_over,
+        } = Maps::open(pins, sizes)?;
         attach::load(&mut ebpf)?;
-        let hertz = taken_over.then(|| maps.control().read(0).hertz).filter(|hertz| *hertz > 0);
+        let hertz = taken_over
+            .then(|| maps.control().read(0).hertz)
+            .filter(|hertz| *hertz > 0);
         let clock = Clock::start(attach::program(&mut ebpf, "lvx_clock")?, hertz)?;
         if !taken_over {
             initialise(&maps, &clock);
@@ -69,7 +77,11 @@ impl Tables {
         let bank = bank(&maps);
         let names = recover_names(&maps, bank)?;
         let services = maps.services()?;
-        let entries = names.services.iter().map(|(_, number)| (number, services.read(place(number, bank)))).collect();
+        let entries = names
+            .services
+            .iter()
+            .map(|(_, number)| (number, services.read(place(number, bank))))
+            .collect();
         let recovered = Schedules::recovered(&mut schedules, &entries)?;
         let ports = Ports::recovered(&maps.port_of()?);
         Ok(Self {
@@ -140,12 +152,17 @@ impl Tables {
         let port_of = self.maps.port_of()?;
         self.ports.retain(|ifindex| links.get(ifindex).is_ok(), &port_of);
         let (ports, tx_ports) = (&mut self.ports, &mut self.tx_ports);
-        let mut image = image::compile(desired, hops, &mut self.names, self.maps.endpoint_buckets(), |ifindex| {
-            ports.give(ifindex, &port_of, tx_ports)
-        })?;
+        let mut image = image::compile(
+            desired,
+            hops,
+            &mut self.names,
+            self.maps.endpoint_buckets(),
+            |ifindex| ports.give(ifindex, &port_of, tx_ports),
+        )?;
         counters::reset(&self.maps, &image.new_backends)?;
         self.settle();
-        self.schedules.build(&mut self.schedule_map, &image.schedules, &mut image.services)?;
+        self.schedules
+            .build(&mut self.schedule_map, &image.schedules, &mut image.services)?;
         self.write(&image, links)?;
         self.retire(desired)?;
         Ok(())
@@ -183,9 +200,19 @@ impl Tables {
         let ports = self.maps.ports()?;
         for (ifindex, port) in self.ports.iter() {
             let mac = links.get(ifindex).ok().and_then(|link| link.mac).unwrap_or_default();
-            ports.write(place(port, next), &Port { ifindex, mac: words::mac(mac), reserved: [0; 3] });
+            ports.write(
+                place(port, next),
+                &Port {
+                    ifindex,
+                    mac: words::mac(mac),
+                    reserved: [0; 3],
+                },
+            );
         }
-        self.maps.control().word(0, BANK).store(u64::from(next), Ordering::Release);
+        self.maps
+            .control()
+            .word(0, BANK)
+            .store(u64::from(next), Ordering::Release);
         self.draining = true;
         self.schedules.switched();
         Ok(())
@@ -196,7 +223,12 @@ impl Tables {
         let kept: BTreeSet<BackendKey> = desired
             .services()
             .values()
-            .flat_map(|service| service.backends.iter().map(|backend| image::backend_key(service, backend)))
+            .flat_map(|service| {
+                service
+                    .backends
+                    .iter()
+                    .map(|backend| image::backend_key(service, backend))
+            })
             .collect();
         let gone = self.names.backends.retain(|owner| kept.contains(owner));
         let counted = counters::backends(&self.maps, gone.iter().map(|(_, number)| *number))?;
@@ -204,8 +236,11 @@ impl Tables {
             let sum = self.departed.entry(service).or_default();
             *sum = counters::add(*sum, counted.get(&number).copied().unwrap_or_default());
         }
-        self.names.services.retain(|owner| desired.services().contains_key(owner));
-        self.departed.retain(|service, _| desired.services().contains_key(service));
+        self.names
+            .services
+            .retain(|owner| desired.services().contains_key(owner));
+        self.departed
+            .retain(|service, _| desired.services().contains_key(service));
         Ok(())
     }
 
@@ -223,8 +258,12 @@ impl Tables {
 
     /// The flows that knew these numbers are forgotten: they may be given out again.
     pub fn forgotten(&mut self, gone: Gone) {
-        self.names.services.release(&gone.services.into_iter().collect::<Vec<_>>());
-        self.names.backends.release(&gone.backends.into_iter().collect::<Vec<_>>());
+        self.names
+            .services
+            .release(&gone.services.into_iter().collect::<Vec<_>>());
+        self.names
+            .backends
+            .release(&gone.backends.into_iter().collect::<Vec<_>>());
     }
 }
 
@@ -268,7 +307,11 @@ fn recover_names(maps: &Maps, bank: u32) -> Result<Names, Error> {
     let endpoints_v6 = maps.endpoints_v6()?;
     for bucket in 0..maps.endpoint_buckets() {
         for endpoint in endpoints_v4.read(place(bucket, bank)) {
-            enter(words::v4((endpoint.key >> 32) as u32), endpoint.key as u32, endpoint.target);
+            enter(
+                words::v4((endpoint.key >> 32) as u32),
+                endpoint.key as u32,
+                endpoint.target,
+            );
         }
         for endpoint in endpoints_v6.read(place(bucket, bank)) {
             enter(words::v6(endpoint.address), endpoint.port_protocol, endpoint.target);
@@ -286,7 +329,11 @@ fn recover_names(maps: &Maps, bank: u32) -> Result<Names, Error> {
             _ => words::v6(address),
         };
         if let Some(protocol) = protocol(entry.protocol) {
-            let service = ServiceAddress { protocol, ip: ip(entry.vip), port: entry.vport.get() };
+            let service = ServiceAddress {
+                protocol,
+                ip: ip(entry.vip),
+                port: entry.vport.get(),
+            };
             backends.insert((service, ip(entry.address), entry.port.get()), number);
         }
     }
@@ -298,5 +345,7 @@ fn recover_names(maps: &Maps, bank: u32) -> Result<Names, Error> {
 
 /// The protocol with IP's number.
 fn protocol(number: u8) -> Option<Protocol> {
-    [Protocol::Tcp, Protocol::Udp].into_iter().find(|protocol| image::protocol_number(*protocol) == number)
+    [Protocol::Tcp, Protocol::Udp]
+        .into_iter()
+        .find(|protocol| image::protocol_number(*protocol) == number)
 }

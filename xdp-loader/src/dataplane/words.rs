@@ -93,7 +93,9 @@ mod tests {
         assert_eq!(of(four), Words::V4(u32::from_be(0x0a00_0001)));
         assert_eq!(v4(u32::from_be(0x0a00_0001)), four);
         let six: IpAddr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x53).into();
-        let Words::V6(words) = of(six) else { panic!("an IPv6 address") };
+        let Words::V6(words) = of(six) else {
+            panic!("an IPv6 address")
+        };
         assert_eq!(v6(words), six);
         assert_eq!(words[0].to_ne_bytes(), [0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0]);
     }

@@ -74,9 +74,7 @@ impl fmt::Display for Family {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseAddressError {
     /// The text does not begin with a protocol that LVX balances.
-    #[error(
-        "`{0}` names no protocol: a service is written tcp://ADDRESS:PORT or udp://ADDRESS:PORT"
-    )]
+    #[error("`{0}` names no protocol: a service is written tcp://ADDRESS:PORT or udp://ADDRESS:PORT")]
     Protocol(String),
     /// What follows the protocol is not an address and a port.
     #[error(
@@ -91,9 +89,7 @@ pub enum ParseAddressError {
     )]
     Backend(String),
     /// An IPv6 address was written with a zone (`%eth0`).
-    #[error(
-        "`{0}` has a zone (%...): LVX takes the interface from the kernel's routes; write the address without it"
-    )]
+    #[error("`{0}` has a zone (%...): LVX takes the interface from the kernel's routes; write the address without it")]
     Zone(String),
 }
 
@@ -117,12 +113,7 @@ impl ServiceAddress {
 
 impl fmt::Display for ServiceAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}://{}",
-            self.protocol,
-            SocketAddr::new(self.ip, self.port)
-        )
+        write!(f, "{}://{}", self.protocol, SocketAddr::new(self.ip, self.port))
     }
 }
 
@@ -182,9 +173,7 @@ impl FromStr for BackendAddress {
             return Err(ParseAddressError::Zone(text.to_owned()));
         }
         // `[2001:db8::2]` without a port is accepted too: it is how half of the world writes it.
-        let bracketed = text
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'));
+        let bracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         if let Some(ip) = bracketed.and_then(|inner| inner.parse::<Ipv6Addr>().ok()) {
             return Ok(Self {
                 ip: ip.into(),
@@ -231,11 +220,7 @@ mod tests {
 
     #[test]
     fn a_service_address_is_read_and_written_the_same() {
-        for text in [
-            "tcp://10.0.0.100:80",
-            "udp://[2001:db8::1]:53",
-            "tcp://1.2.3.4:65535",
-        ] {
+        for text in ["tcp://10.0.0.100:80", "udp://[2001:db8::1]:53", "tcp://1.2.3.4:65535"] {
             assert_eq!(text.parse::<ServiceAddress>().unwrap().to_string(), text);
         }
     }
@@ -261,19 +246,11 @@ mod tests {
 
     #[test]
     fn a_backend_address_is_read_and_written_the_same() {
-        for text in [
-            "10.0.0.11",
-            "10.0.0.11:8080",
-            "2001:db8::2",
-            "[2001:db8::2]:8080",
-        ] {
+        for text in ["10.0.0.11", "10.0.0.11:8080", "2001:db8::2", "[2001:db8::2]:8080"] {
             assert_eq!(text.parse::<BackendAddress>().unwrap().to_string(), text);
         }
         assert_eq!(
-            "[2001:db8::2]"
-                .parse::<BackendAddress>()
-                .unwrap()
-                .to_string(),
+            "[2001:db8::2]".parse::<BackendAddress>().unwrap().to_string(),
             "2001:db8::2"
         );
     }
@@ -296,15 +273,10 @@ mod tests {
     #[test]
     fn addresses_are_texts_in_json() {
         let service: ServiceAddress = serde_json::from_str("\"udp://[2001:db8::1]:53\"").unwrap();
-        assert_eq!(
-            serde_json::to_string(&service).unwrap(),
-            "\"udp://[2001:db8::1]:53\""
-        );
+        assert_eq!(serde_json::to_string(&service).unwrap(), "\"udp://[2001:db8::1]:53\"");
         let error = serde_json::from_str::<BackendAddress>("\"nginx1\"").unwrap_err();
         assert!(
-            error
-                .to_string()
-                .contains("`nginx1` is not a backend's address"),
+            error.to_string().contains("`nginx1` is not a backend's address"),
             "{error}"
         );
     }

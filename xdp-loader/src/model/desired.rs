@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
-use super::{
-    Backend, BackendAddress, BackendChange, Refusal, Service, ServiceAddress, ServiceChange,
-};
+use super::{Backend, BackendAddress, BackendChange, Refusal, Service, ServiceAddress, ServiceChange};
 use crate::document::Document;
 
 /// How many services LVX can tell apart. A node's settings usually allow fewer.
@@ -30,12 +28,10 @@ impl Desired {
         let mut desired = Self::default();
         for service in document.services {
             let address = service.address;
-            desired
-                .add_service(service)
-                .map_err(|refusal| match refusal {
-                    Refusal::ServiceExists(_) => Refusal::ServiceTwice(address),
-                    other => other,
-                })?;
+            desired.add_service(service).map_err(|refusal| match refusal {
+                Refusal::ServiceExists(_) => Refusal::ServiceTwice(address),
+                other => other,
+            })?;
         }
         Ok(desired)
     }
@@ -57,9 +53,7 @@ impl Desired {
     /// # Errors
     /// When there is none.
     pub fn service(&self, address: ServiceAddress) -> Result<&Service, Refusal> {
-        self.services
-            .get(&address)
-            .ok_or(Refusal::ServiceUnknown(address))
+        self.services.get(&address).ok_or(Refusal::ServiceUnknown(address))
     }
 
     /// Adds a service, with its backends if it has any.
@@ -84,11 +78,7 @@ impl Desired {
     ///
     /// # Errors
     /// When it does not exist or would not be valid.
-    pub fn set_service(
-        &mut self,
-        address: ServiceAddress,
-        change: &ServiceChange,
-    ) -> Result<(), Refusal> {
+    pub fn set_service(&mut self, address: ServiceAddress, change: &ServiceChange) -> Result<(), Refusal> {
         self.edit(address, |service| {
             service.change(change);
             Ok(())
@@ -110,11 +100,7 @@ impl Desired {
     ///
     /// # Errors
     /// When the service does not exist, the backend does, or the service would not be valid with it.
-    pub fn add_backend(
-        &mut self,
-        service: ServiceAddress,
-        backend: Backend,
-    ) -> Result<(), Refusal> {
+    pub fn add_backend(&mut self, service: ServiceAddress, backend: Backend) -> Result<(), Refusal> {
         self.edit(service, |edited| match edited.position(backend.name()) {
             Ok(_) => Err(Refusal::BackendExists {
                 service,
@@ -149,12 +135,7 @@ impl Desired {
     ///
     /// # Errors
     /// When the service or the backend does not exist.
-    pub fn drain(
-        &mut self,
-        service: ServiceAddress,
-        backend: BackendAddress,
-        drain: bool,
-    ) -> Result<(), Refusal> {
+    pub fn drain(&mut self, service: ServiceAddress, backend: BackendAddress, drain: bool) -> Result<(), Refusal> {
         self.set_backend(
             service,
             backend,
@@ -169,11 +150,7 @@ impl Desired {
     ///
     /// # Errors
     /// When the service or the backend does not exist.
-    pub fn del_backend(
-        &mut self,
-        service: ServiceAddress,
-        backend: BackendAddress,
-    ) -> Result<(), Refusal> {
+    pub fn del_backend(&mut self, service: ServiceAddress, backend: BackendAddress) -> Result<(), Refusal> {
         self.edit(service, |edited| {
             let at = edited
                 .position(backend)

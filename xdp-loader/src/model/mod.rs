@@ -14,9 +14,7 @@ pub(crate) use backend::BackendForm;
 pub use backend::{Backend, BackendChange};
 pub use desired::{Desired, MAX_BACKENDS_PER_SERVICE, MAX_SERVICES};
 pub use refusal::{NotUnicast, Refusal};
-pub use service::{
-    DEFAULT_MH_SLOTS, Forward, MH_SLOTS, Scheduler, Service, ServiceChange, UnknownName,
-};
+pub use service::{DEFAULT_MH_SLOTS, Forward, MH_SLOTS, Scheduler, Service, ServiceChange, UnknownName};
 
 #[cfg(test)]
 mod tests;

@@ -23,9 +23,7 @@ pub enum Refusal {
     #[error("service {0} does not exist: `lvx service list` shows those that do")]
     ServiceUnknown(ServiceAddress),
     /// A backend was added that is there.
-    #[error(
-        "backend {backend} exists already in service {service}: use `lvx backend set` to change it"
-    )]
+    #[error("backend {backend} exists already in service {service}: use `lvx backend set` to change it")]
     BackendExists {
         /// The service.
         service: ServiceAddress,
@@ -41,9 +39,7 @@ pub enum Refusal {
         backend: BackendAddress,
     },
     /// A backend was named that is not there.
-    #[error(
-        "backend {backend} does not exist in service {service}: `lvx backend list {service}` shows those that do"
-    )]
+    #[error("backend {backend} does not exist in service {service}: `lvx backend list {service}` shows those that do")]
     BackendUnknown {
         /// The service.
         service: ServiceAddress,
@@ -81,9 +77,7 @@ pub enum Refusal {
         weight: i64,
     },
     /// A backend's port is 0.
-    #[error(
-        "backend {backend} has port 0: ports are 1 to 65535; leave it out to use the service's"
-    )]
+    #[error("backend {backend} has port 0: ports are 1 to 65535; leave it out to use the service's")]
     PortZero {
         /// The backend.
         backend: BackendAddress,
@@ -119,9 +113,7 @@ pub enum Refusal {
         kind: NotUnicast,
     },
     /// A service's VIP is one of its backends.
-    #[error(
-        "backend {backend} is the VIP of service {service} itself: name the real server's own address"
-    )]
+    #[error("backend {backend} is the VIP of service {service} itself: name the real server's own address")]
     BackendIsVip {
         /// The service.
         service: ServiceAddress,
@@ -143,9 +135,7 @@ pub enum Refusal {
     #[error("too many services: LVX takes {MAX_SERVICES}; remove one first")]
     TooManyServices,
     /// A service would have more backends than it may.
-    #[error(
-        "too many backends in service {service}: a service takes {MAX_BACKENDS_PER_SERVICE}; remove one first"
-    )]
+    #[error("too many backends in service {service}: a service takes {MAX_BACKENDS_PER_SERVICE}; remove one first")]
     TooManyBackends {
         /// The service.
         service: ServiceAddress,

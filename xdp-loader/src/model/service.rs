@@ -104,10 +104,7 @@ pub struct Service {
     #[serde(default)]
     pub scheduler: Scheduler,
     /// Slots of its Maglev table: a prime in [`MH_SLOTS`].
-    #[serde(
-        default = "default_mh_slots",
-        skip_serializing_if = "is_default_mh_slots"
-    )]
+    #[serde(default = "default_mh_slots", skip_serializing_if = "is_default_mh_slots")]
     pub mh_slots: u32,
     /// Its backends, sorted by address and effective port, each there once.
     #[serde(rename = "backend", default, skip_serializing_if = "Vec::is_empty")]
@@ -128,9 +125,7 @@ impl Service {
 
     /// The backend of that name, if it is there.
     pub fn backend(&self, name: BackendAddress) -> Option<&Backend> {
-        self.position(name)
-            .ok()
-            .and_then(|at| self.backends.get(at))
+        self.position(name).ok().and_then(|at| self.backends.get(at))
     }
 
     /// Changes what `change` names and keeps the rest. Does not validate: see [`Service::validate`].
@@ -152,8 +147,7 @@ impl Service {
         for backend in &mut self.backends {
             backend.port = backend.port.filter(|port| *port != self.address.port);
         }
-        self.backends
-            .sort_by_key(|backend| backend.identity(&self.address));
+        self.backends.sort_by_key(|backend| backend.identity(&self.address));
     }
 
     /// Checks everything that can be checked without looking at other services. Expects a normalised service.
@@ -193,28 +187,16 @@ impl Service {
     fn validate_backend(&self, backend: &Backend) -> Result<(), Refusal> {
         let (service, name) = (self.address, backend.name());
         if let Some(kind) = super::refusal::not_unicast(backend.address) {
-            return Err(Refusal::BackendNotUnicast {
-                backend: name,
-                kind,
-            });
+            return Err(Refusal::BackendNotUnicast { backend: name, kind });
         }
         if super::Family::of(backend.address) != service.family() {
-            return Err(Refusal::MixedFamilies {
-                service,
-                backend: name,
-            });
+            return Err(Refusal::MixedFamilies { service, backend: name });
         }
         if backend.address == service.ip {
-            return Err(Refusal::BackendIsVip {
-                service,
-                backend: name,
-            });
+            return Err(Refusal::BackendIsVip { service, backend: name });
         }
         if backend.forward(self) == Forward::Dr && backend.port(self) != service.port {
-            return Err(Refusal::PortMismatch {
-                service,
-                backend: name,
-            });
+            return Err(Refusal::PortMismatch { service, backend: name });
         }
         Ok(())
     }
@@ -258,10 +240,7 @@ mod tests {
     #[test]
     fn an_unknown_scheduler_is_answered_with_those_that_exist() {
         let message = "lc".parse::<Scheduler>().map_err(|error| error.to_string());
-        assert_eq!(
-            message,
-            Err("`lc` is no scheduler: there are mh, rr, wrr".to_owned())
-        );
+        assert_eq!(message, Err("`lc` is no scheduler: there are mh, rr, wrr".to_owned()));
     }
 
     #[test]

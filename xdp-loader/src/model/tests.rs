@@ -33,10 +33,7 @@ fn web(forward: Forward) -> Desired {
 fn refused(desired: &Desired, change: impl FnOnce(&mut Desired) -> Result<(), Refusal>) -> String {
     let mut changed = desired.clone();
     let message = change(&mut changed).unwrap_err().to_string();
-    assert_eq!(
-        &changed, desired,
-        "a refused change left a trace: {message}"
-    );
+    assert_eq!(&changed, desired, "a refused change left a trace: {message}");
     message
 }
 
@@ -52,43 +49,27 @@ fn each_refusal_has_its_own_message_and_changes_nothing() {
     let other = service("tcp://10.0.0.101:80");
     let cases = [
         (
-            refused(&dr, |desired| {
-                desired.add_service(Service::new(service(WEB)))
-            }),
+            refused(&dr, |desired| desired.add_service(Service::new(service(WEB)))),
             "exists already",
         ),
+        (refused(&dr, |desired| desired.del_service(other)), "does not exist"),
         (
-            refused(&dr, |desired| desired.del_service(other)),
+            refused(&dr, |desired| desired.set_service(other, &ServiceChange::default())),
             "does not exist",
         ),
         (
-            refused(&dr, |desired| {
-                desired.set_service(other, &ServiceChange::default())
-            }),
-            "does not exist",
-        ),
-        (
-            refused(&dr, |desired| {
-                desired.drain(other, backend("10.0.0.11"), true)
-            }),
+            refused(&dr, |desired| desired.drain(other, backend("10.0.0.11"), true)),
             "service tcp://10.0.0.101:80",
         ),
         (
-            refused(&dr, |desired| {
-                desired.drain(service(WEB), backend("10.0.0.12"), true)
-            }),
+            refused(&dr, |desired| desired.drain(service(WEB), backend("10.0.0.12"), true)),
             "lvx backend list",
         ),
         (
-            refused(&dr, |desired| {
-                desired.del_backend(service(WEB), backend("10.0.0.12"))
-            }),
+            refused(&dr, |desired| desired.del_backend(service(WEB), backend("10.0.0.12"))),
             "backend 10.0.0.12",
         ),
-        (
-            refused_backend(&dr, "10.0.0.11"),
-            "backend 10.0.0.11 exists already",
-        ),
+        (refused_backend(&dr, "10.0.0.11"), "backend 10.0.0.11 exists already"),
         (refused_backend(&dr, "10.0.0.11:80"), "exists already"),
         (refused_backend(&dr, "2001:db8::2"), "one address family"),
         (
@@ -142,13 +123,8 @@ fn mh_slots_that_are_no_prime_or_out_of_range_are_refused() {
             mh_slots: Some(slots),
             ..ServiceChange::default()
         };
-        let message = refused(&web(Forward::Dr), |desired| {
-            desired.set_service(service(WEB), &change)
-        });
-        assert!(
-            message.contains("must be a prime between 251 and 131071"),
-            "{message}"
-        );
+        let message = refused(&web(Forward::Dr), |desired| desired.set_service(service(WEB), &change));
+        assert!(message.contains("must be a prime between 251 and 131071"), "{message}");
     }
 }
 
@@ -179,13 +155,7 @@ fn a_backend_may_use_nat_and_another_port_in_a_dr_service() {
 #[test]
 fn backends_are_sorted_whatever_the_order_of_adding() {
     let mut desired = web(Forward::Nat);
-    for name in [
-        "10.0.0.9",
-        "10.0.0.12",
-        "10.0.0.11:8080",
-        "10.0.0.11:79",
-        "10.0.0.9:80",
-    ] {
+    for name in ["10.0.0.9", "10.0.0.12", "10.0.0.11:8080", "10.0.0.11:79", "10.0.0.9:80"] {
         let _ = desired.add_backend(service(WEB), Backend::new(backend(name)));
     }
     let names: Vec<_> = desired
@@ -197,13 +167,7 @@ fn backends_are_sorted_whatever_the_order_of_adding() {
         .collect();
     assert_eq!(
         names,
-        [
-            "10.0.0.9",
-            "10.0.0.11:79",
-            "10.0.0.11",
-            "10.0.0.11:8080",
-            "10.0.0.12"
-        ]
+        ["10.0.0.9", "10.0.0.11:79", "10.0.0.11", "10.0.0.11:8080", "10.0.0.12"]
     );
 }
 
@@ -226,9 +190,7 @@ fn a_change_keeps_what_it_does_not_name() {
     desired
         .set_backend(service(WEB), backend("10.0.0.11"), &weight)
         .unwrap();
-    desired
-        .drain(service(WEB), backend("10.0.0.11:80"), true)
-        .unwrap();
+    desired.drain(service(WEB), backend("10.0.0.11:80"), true).unwrap();
     let scheduler = ServiceChange {
         scheduler: Some(Scheduler::Wrr),
         ..ServiceChange::default()
@@ -245,10 +207,7 @@ fn a_document_that_repeats_itself_is_refused() {
     let twice = Document {
         services: vec![Service::new(service(WEB)), Service::new(service(WEB))],
     };
-    assert_eq!(
-        Desired::from_document(twice),
-        Err(Refusal::ServiceTwice(service(WEB)))
-    );
+    assert_eq!(Desired::from_document(twice), Err(Refusal::ServiceTwice(service(WEB))));
     let mut repeated = Service::new(service(WEB));
     repeated.backends = vec![
         Backend::new(backend("10.0.0.11")),
@@ -268,21 +227,11 @@ fn a_service_takes_65535_backends_and_no_more() {
         ip: std::net::Ipv4Addr::from(0x0a01_0000 + number).into(),
         port: None,
     };
-    many.backends = (0..65_535)
-        .map(|number| Backend::new(name(number)))
-        .collect();
-    let full = Desired::from_document(Document {
-        services: vec![many],
-    })
-    .unwrap();
+    many.backends = (0..65_535).map(|number| Backend::new(name(number))).collect();
+    let full = Desired::from_document(Document { services: vec![many] }).unwrap();
     let refusal = full
         .clone()
         .add_backend(service(WEB), Backend::new(name(65_535)))
         .unwrap_err();
-    assert_eq!(
-        refusal,
-        Refusal::TooManyBackends {
-            service: service(WEB)
-        }
-    );
+    assert_eq!(refusal, Refusal::TooManyBackends { service: service(WEB) });
 }

@@ -91,9 +91,7 @@ pub(super) fn addition(address: IpAddr, ifindex: u32) -> AddressMessage {
         message.attributes.push(AddressAttribute::Flags(flags));
         let mut lifetimes = CacheInfo::default();
         lifetimes.ifa_valid = FOREVER;
-        message
-            .attributes
-            .push(AddressAttribute::CacheInfo(lifetimes));
+        message.attributes.push(AddressAttribute::CacheInfo(lifetimes));
     }
     message
 }
@@ -126,8 +124,7 @@ pub(super) fn plan(want: &BTreeSet<IpAddr>, ifindex: u32, present: &[Present]) -
             (false, false) => {}
         }
     }
-    plan.foreign
-        .retain(|address, _| !plan.keep.contains(address));
+    plan.foreign.retain(|address, _| !plan.keep.contains(address));
     plan.add = want
         .iter()
         .filter(|address| !plan.keep.contains(address) && !plan.foreign.contains_key(address))

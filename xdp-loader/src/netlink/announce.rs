@@ -10,9 +10,7 @@ use std::{
     time::Duration,
 };
 
-use etherparse::{
-    ArpEthIpv4Packet, ArpOperation, Icmpv6Type, PacketBuilder, icmpv6::NeighborAdvertisementHeader,
-};
+use etherparse::{ArpEthIpv4Packet, ArpOperation, Icmpv6Type, PacketBuilder, icmpv6::NeighborAdvertisementHeader};
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -91,8 +89,7 @@ impl FrameSocket {
         let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         to.sll_family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
         to.sll_ifindex = i32::try_from(ifindex).map_err(io::Error::other)?;
-        let length =
-            libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).map_err(io::Error::other)?;
+        let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).map_err(io::Error::other)?;
         // SAFETY: the frame and the address are readable for the lengths given, and outlive the call.
         let sent = unsafe {
             libc::sendto(
@@ -139,8 +136,7 @@ impl Announcer {
             return;
         }
         self.send(&addresses, link);
-        self.again
-            .insert((Instant::now() + AGAIN_AFTER, link.index), addresses);
+        self.again.insert((Instant::now() + AGAIN_AFTER, link.index), addresses);
     }
 
     /// When [`Self::repeat`] has something to send.
@@ -172,9 +168,7 @@ impl Announcer {
         for address in addresses {
             let frame = match address {
                 IpAddr::V4(address) => gratuitous_arp(mac, *address),
-                IpAddr::V6(address) => {
-                    unsolicited_advertisement(mac, *address, is_router(&link.name))
-                }
+                IpAddr::V6(address) => unsolicited_advertisement(mac, *address, is_router(&link.name)),
             };
             if let Err(error) = self.socket.send(link.index, &frame) {
                 warn!(%address, interface = link.name, %error, "the address could not be announced");
@@ -185,8 +179,7 @@ impl Announcer {
 
 /// Whether this machine forwards IPv6 that arrives on the interface.
 fn is_router(interface: &str) -> bool {
-    fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{interface}/forwarding"))
-        .is_ok_and(|value| value.trim() != "0")
+    fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{interface}/forwarding")).is_ok_and(|value| value.trim() != "0")
 }
 
 #[cfg(test)]

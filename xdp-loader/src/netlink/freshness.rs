@@ -47,12 +47,7 @@ pub struct Freshness(BTreeMap<Neighbour, Turn>);
 impl Freshness {
     /// Makes these the neighbours that are needed; those that are new and not known are asked at once. Whether there
     /// are such.
-    pub fn need(
-        &mut self,
-        needed: &BTreeSet<Neighbour>,
-        neighbours: &NeighbourTable,
-        now: Instant,
-    ) -> bool {
+    pub fn need(&mut self, needed: &BTreeSet<Neighbour>, neighbours: &NeighbourTable, now: Instant) -> bool {
         self.0.retain(|neighbour, _| needed.contains(neighbour));
         let mut unknown = false;
         for neighbour in needed {
@@ -60,11 +55,7 @@ impl Freshness {
             self.0.entry(*neighbour).or_insert_with(|| {
                 unknown |= !known;
                 Turn {
-                    next: if known {
-                        now + spread(CONFIRM, *neighbour)
-                    } else {
-                        now
-                    },
+                    next: if known { now + spread(CONFIRM, *neighbour) } else { now },
                     last: None,
                     refused: None,
                 }
@@ -114,11 +105,7 @@ impl Freshness {
             let Some(turn) = self.0.get_mut(&neighbour) else {
                 continue;
             };
-            let interval = if neighbours.is_known(neighbour) {
-                CONFIRM
-            } else {
-                RETRY
-            };
+            let interval = if neighbours.is_known(neighbour) { CONFIRM } else { RETRY };
             turn.next = now + spread(interval, neighbour);
             turn.last = Some(now);
             let error = answer.err();
@@ -142,11 +129,7 @@ fn spread(interval: Duration, neighbour: Neighbour) -> Duration {
 
 /// Why the kernel would not resolve a neighbour, and what to do.
 fn refusal(error: &NetlinkError, neighbour: Neighbour) -> String {
-    let family = if neighbour.address.is_ipv4() {
-        "ipv4"
-    } else {
-        "ipv6"
-    };
+    let family = if neighbour.address.is_ipv4() { "ipv4" } else { "ipv6" };
     match error.errno() {
         Some(libc::ENOBUFS | libc::ENOMEM) => {
             format!("its neighbour table is full; raise net.{family}.neigh.default.gc_thresh3")
@@ -190,11 +173,7 @@ mod tests {
     fn a_neighbour_that_is_no_longer_needed_has_no_turn() {
         let now = Instant::now();
         let mut fresh = Freshness::default();
-        fresh.need(
-            &BTreeSet::from([backend()]),
-            &NeighbourTable::default(),
-            now,
-        );
+        fresh.need(&BTreeSet::from([backend()]), &NeighbourTable::default(), now);
         fresh.need(&BTreeSet::new(), &NeighbourTable::default(), now);
         assert_eq!(fresh.next(), None);
         assert!(!fresh.changed(backend(), true, now));

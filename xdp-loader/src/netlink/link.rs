@@ -60,10 +60,7 @@ impl Link {
             index: message.header.index,
             mac: None,
             mtu: 0,
-            up: message
-                .header
-                .flags
-                .contains(LinkFlags::Up | LinkFlags::LowerUp),
+            up: message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
             admin_up: message.header.flags.contains(LinkFlags::Up),
             kind: if message.header.flags.contains(LinkFlags::Loopback) {
                 "loopback".to_owned()
@@ -75,9 +72,7 @@ impl Link {
             match attribute {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
-                LinkAttribute::Address(bytes)
-                    if message.header.link_layer_type == LinkLayerType::Ether =>
-                {
+                LinkAttribute::Address(bytes) if message.header.link_layer_type == LinkLayerType::Ether => {
                     link.mac = bytes.as_slice().try_into().ok();
                 }
                 LinkAttribute::LinkInfo(infos) => {
@@ -105,11 +100,7 @@ impl LinkTable {
     ///
     /// The kernel's refusal.
     pub async fn dump(kernel: &Kernel) -> Result<Self, NetlinkError> {
-        let messages = answers(
-            "list the interfaces",
-            kernel.requests().link().get().execute(),
-        )
-        .await?;
+        let messages = answers("list the interfaces", kernel.requests().link().get().execute()).await?;
         Ok(Self(
             messages
                 .iter()
@@ -333,16 +324,8 @@ mod tests {
     #[test]
     fn an_unknown_name_is_answered_with_the_names_that_there_are() {
         let mut table = LinkTable::default();
-        table.apply(&RouteNetlinkMessage::NewLink(message(
-            2,
-            "eth0",
-            LinkFlags::empty(),
-        )));
-        table.apply(&RouteNetlinkMessage::NewLink(message(
-            1,
-            "lo",
-            LinkFlags::empty(),
-        )));
+        table.apply(&RouteNetlinkMessage::NewLink(message(2, "eth0", LinkFlags::empty())));
+        table.apply(&RouteNetlinkMessage::NewLink(message(1, "lo", LinkFlags::empty())));
         assert_eq!(
             table.find("eth9").unwrap_err().to_string(),
             r#"there is no interface "eth9"; the interfaces here are: eth0, lo"#

@@ -4,9 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    neighbour::{
-        NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
-    },
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
 };
 use tokio::time::Instant;
 
@@ -151,18 +149,11 @@ fn identify(message: &NeighbourMessage) -> Option<Neighbour> {
     if message.header.flags.contains(NeighbourFlags::Proxy) {
         return None;
     }
-    let address = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
-                Some((*address).into())
-            }
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
-                Some((*address).into())
-            }
-            _ => None,
-        })?;
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some((*address).into()),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some((*address).into()),
+        _ => None,
+    })?;
     Some(Neighbour {
         ifindex: message.header.ifindex,
         address,
@@ -170,15 +161,10 @@ fn identify(message: &NeighbourMessage) -> Option<Neighbour> {
 }
 
 fn learn(old: Option<Knowledge>, message: &NeighbourMessage, now: Instant) -> Knowledge {
-    let mac = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            NeighbourAttribute::LinkLocalAddress(bytes) => {
-                <[u8; 6]>::try_from(bytes.as_slice()).ok()
-            }
-            _ => None,
-        });
+    let mac = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLocalAddress(bytes) => <[u8; 6]>::try_from(bytes.as_slice()).ok(),
+        _ => None,
+    });
     match (message.header.state, mac) {
         (NeighbourState::Failed, _) => Knowledge::Failed(match old {
             Some(Knowledge::Known(mac)) => Some((mac, now)),
@@ -304,8 +290,7 @@ pub(super) mod tests {
         table.apply(&new(NeighbourState::Stale, Some(MAC)), now);
         // As the kernel announces an `ip neigh flush`.
         table.apply(&new(NeighbourState::Failed, Some(MAC)), now);
-        let deleted =
-            RouteNetlinkMessage::DelNeighbour(message(backend(), NeighbourState::Failed, None));
+        let deleted = RouteNetlinkMessage::DelNeighbour(message(backend(), NeighbourState::Failed, None));
         table.apply(&deleted, now);
         table.apply(&new(NeighbourState::Incomplete, None), now);
         assert!(!table.is_known(backend()));
@@ -321,8 +306,7 @@ pub(super) mod tests {
         table.apply(&new(NeighbourState::Probe, Some(MAC)), now);
         table.apply(&new(NeighbourState::Failed, Some(MAC)), now);
         let later = now + DELETION;
-        let deleted =
-            RouteNetlinkMessage::DelNeighbour(message(backend(), NeighbourState::Failed, None));
+        let deleted = RouteNetlinkMessage::DelNeighbour(message(backend(), NeighbourState::Failed, None));
         table.apply(&deleted, later);
         assert_eq!(table.mac(backend(), later), None);
     }
@@ -332,10 +316,7 @@ pub(super) mod tests {
         let now = Instant::now();
         let mut table = NeighbourTable::default();
         table.apply(&new(NeighbourState::Reachable, Some(MAC)), now);
-        assert_eq!(
-            table.apply(&new(NeighbourState::Stale, Some(MAC)), now),
-            None
-        );
+        assert_eq!(table.apply(&new(NeighbourState::Stale, Some(MAC)), now), None);
     }
 
     #[test]

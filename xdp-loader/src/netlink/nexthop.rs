@@ -84,9 +84,7 @@ pub enum NextHopError {
         target: IpAddr,
     },
     /// The address is not one machine's.
-    #[error(
-        "{target} is a broadcast, multicast or anycast address; a backend needs a unicast address"
-    )]
+    #[error("{target} is a broadcast, multicast or anycast address; a backend needs a unicast address")]
     NotUnicast {
         /// The backend.
         target: IpAddr,
@@ -255,11 +253,7 @@ mod tests {
             address: ip(address),
         };
         table.apply(
-            &RouteNetlinkMessage::NewNeighbour(message(
-                neighbour,
-                NeighbourState::Stale,
-                Some(MAC),
-            )),
+            &RouteNetlinkMessage::NewNeighbour(message(neighbour, NeighbourState::Stale, Some(MAC))),
             Instant::now(),
         );
         table
@@ -295,13 +289,7 @@ mod tests {
                 mtu: 1500
             }
         );
-        let hop = resolved(
-            "192.0.2.7",
-            way(Some("10.0.0.1")),
-            eth0(),
-            &known("10.0.0.1"),
-        )
-        .unwrap();
+        let hop = resolved("192.0.2.7", way(Some("10.0.0.1")), eth0(), &known("10.0.0.1")).unwrap();
         assert_eq!(hop.mac, MAC);
     }
 
@@ -310,9 +298,7 @@ mod tests {
         let mut route = way(None);
         route.as_mut().unwrap().mtu = Some(1400);
         assert_eq!(
-            resolved("10.0.0.11", route, eth0(), &known("10.0.0.11"))
-                .unwrap()
-                .mtu,
+            resolved("10.0.0.11", route, eth0(), &known("10.0.0.11")).unwrap().mtu,
             1400
         );
     }
@@ -326,12 +312,7 @@ mod tests {
             "no answer to ARP for 10.0.0.11 on eth0"
         );
         assert_eq!(
-            says(resolved(
-                "192.0.2.7",
-                way(Some("10.0.0.1")),
-                eth0(),
-                &nobody
-            )),
+            says(resolved("192.0.2.7", way(Some("10.0.0.1")), eth0(), &nobody)),
             "no answer to ARP for gateway 10.0.0.1 on eth0 (the way to 192.0.2.7)"
         );
         assert_eq!(
@@ -347,34 +328,18 @@ mod tests {
             says(resolved("10.0.0.11", way(None), down, &known("10.0.0.11"))),
             "eth0, which leads to 10.0.0.11, is down"
         );
-        let unplugged = Link {
-            up: false,
-            ..eth0()
-        };
+        let unplugged = Link { up: false, ..eth0() };
         assert_eq!(
-            says(resolved(
-                "10.0.0.11",
-                way(None),
-                unplugged,
-                &known("10.0.0.11")
-            )),
+            says(resolved("10.0.0.11", way(None), unplugged, &known("10.0.0.11"))),
             "eth0, which leads to 10.0.0.11, has no carrier"
         );
-        let tun = Link {
-            mac: None,
-            ..eth0()
-        };
+        let tun = Link { mac: None, ..eth0() };
         assert_eq!(
             says(resolved("10.0.0.11", way(None), tun, &nobody)),
             "eth0, which leads to 10.0.0.11, is not an Ethernet interface"
         );
         assert_eq!(
-            says(resolved(
-                "10.0.0.11",
-                Err(RouteError::Local),
-                eth0(),
-                &nobody
-            )),
+            says(resolved("10.0.0.11", Err(RouteError::Local), eth0(), &nobody)),
             "10.0.0.11 is an address of this machine; a backend must be another machine"
         );
         let unreachable = Err(RouteError::None("Network is unreachable".to_owned()));

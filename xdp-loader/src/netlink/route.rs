@@ -4,9 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use netlink_packet_route::{
     AddressFamily,
-    route::{
-        RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType, RouteVia,
-    },
+    route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType, RouteVia},
 };
 
 use super::{Kernel, NetlinkError, socket::answers};
@@ -52,11 +50,7 @@ pub async fn lookup(kernel: &Kernel, target: IpAddr) -> Result<Route, RouteError
     let request = kernel.requests().route().get(question(target));
     match answers("look up a route", request.execute()).await {
         Ok(replies) => replies.first().map_or_else(
-            || {
-                Err(RouteError::Unanswered(
-                    "the kernel's answer was empty".to_owned(),
-                ))
-            },
+            || Err(RouteError::Unanswered("the kernel's answer was empty".to_owned())),
             answer,
         ),
         Err(NetlinkError::Refused { source, .. }) => Err(RouteError::None(reason(&source))),
@@ -66,16 +60,11 @@ pub async fn lookup(kernel: &Kernel, target: IpAddr) -> Result<Route, RouteError
 
 fn question(target: IpAddr) -> RouteMessage {
     let mut message = RouteMessage::default();
-    (
-        message.header.address_family,
-        message.header.destination_prefix_length,
-    ) = match target {
+    (message.header.address_family, message.header.destination_prefix_length) = match target {
         IpAddr::V4(_) => (AddressFamily::Inet, 32),
         IpAddr::V6(_) => (AddressFamily::Inet6, 128),
     };
-    message
-        .attributes
-        .push(RouteAttribute::Destination(target.into()));
+    message.attributes.push(RouteAttribute::Destination(target.into()));
     message
 }
 
@@ -103,12 +92,10 @@ fn answer(message: &RouteMessage) -> Result<Route, RouteError> {
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => route.ifindex = *index,
-            RouteAttribute::Gateway(RouteAddress::Inet(gateway))
-            | RouteAttribute::Via(RouteVia::Inet(gateway)) => {
+            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) | RouteAttribute::Via(RouteVia::Inet(gateway)) => {
                 route.gateway = Some((*gateway).into());
             }
-            RouteAttribute::Gateway(RouteAddress::Inet6(gateway))
-            | RouteAttribute::Via(RouteVia::Inet6(gateway)) => {
+            RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) | RouteAttribute::Via(RouteVia::Inet6(gateway)) => {
                 route.gateway = Some((*gateway).into());
             }
             RouteAttribute::Metrics(metrics) => {
@@ -141,18 +128,11 @@ pub fn concerned(targets: &BTreeSet<IpAddr>, changed: &RouteMessage) -> Vec<IpAd
     if changed.header.flags.contains(RouteFlags::Cloned) {
         return Vec::new();
     }
-    let network = changed
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(network)) => {
-                Some(IpAddr::from(*network))
-            }
-            RouteAttribute::Destination(RouteAddress::Inet6(network)) => {
-                Some(IpAddr::from(*network))
-            }
-            _ => None,
-        });
+    let network = changed.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(network)) => Some(IpAddr::from(*network)),
+        RouteAttribute::Destination(RouteAddress::Inet6(network)) => Some(IpAddr::from(*network)),
+        _ => None,
+    });
     let length = u32::from(changed.header.destination_prefix_length);
     match (network, changed.header.address_family) {
         (Some(IpAddr::V4(network)), _) => {
@@ -200,9 +180,7 @@ mod tests {
             IpAddr::V6(_) => AddressFamily::Inet6,
         };
         if length > 0 {
-            message
-                .attributes
-                .push(RouteAttribute::Destination(network.into()));
+            message.attributes.push(RouteAttribute::Destination(network.into()));
         }
         message
     }
@@ -210,11 +188,7 @@ mod tests {
     #[test]
     fn a_gateway_of_the_other_family_is_understood() {
         let via = RouteAttribute::Via(RouteVia::Inet6("fe80::1".parse().unwrap()));
-        let route = answer(&reply(
-            RouteType::Unicast,
-            vec![RouteAttribute::Oif(3), via],
-        ))
-        .unwrap();
+        let route = answer(&reply(RouteType::Unicast, vec![RouteAttribute::Oif(3), via])).unwrap();
         assert_eq!((route.ifindex, route.gateway), (3, Some(ip("fe80::1"))));
         assert_eq!(route.neighbour(ip("192.0.2.1")), ip("fe80::1"));
     }
@@ -222,21 +196,14 @@ mod tests {
     #[test]
     fn an_on_link_route_has_no_gateway_and_keeps_its_mtu() {
         let mtu = RouteAttribute::Metrics(vec![RouteMetric::Mtu(1400)]);
-        let route = answer(&reply(
-            RouteType::Unicast,
-            vec![RouteAttribute::Oif(3), mtu],
-        ))
-        .unwrap();
+        let route = answer(&reply(RouteType::Unicast, vec![RouteAttribute::Oif(3), mtu])).unwrap();
         assert_eq!(route.neighbour(ip("10.0.0.1")), ip("10.0.0.1"));
         assert_eq!(route.mtu, Some(1400));
     }
 
     #[test]
     fn routes_that_do_not_lead_to_another_machine_are_errors() {
-        assert_eq!(
-            answer(&reply(RouteType::Local, vec![])),
-            Err(RouteError::Local)
-        );
+        assert_eq!(answer(&reply(RouteType::Local, vec![])), Err(RouteError::Local));
         assert_eq!(
             answer(&reply(RouteType::Broadcast, vec![])),
             Err(RouteError::NotUnicast)
@@ -252,24 +219,12 @@ mod tests {
         let targets: BTreeSet<_> = ["10.0.0.11", "10.0.1.11", "2001:db8::11", "2001:db8:1::11"]
             .map(ip)
             .into();
-        assert_eq!(
-            concerned(&targets, &prefix("10.0.0.0", 24)),
-            [ip("10.0.0.11")]
-        );
+        assert_eq!(concerned(&targets, &prefix("10.0.0.0", 24)), [ip("10.0.0.11")]);
         assert_eq!(concerned(&targets, &prefix("10.0.0.0", 16)).len(), 2);
-        assert_eq!(
-            concerned(&targets, &prefix("10.0.1.11", 32)),
-            [ip("10.0.1.11")]
-        );
+        assert_eq!(concerned(&targets, &prefix("10.0.1.11", 32)), [ip("10.0.1.11")]);
         assert_eq!(concerned(&targets, &prefix("0.0.0.0", 0)).len(), 2);
-        assert_eq!(
-            concerned(&targets, &prefix("2001:db8:1::", 48)),
-            [ip("2001:db8:1::11")]
-        );
-        assert_eq!(
-            concerned(&targets, &prefix("2001:db8::11", 128)),
-            [ip("2001:db8::11")]
-        );
+        assert_eq!(concerned(&targets, &prefix("2001:db8:1::", 48)), [ip("2001:db8:1::11")]);
+        assert_eq!(concerned(&targets, &prefix("2001:db8::11", 128)), [ip("2001:db8::11")]);
         assert_eq!(concerned(&targets, &prefix("::", 0)).len(), 2);
         assert!(concerned(&targets, &prefix("172.16.0.0", 12)).is_empty());
     }

@@ -81,8 +81,7 @@ impl Kernel {
     ///
     /// Outside a tokio runtime.
     pub fn connect() -> Result<Self, NetlinkError> {
-        let (connection, handle, _unsolicited) =
-            rtnetlink::new_connection().map_err(NetlinkError::Open)?;
+        let (connection, handle, _unsolicited) = rtnetlink::new_connection().map_err(NetlinkError::Open)?;
         tokio::spawn(connection);
         Ok(Self { handle })
     }

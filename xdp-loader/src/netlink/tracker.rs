@@ -318,8 +318,7 @@ impl Tracker {
             }
             self.routes.insert(target, route);
         }
-        self.routes
-            .retain(|target, _| self.targets.contains(target));
+        self.routes.retain(|target, _| self.targets.contains(target));
         if !self.outdated.is_empty() {
             self.kernel = Kernel::connect()?;
             self.look_up_from(now + LOOK_UP_AGAIN);
@@ -361,9 +360,7 @@ impl Tracker {
             let refused = needed.and_then(|neighbour| self.fresh.refused(neighbour));
             let hop = resolve(*target, route, &self.links, &self.neighbours, refused, now);
             if let Some(neighbour) = needed {
-                if matches!(hop, Err(NextHopError::Unresolved { .. }))
-                    && !self.neighbours.has_failed(neighbour)
-                {
+                if matches!(hop, Err(NextHopError::Unresolved { .. })) && !self.neighbours.has_failed(neighbour) {
                     all_settled = false;
                 }
                 if let Some(ends) = self.neighbours.grace_ends(neighbour, now) {

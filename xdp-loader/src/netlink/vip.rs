@@ -50,15 +50,10 @@ pub enum VipError {
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
     /// The raw socket for announcements could not be opened.
-    #[error(
-        "cannot open a raw socket to announce addresses: {0}; it needs the capability CAP_NET_RAW"
-    )]
+    #[error("cannot open a raw socket to announce addresses: {0}; it needs the capability CAP_NET_RAW")]
     Socket(#[source] io::Error),
     /// The kernel refused to add one address.
-    #[error(
-        "cannot add {address} to {interface}: {source}{}",
-        way_out(source, interface)
-    )]
+    #[error("cannot add {address} to {interface}: {source}{}", way_out(source, interface))]
     Add {
         /// The address.
         address: IpAddr,
@@ -142,10 +137,7 @@ impl Vips {
                 }
             }
         });
-        Ok(Self {
-            commands,
-            _task: task,
-        })
+        Ok(Self { commands, _task: task })
     }
 
     /// Makes the addresses of LVX in this namespace exactly `want`, on the interface of that index, and keeps them there:
@@ -156,17 +148,8 @@ impl Vips {
     ///
     /// If the kernel's tables cannot be read, or an address of ours cannot be removed; then nothing or only a part was
     /// done and it can be called again. An address that cannot be added is an error of its own in the answer.
-    pub async fn ensure(
-        &self,
-        want: BTreeSet<IpAddr>,
-        ifindex: u32,
-    ) -> Result<VipStates, VipError> {
-        self.call(|reply| Command::Ensure {
-            want,
-            ifindex,
-            reply,
-        })
-        .await
+    pub async fn ensure(&self, want: BTreeSet<IpAddr>, ifindex: u32) -> Result<VipStates, VipError> {
+        self.call(|reply| Command::Ensure { want, ifindex, reply }).await
     }
 
     /// Removes all addresses of LVX in this namespace.
@@ -274,9 +257,7 @@ impl Manager {
             Event::Changed(message) => match &**message {
                 RouteNetlinkMessage::DelAddress(message) => {
                     let wanted = &self.wanted.addresses;
-                    if Present::from_message(message)
-                        .is_some_and(|gone| wanted.contains(&gone.address))
-                    {
+                    if Present::from_message(message).is_some_and(|gone| wanted.contains(&gone.address)) {
                         self.repair_at = Some(repair_at);
                     }
                 }
@@ -301,10 +282,7 @@ impl Manager {
     /// Whether the wanted interface is up and was not when this was asked before.
     fn came_up(&mut self) -> bool {
         let before = self.wanted.up;
-        self.wanted.up = self
-            .links
-            .get(self.wanted.ifindex)
-            .is_ok_and(|link| link.up);
+        self.wanted.up = self.links.get(self.wanted.ifindex).is_ok_and(|link| link.up);
         self.wanted.up && !before
     }
 
@@ -329,11 +307,7 @@ impl Manager {
         let kernel = Kernel::connect()?;
         self.links = LinkTable::dump(&kernel).await?;
         let came_up = self.came_up();
-        let plan = plan(
-            &self.wanted.addresses,
-            ifindex,
-            &Present::dump(&kernel).await?,
-        );
+        let plan = plan(&self.wanted.addresses, ifindex, &Present::dump(&kernel).await?);
         let mut states = VipStates::new();
         let mut added = BTreeSet::new();
         // Adding comes first: a VIP that moves to another interface is never without one.
@@ -344,11 +318,7 @@ impl Manager {
             }
             states.insert(address, state);
         }
-        states.extend(
-            plan.keep
-                .iter()
-                .map(|address| (*address, Ok(VipState::Added))),
-        );
+        states.extend(plan.keep.iter().map(|address| (*address, Ok(VipState::Added))));
         for (address, index) in plan.foreign {
             states.insert(
                 address,
@@ -358,11 +328,7 @@ impl Manager {
             );
         }
         self.wanted.ours = &added | &plan.keep;
-        self.announce(if came_up {
-            self.wanted.ours.clone()
-        } else {
-            added
-        });
+        self.announce(if came_up { self.wanted.ours.clone() } else { added });
         let mut failed = None;
         for there in plan.remove {
             if let Err(error) = self.remove(&kernel, there).await {
@@ -372,12 +338,7 @@ impl Manager {
         failed.map_or(Ok(states), Err)
     }
 
-    async fn add(
-        &self,
-        kernel: &Kernel,
-        address: IpAddr,
-        ifindex: u32,
-    ) -> Result<VipState, VipError> {
+    async fn add(&self, kernel: &Kernel, address: IpAddr, ifindex: u32) -> Result<VipState, VipError> {
         let interface = self.links.name(ifindex);
         let mut request = kernel.requests().address().add(ifindex, address, 0);
         *request.message_mut() = addition(address, ifindex);
@@ -387,9 +348,7 @@ impl Manager {
                 Ok(VipState::Added)
             }
             // Somebody was faster.
-            Err(error) if error.errno() == Some(libc::EEXIST) => {
-                Ok(VipState::AlreadyThere { interface })
-            }
+            Err(error) if error.errno() == Some(libc::EEXIST) => Ok(VipState::AlreadyThere { interface }),
             Err(source) => Err(VipError::Add {
                 address,
                 interface,
@@ -407,9 +366,7 @@ impl Manager {
                 Ok(())
             }
             // The address went by itself, or with its interface.
-            Err(error) if matches!(error.errno(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) => {
-                Ok(())
-            }
+            Err(error) if matches!(error.errno(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) => Ok(()),
             Err(source) => Err(VipError::Remove {
                 address,
                 interface,

@@ -45,10 +45,9 @@ impl Events {
         let open = || {
             let mut socket = TokioSocket::new(protocols::NETLINK_ROUTE)?;
             // Needs CAP_NET_ADMIN; without it the default buffer only means more frequent resynchronisations.
-            if let Err(error) = rustix::net::sockopt::set_socket_recv_buffer_size_force(
-                socket_fd(&socket),
-                RECEIVE_BUFFER,
-            ) {
+            if let Err(error) =
+                rustix::net::sockopt::set_socket_recv_buffer_size_force(socket_fd(&socket), RECEIVE_BUFFER)
+            {
                 debug!(%error, "the netlink receive buffer keeps its default size");
             }
             socket.socket_mut().bind(&SocketAddr::new(0, 0))?;
@@ -142,9 +141,7 @@ fn parse(mut datagram: &[u8]) -> Vec<Event> {
             }
         }
         // NLMSG_ALIGN: messages start at multiples of 4.
-        datagram = datagram
-            .get(length.next_multiple_of(4)..)
-            .unwrap_or_default();
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     events
 }
@@ -170,10 +167,7 @@ mod tests {
         let datagram = [message(first.clone()), message(second.clone())].concat();
         assert_eq!(
             parse(&datagram),
-            [
-                Event::Changed(Box::new(first)),
-                Event::Changed(Box::new(second))
-            ]
+            [Event::Changed(Box::new(first)), Event::Changed(Box::new(second))]
         );
     }
 

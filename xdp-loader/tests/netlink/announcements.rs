@@ -42,14 +42,7 @@ fn sniffer() -> OwnedFd {
 fn receive(socket: &OwnedFd) -> Option<Vec<u8>> {
     let mut frame = vec![0; 2048];
     // SAFETY: the buffer is writable for the length given, and outlives the call.
-    let length = unsafe {
-        libc::recv(
-            socket.as_raw_fd(),
-            frame.as_mut_ptr().cast(),
-            frame.len(),
-            0,
-        )
-    };
+    let length = unsafe { libc::recv(socket.as_raw_fd(), frame.as_mut_ptr().cast(), frame.len(), 0) };
     frame.truncate(usize::try_from(length).ok()?);
     Some(frame)
 }
@@ -65,8 +58,7 @@ fn a_new_vip_is_announced_twice_and_again_when_the_link_comes_up() {
             let socket = sniffer();
             ready.send(()).unwrap();
             let arp = gratuitous_arp(BALANCER[0], [10, 0, 0, 100].into());
-            let advertisement =
-                unsolicited_advertisement(BALANCER[0], "2001:db8::100".parse().unwrap(), false);
+            let advertisement = unsolicited_advertisement(BALANCER[0], "2001:db8::100".parse().unwrap(), false);
             let (mut arps, mut advertisements) = (Vec::new(), Vec::new());
             let deadline = Instant::now() + PATIENCE;
             while arps.len().min(advertisements.len()) < 4 && Instant::now() < deadline {
@@ -90,18 +82,12 @@ fn a_new_vip_is_announced_twice_and_again_when_the_link_comes_up() {
         let links = Links::follow().await.unwrap();
         let eth0 = links.find("eth0").unwrap().index;
         let vips = Vips::start().await.unwrap();
-        vips.ensure(
-            BTreeSet::from(["10.0.0.100", "2001:db8::100"].map(ip)),
-            eth0,
-        )
-        .await
-        .unwrap();
+        vips.ensure(BTreeSet::from(["10.0.0.100", "2001:db8::100"].map(ip)), eth0)
+            .await
+            .unwrap();
         let deadline = Instant::now() + PATIENCE;
         while heard.try_recv().is_err() {
-            assert!(
-                Instant::now() < deadline,
-                "the first two announcements were not heard"
-            );
+            assert!(Instant::now() < deadline, "the first two announcements were not heard");
             sleep(Duration::from_millis(20)).await;
         }
         balancer.ip("link set eth0 down");

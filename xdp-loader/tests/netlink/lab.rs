@@ -26,10 +26,7 @@ static NAMESPACES: AtomicU32 = AtomicU32::new(0);
 
 pub fn run(command: &str) {
     let mut words = command.split_whitespace();
-    let output = Command::new(words.next().unwrap())
-        .args(words)
-        .output()
-        .unwrap();
+    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
     assert!(
         output.status.success(),
         "{command}: {}",
@@ -39,10 +36,7 @@ pub fn run(command: &str) {
 
 pub fn output(command: &str) -> String {
     let mut words = command.split_whitespace();
-    let output = Command::new(words.next().unwrap())
-        .args(words)
-        .output()
-        .unwrap();
+    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -80,10 +74,7 @@ impl Namespace {
     }
 
     /// Runs the future to its end on a thread of its own inside the namespace.
-    pub fn enter<T: Send + 'static, F: Future<Output = T>>(
-        &self,
-        body: impl FnOnce() -> F + Send + 'static,
-    ) -> T {
+    pub fn enter<T: Send + 'static, F: Future<Output = T>>(&self, body: impl FnOnce() -> F + Send + 'static) -> T {
         let path = format!("/run/netns/{}", self.0);
         let thread = thread::spawn(move || {
             let namespace = File::open(path).unwrap();
@@ -131,9 +122,7 @@ pub fn net() -> Net {
             (backend, "eth0".to_owned(), 11),
         ] {
             namespace.ip(&format!("addr add 10.0.{number}.{host}/24 dev {interface}"));
-            namespace.ip(&format!(
-                "addr add 2001:db8:{number}::{host}/64 dev {interface} nodad"
-            ));
+            namespace.ip(&format!("addr add 2001:db8:{number}::{host}/64 dev {interface} nodad"));
             namespace.ip(&format!("link set {interface} up"));
         }
         backend.ip(&format!("route add default via 10.0.{number}.1"));

@@ -29,21 +29,13 @@ fn links_are_found_by_name_and_followed() {
         balancer.ip("link set eth1 name uplink");
         let seen = |table: &Arc<LinkTable>| {
             table.find("eth0").is_ok_and(|link| link.mtu == 1400)
-                && table
-                    .find("uplink")
-                    .is_ok_and(|link| !link.up && !link.admin_up)
+                && table.find("uplink").is_ok_and(|link| !link.up && !link.admin_up)
         };
-        timeout(PATIENCE, changes.wait_for(seen))
+        timeout(PATIENCE, changes.wait_for(seen)).await.unwrap().unwrap();
+        balancer.ip("link del uplink");
+        timeout(PATIENCE, changes.wait_for(|table| table.find("uplink").is_err()))
             .await
             .unwrap()
             .unwrap();
-        balancer.ip("link del uplink");
-        timeout(
-            PATIENCE,
-            changes.wait_for(|table| table.find("uplink").is_err()),
-        )
-        .await
-        .unwrap()
-        .unwrap();
     });
 }

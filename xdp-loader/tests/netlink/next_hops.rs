@@ -75,21 +75,15 @@ fn a_backend_on_the_link_is_resolved_for_ipv4_and_ipv6() {
 #[test]
 fn a_backend_behind_a_gateway_gets_the_gateways_address_and_the_routes_mtu() {
     let net = net();
-    net.balancer
-        .ip("route add 192.0.2.0/24 via 10.0.1.11 mtu 1400");
-    net.balancer
-        .ip("route add 198.51.100.0/24 via inet6 2001:db8:0::11");
+    net.balancer.ip("route add 192.0.2.0/24 via 10.0.1.11 mtu 1400");
+    net.balancer.ip("route add 198.51.100.0/24 via inet6 2001:db8:0::11");
     net.balancer.ip("route add 203.0.113.0/24 via 10.0.0.99");
-    net.balancer
-        .ip("-6 route add 2001:db8:9::/48 via 2001:db8:1::11");
+    net.balancer.ip("-6 route add 2001:db8:9::/48 via 2001:db8:1::11");
     net.balancer.enter(async || {
         let targets = ["192.0.2.7", "198.51.100.7", "203.0.113.7", "2001:db8:9::7"];
         let (_tracker, hops) = track(&targets).await;
         let hop = now(&hops, "192.0.2.7").unwrap();
-        assert_eq!(
-            (hop.source_mac, hop.mac, hop.mtu),
-            (BALANCER[1], BACKEND[1], 1400)
-        );
+        assert_eq!((hop.source_mac, hop.mac, hop.mtu), (BALANCER[1], BACKEND[1], 1400));
         assert_eq!(now(&hops, "198.51.100.7").unwrap().mac, BACKEND[0]);
         assert_eq!(now(&hops, "2001:db8:9::7").unwrap().mac, BACKEND[1]);
         assert_eq!(
@@ -104,18 +98,38 @@ fn what_cannot_be_reached_says_why() {
     let net = net();
     net.balancer.ip("route add blackhole 172.16.0.0/12");
     net.balancer.enter(async || {
-        let targets = ["10.0.0.1", "127.0.0.1", "2001:db8:0::1", "10.0.0.255", "192.0.2.9", "2001:db8:9::9", "172.16.1.1"];
+        let targets = [
+            "10.0.0.1",
+            "127.0.0.1",
+            "2001:db8:0::1",
+            "10.0.0.255",
+            "192.0.2.9",
+            "2001:db8:9::9",
+            "172.16.1.1",
+        ];
         let (_tracker, hops) = track(&targets).await;
         let says = |target| now(&hops, target).unwrap_err().to_string();
-        assert_eq!(says("10.0.0.1"), "10.0.0.1 is an address of this machine; a backend must be another machine");
-        assert_eq!(says("127.0.0.1"), "127.0.0.1 is an address of this machine; a backend must be another machine");
-        assert_eq!(says("2001:db8:0::1"), "2001:db8::1 is an address of this machine; a backend must be another machine");
+        assert_eq!(
+            says("10.0.0.1"),
+            "10.0.0.1 is an address of this machine; a backend must be another machine"
+        );
+        assert_eq!(
+            says("127.0.0.1"),
+            "127.0.0.1 is an address of this machine; a backend must be another machine"
+        );
+        assert_eq!(
+            says("2001:db8:0::1"),
+            "2001:db8::1 is an address of this machine; a backend must be another machine"
+        );
         assert_eq!(
             says("10.0.0.255"),
             "10.0.0.255 is a broadcast, multicast or anycast address; a backend needs a unicast address"
         );
         assert_eq!(says("192.0.2.9"), "no route to 192.0.2.9: Network is unreachable");
-        assert_eq!(says("2001:db8:9::9"), "no route to 2001:db8:9::9: Network is unreachable");
+        assert_eq!(
+            says("2001:db8:9::9"),
+            "no route to 2001:db8:9::9: Network is unreachable"
+        );
         assert!(matches!(now(&hops, "172.16.1.1"), Err(NextHopError::NoRoute { .. })));
     });
 }
@@ -163,11 +177,9 @@ fn a_changed_ethernet_address_that_shows_itself_is_followed_at_once() {
         // arp_notify announces the change; the kernel accepts it for an entry older than a second (locktime).
         sleep(Duration::from_millis(1200)).await;
         backend.ip(&format!("link set eth0 address {}", text(CHANGED)));
-        until(&mut hops, "10.0.0.11", Duration::from_secs(2), |hop| {
-            via(hop, CHANGED)
-        })
-        .await
-        .unwrap();
+        until(&mut hops, "10.0.0.11", Duration::from_secs(2), |hop| via(hop, CHANGED))
+            .await
+            .unwrap();
     });
 }
 
@@ -186,11 +198,9 @@ fn a_silently_changed_ethernet_address_is_found_although_the_kernel_sends_nothin
         // Long enough for everything that follows the first answer to have ended.
         sleep(Duration::from_secs(5)).await;
         backend.ip(&format!("link set eth0 address {}", text(CHANGED)));
-        until(&mut hops, "10.0.0.11", Duration::from_secs(16), |hop| {
-            via(hop, CHANGED)
-        })
-        .await
-        .unwrap();
+        until(&mut hops, "10.0.0.11", Duration::from_secs(16), |hop| via(hop, CHANGED))
+            .await
+            .unwrap();
     });
 }
 
@@ -203,26 +213,12 @@ fn a_backend_that_is_gone_from_the_link_is_reported_at_once_and_found_again() {
         backend.ip("addr del 10.0.0.11/24 dev eth0");
         // What the kernel says when its probes were not answered.
         balancer.ip("neigh change 10.0.0.11 dev eth0 nud failed");
-        let gone = until(
-            &mut hops,
-            "10.0.0.11",
-            Duration::from_millis(500),
-            Result::is_err,
-        )
-        .await;
-        assert_eq!(
-            gone.unwrap_err().to_string(),
-            "no answer to ARP for 10.0.0.11 on eth0"
-        );
+        let gone = until(&mut hops, "10.0.0.11", Duration::from_millis(500), Result::is_err).await;
+        assert_eq!(gone.unwrap_err().to_string(), "no answer to ARP for 10.0.0.11 on eth0");
         backend.ip("addr add 10.0.0.11/24 dev eth0");
-        until(
-            &mut hops,
-            "10.0.0.11",
-            Duration::from_secs(3),
-            Result::is_ok,
-        )
-        .await
-        .unwrap();
+        until(&mut hops, "10.0.0.11", Duration::from_secs(3), Result::is_ok)
+            .await
+            .unwrap();
     });
 }
 
@@ -236,9 +232,7 @@ fn a_neighbour_that_the_kernel_merely_forgot_is_not_reported_missing() {
         balancer.ip("neigh flush all");
         balancer.ip("-6 neigh flush all");
         assert!(
-            timeout(Duration::from_millis(1500), hops.changed())
-                .await
-                .is_err(),
+            timeout(Duration::from_millis(1500), hops.changed()).await.is_err(),
             "{:?}",
             hops.borrow()
         );
@@ -286,17 +280,13 @@ fn an_interface_that_goes_down_is_reported_and_recovers() {
 fn a_changed_route_switches_the_interface_and_nothing_else_is_reported_in_between() {
     let net = net();
     net.balancer.ip("route add 192.0.2.0/24 via 10.0.0.11");
-    net.balancer
-        .ip("-6 route add 2001:db8:9::/48 via 2001:db8::11");
+    net.balancer.ip("-6 route add 2001:db8:9::/48 via 2001:db8::11");
     let balancer = Arc::clone(&net.balancer);
     net.balancer.enter(async move || {
         let (_tracker, mut hops) = track(&["192.0.2.7", "2001:db8:9::7"]).await;
         for (target, change) in [
             ("192.0.2.7", "route replace 192.0.2.0/24 via 10.0.1.11"),
-            (
-                "2001:db8:9::7",
-                "-6 route replace 2001:db8:9::/48 via 2001:db8:1::11",
-            ),
+            ("2001:db8:9::7", "-6 route replace 2001:db8:9::/48 via 2001:db8:1::11"),
         ] {
             assert!(via(&now(&hops, target), BACKEND[0]));
             balancer.ip(change);
@@ -380,11 +370,7 @@ fn targets_can_be_changed_and_only_they_are_published() {
         tracker.ready().await;
         let targets: BTreeSet<_> = hops.borrow().0.keys().copied().collect();
         assert_eq!(targets, ["10.0.1.11", "2001:db8::11"].map(ip).into());
-        assert!(
-            hops.borrow().0.values().all(Result::is_ok),
-            "{:?}",
-            hops.borrow()
-        );
+        assert!(hops.borrow().0.values().all(Result::is_ok), "{:?}", hops.borrow());
         tracker.set_targets(BTreeSet::new());
         tracker.ready().await;
         assert!(hops.borrow().0.is_empty());
@@ -411,10 +397,7 @@ fn thousands_of_targets_are_ready_at_once_and_follow_a_change_together() {
         let started = Instant::now();
         balancer.ip("route replace 10.64.0.0/16 via 10.0.1.11");
         let all = |hops: &Arc<NextHops>| hops.0.values().all(|hop| via(hop, BACKEND[1]));
-        timeout(PATIENCE, hops.wait_for(all))
-            .await
-            .unwrap()
-            .unwrap();
+        timeout(PATIENCE, hops.wait_for(all)).await.unwrap().unwrap();
         println!("changed after {:?}", started.elapsed());
     });
 }
