@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::model::{Backend, BackendAddress, Desired, Forward, Scheduler, Service, ServiceAddress};
+use crate::model::{Backend, BackendAddress, Check, CheckType, Desired, Forward, Scheduler, Service, ServiceAddress};
 
 /// One step from an old desired state to a new one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,9 @@ pub enum Change {
         forward: Forward,
         /// How its connections will be spread.
         scheduler: Scheduler,
+        /// How its backends will be probed.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        health: Vec<CheckType>,
     },
     /// A service is gone, its backends with it.
     RemoveService {
@@ -94,6 +97,7 @@ pub fn diff(old: &Desired, new: &Desired) -> Vec<Change> {
                     service: service.address,
                     forward: service.forward,
                     scheduler: service.scheduler,
+                    health: service.health.iter().map(Check::kind).collect(),
                 });
                 changes.extend(service.backends.iter().map(|backend| added(service, backend)));
             }
@@ -109,6 +113,13 @@ fn service_diff(old: &Service, new: &Service, changes: &mut Vec<Change>) {
     field(&mut fields, "forward", old.forward.name(), new.forward.name());
     field(&mut fields, "scheduler", old.scheduler.name(), new.scheduler.name());
     field(&mut fields, "mh_slots", old.mh_slots, new.mh_slots);
+    field(&mut fields, "health", json(&old.health), json(&new.health));
+    field(
+        &mut fields,
+        "availability",
+        json(&old.availability),
+        json(&new.availability),
+    );
     if !fields.is_empty() {
         changes.push(Change::ChangeService { service, fields });
     }
@@ -131,6 +142,9 @@ fn service_diff(old: &Service, new: &Service, changes: &mut Vec<Change>) {
                     new.forward.map(Forward::name),
                 );
                 field(&mut fields, "drain", old.drain, new.drain);
+                field(&mut fields, "disabled", old.disabled, new.disabled);
+                field(&mut fields, "sorry", old.sorry, new.sorry);
+                field(&mut fields, "health", json(&old.health), json(&new.health));
                 if !fields.is_empty() {
                     changes.push(Change::ChangeBackend {
                         service,
@@ -151,6 +165,11 @@ fn added(service: &Service, backend: &Backend) -> Change {
         forward: backend.forward,
         drain: backend.drain,
     }
+}
+
+/// As it stands in a document. Made of texts, numbers and booleans, it has a form in JSON.
+fn json(value: &impl Serialize) -> Value {
+    serde_json::to_value(value).unwrap_or_default()
 }
 
 fn field(fields: &mut Vec<FieldChange>, name: &str, old: impl Into<Value>, new: impl Into<Value>) {
@@ -207,8 +226,13 @@ impl fmt::Display for Change {
                 service,
                 forward,
                 scheduler,
+                health,
             } => {
-                write!(f, "+ service {service} forward={forward} scheduler={scheduler}")
+                write!(f, "+ service {service} forward={forward} scheduler={scheduler}")?;
+                for (at, kind) in health.iter().enumerate() {
+                    write!(f, "{}{kind}", if at == 0 { " health=" } else { "," })?;
+                }
+                Ok(())
             }
             Self::RemoveService { service, backends: 0 } => write!(f, "- service {service}"),
             Self::RemoveService { service, backends: 1 } => write!(f, "- service {service} and its backend"),

@@ -245,9 +245,10 @@ pub(super) enum BackendCommand {
     },
     /// Change a backend; what is not named stays
     #[command(
-        group = clap::ArgGroup::new("change").required(true).multiple(true).args(["weight", "forward"]),
-        after_help = "Example:
-  lvx backend set tcp://10.0.0.100:80 10.0.0.11 --weight 5"
+        group = clap::ArgGroup::new("change").required(true).multiple(true).args(["weight", "forward", "disabled"]),
+        after_help = "Examples:
+  lvx backend set tcp://10.0.0.100:80 10.0.0.11 --weight 5
+  lvx backend set tcp://10.0.0.100:80 10.0.0.11 --disabled true     no new connections, no probes"
     )]
     Set {
         /// The service
@@ -256,6 +257,9 @@ pub(super) enum BackendCommand {
         backend: BackendAddress,
         #[command(flatten)]
         fields: BackendFields,
+        /// Take it out of use, or back into it
+        #[arg(long, value_name = "BOOL")]
+        disabled: Option<bool>,
     },
     /// Give a backend no new connections; those that it has go on
     #[command(after_help = "Examples:

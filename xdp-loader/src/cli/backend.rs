@@ -39,11 +39,13 @@ pub(super) async fn run(
             service,
             backend,
             fields,
+            disabled,
         } => {
             let body = BackendChange {
                 weight: fields.weight,
                 forward: fields.forward,
-                drain: None,
+                disabled,
+                ..BackendChange::default()
             };
             let changed: Backend = client.send(Method::PATCH, &path(service, backend), &body).await?;
             say(output, "changed", service, &changed)

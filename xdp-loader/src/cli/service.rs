@@ -42,6 +42,7 @@ pub(super) async fn run(
                 forward,
                 scheduler,
                 mh_slots,
+                ..ServiceChange::default()
             };
             let changed: Service = client.send(Method::PATCH, &path(service), &body).await?;
             output.answer(&changed, |output| {

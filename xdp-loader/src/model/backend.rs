@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{BackendAddress, Forward, Refusal, Service, ServiceAddress};
+use super::{BackendAddress, Check, Forward, Refusal, Service, ServiceAddress, check};
 
 /// A real server of one service.
 ///
@@ -22,6 +22,12 @@ pub struct Backend {
     pub forward: Option<Forward>,
     /// Whether it only keeps the connections that it has and gets no new ones.
     pub drain: bool,
+    /// Whether it is out of use: it gets no new connections and is not probed.
+    pub disabled: bool,
+    /// Whether it serves only while its service has no quorum.
+    pub sorry: bool,
+    /// Its probes in place of the service's; an empty list probes it not at all.
+    pub health: Option<Vec<Check>>,
 }
 
 /// The weight of a backend for which none is given.
@@ -36,7 +42,15 @@ impl Backend {
             weight: DEFAULT_WEIGHT,
             forward: None,
             drain: false,
+            disabled: false,
+            sorry: false,
+            health: None,
         }
+    }
+
+    /// The probes that tell its health; none means that it is taken for healthy.
+    pub fn checks<'a>(&'a self, service: &'a Service) -> &'a [Check] {
+        self.health.as_deref().unwrap_or(&service.health)
     }
 
     /// What names this backend inside its service.
@@ -57,9 +71,13 @@ impl Backend {
         self.forward.unwrap_or(service.forward)
     }
 
-    /// The weight that the scheduler uses: 0 while draining.
+    /// The weight that the scheduler uses: 0 while draining, disabled, or waiting for the quorum to be lost.
     pub fn scheduled_weight(&self) -> u16 {
-        if self.drain { 0 } else { self.weight }
+        if self.drain || self.disabled || self.sorry {
+            0
+        } else {
+            self.weight
+        }
     }
 
     /// Changes what `change` names and keeps the rest.
@@ -74,6 +92,7 @@ impl Backend {
         self.weight = weight.unwrap_or(self.weight);
         self.forward = change.forward.or(self.forward);
         self.drain = change.drain.unwrap_or(self.drain);
+        self.disabled = change.disabled.unwrap_or(self.disabled);
         Ok(())
     }
 
@@ -96,6 +115,9 @@ pub struct BackendChange {
     /// Whether to drain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<bool>,
+    /// Whether it is out of use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disabled: Option<bool>,
 }
 
 /// A backend as it is written in documents, in the state file and in the API.
@@ -113,6 +135,16 @@ pub(crate) struct BackendForm {
     pub(crate) forward: Option<Forward>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) drain: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) disabled: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) sorry: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "some_checks")]
+    pub(crate) health: Option<Vec<Check>>,
+}
+
+fn some_checks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Check>>, D::Error> {
+    check::one_or_many(deserializer).map(Some)
 }
 
 fn default_weight() -> i64 {
@@ -146,6 +178,9 @@ impl TryFrom<BackendForm> for Backend {
             weight,
             forward: form.forward,
             drain: form.drain,
+            disabled: form.disabled,
+            sorry: form.sorry,
+            health: form.health,
         })
     }
 }
@@ -158,6 +193,9 @@ impl From<Backend> for BackendForm {
             weight: backend.weight.into(),
             forward: backend.forward,
             drain: backend.drain,
+            disabled: backend.disabled,
+            sorry: backend.sorry,
+            health: backend.health,
         }
     }
 }

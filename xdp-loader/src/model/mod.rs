@@ -5,6 +5,7 @@
 
 mod address;
 mod backend;
+pub mod check;
 mod desired;
 mod refusal;
 mod service;
@@ -12,9 +13,10 @@ mod service;
 pub use address::{BackendAddress, Family, ParseAddressError, Protocol, ServiceAddress};
 pub(crate) use backend::BackendForm;
 pub use backend::{Backend, BackendChange};
+pub use check::{Availability, Check, CheckForm, CheckType, Combine, Period};
 pub use desired::{Desired, MAX_BACKENDS_PER_SERVICE, MAX_SERVICES};
 pub use refusal::{NotUnicast, Refusal};
-pub use service::{DEFAULT_MH_SLOTS, Forward, MH_SLOTS, Scheduler, Service, ServiceChange, UnknownName};
+pub use service::{DEFAULT_MH_SLOTS, Forward, MAX_CHECKS, MH_SLOTS, Scheduler, Service, ServiceChange, UnknownName};
 
 #[cfg(test)]
 mod tests;

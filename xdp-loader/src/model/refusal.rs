@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 use super::{
     BackendAddress, Family, ServiceAddress,
     desired::{MAX_BACKENDS_PER_SERVICE, MAX_SERVICES},
-    service::MH_SLOTS,
+    service::{MAX_CHECKS, MH_SLOTS},
 };
 
 /// Why a change of the desired state was refused; the state is as it was before.
@@ -130,6 +130,31 @@ pub enum Refusal {
         service: ServiceAddress,
         /// The number that was asked for.
         slots: u32,
+    },
+    /// A service's health policy cannot be.
+    #[error("availability of service {service}: {reason}")]
+    Availability {
+        /// The service.
+        service: ServiceAddress,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A service or one of its backends has too many probes.
+    #[error("too many health checks in service {service}: {MAX_CHECKS} are the most; an exec check can combine more")]
+    TooManyChecks {
+        /// The service.
+        service: ServiceAddress,
+    },
+    /// A probe would have to be sent from the other address family.
+    #[error(
+        "health check of service {service}: source {from} is {}, the service is {}: they must be of one address family",
+        Family::of(*from), service.family()
+    )]
+    CheckSource {
+        /// The service.
+        service: ServiceAddress,
+        /// The address to probe from. (Not called `source`, which would make it an error's cause.)
+        from: IpAddr,
     },
     /// There would be more services than identifiers.
     #[error("too many services: LVX takes {MAX_SERVICES}; remove one first")]

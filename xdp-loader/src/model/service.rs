@@ -2,12 +2,15 @@
 
 use std::{fmt, ops::RangeInclusive, str::FromStr};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Backend, BackendAddress, Refusal, ServiceAddress};
+use super::{Availability, Backend, BackendAddress, Check, Refusal, ServiceAddress, check};
 
 /// Slots of a Maglev table for which no number is given.
 pub const DEFAULT_MH_SLOTS: u32 = 65_537;
+
+/// How many probes a service or a backend may have.
+pub const MAX_CHECKS: usize = 8;
 
 /// How many slots a Maglev table may have; the number must also be a prime.
 pub const MH_SLOTS: RangeInclusive<u32> = 251..=131_071;
@@ -106,6 +109,16 @@ pub struct Service {
     /// Slots of its Maglev table: a prime in [`MH_SLOTS`].
     #[serde(default = "default_mh_slots", skip_serializing_if = "is_default_mh_slots")]
     pub mh_slots: u32,
+    /// When it counts as available, and what is done when it is not.
+    #[serde(default, skip_serializing_if = "Availability::is_default")]
+    pub availability: Availability,
+    /// The probes of its backends, unless a backend says otherwise; none takes every backend for healthy.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "check::one_or_many"
+    )]
+    pub health: Vec<Check>,
     /// Its backends, sorted by address and effective port, each there once.
     #[serde(rename = "backend", default, skip_serializing_if = "Vec::is_empty")]
     pub backends: Vec<Backend>,
@@ -119,6 +132,8 @@ impl Service {
             forward: Forward::default(),
             scheduler: Scheduler::default(),
             mh_slots: DEFAULT_MH_SLOTS,
+            availability: Availability::default(),
+            health: Vec::new(),
             backends: Vec::new(),
         }
     }
@@ -133,6 +148,12 @@ impl Service {
         self.forward = change.forward.unwrap_or(self.forward);
         self.scheduler = change.scheduler.unwrap_or(self.scheduler);
         self.mh_slots = change.mh_slots.unwrap_or(self.mh_slots);
+        if let Some(health) = &change.health {
+            self.health.clone_from(health);
+        }
+        if let Some(availability) = &change.availability {
+            self.availability.clone_from(availability);
+        }
     }
 
     /// Where the backend of that name is, or where it would have to be inserted.
@@ -168,6 +189,10 @@ impl Service {
         if self.backends.len() > super::MAX_BACKENDS_PER_SERVICE {
             return Err(Refusal::TooManyBackends { service });
         }
+        if let Some(reason) = self.availability.fault() {
+            return Err(Refusal::Availability { service, reason });
+        }
+        self.validate_checks(&self.health)?;
         for backend in &self.backends {
             self.validate_backend(backend)?;
         }
@@ -184,6 +209,21 @@ impl Service {
         Ok(())
     }
 
+    fn validate_checks(&self, checks: &[Check]) -> Result<(), Refusal> {
+        let service = self.address;
+        if checks.len() > MAX_CHECKS {
+            return Err(Refusal::TooManyChecks { service });
+        }
+        let foreign = checks
+            .iter()
+            .filter_map(Check::source)
+            .find(|source| super::Family::of(*source) != service.family());
+        match foreign {
+            Some(from) => Err(Refusal::CheckSource { service, from }),
+            None => Ok(()),
+        }
+    }
+
     fn validate_backend(&self, backend: &Backend) -> Result<(), Refusal> {
         let (service, name) = (self.address, backend.name());
         if let Some(kind) = super::refusal::not_unicast(backend.address) {
@@ -198,12 +238,12 @@ impl Service {
         if backend.forward(self) == Forward::Dr && backend.port(self) != service.port {
             return Err(Refusal::PortMismatch { service, backend: name });
         }
-        Ok(())
+        self.validate_checks(backend.health.as_deref().unwrap_or_default())
     }
 }
 
 /// What to change in a service; what is absent stays.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceChange {
     /// The new way of forwarding.
@@ -215,6 +255,16 @@ pub struct ServiceChange {
     /// The new number of Maglev slots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mh_slots: Option<u32>,
+    /// The new probes, in place of all that there were.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "some_checks")]
+    pub health: Option<Vec<Check>>,
+    /// The new health policy, in place of the whole of the old one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub availability: Option<Availability>,
+}
+
+fn some_checks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Check>>, D::Error> {
+    check::one_or_many(deserializer).map(Some)
 }
 
 fn default_mh_slots() -> u32 {
