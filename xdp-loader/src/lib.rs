@@ -14,6 +14,7 @@ pub mod model;
 pub mod netlink;
 #[cfg(test)]
 mod recording;
+pub mod reconcile;
 pub mod report;
 pub mod store;
 #[cfg(test)]
