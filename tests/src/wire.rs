@@ -48,7 +48,8 @@ impl Capture {
         let errors = directory.join(format!("{name}.tcpdump"));
         let mut command = namespace.command("tcpdump");
         command
-            .args(["-i", interface, "-s", "0", "-B", "16384", "-U", "-n"])
+            // The buffer, of 16 MiB, is divided into slots of the snapshot's length: room for 8000 frames in a burst.
+            .args(["-i", interface, "-s", "2000", "-B", "16384", "-U", "-n"])
             .args(["--immediate-mode", "-Z", "root", "-w", "-"]);
         match direction {
             Direction::In => command.args(["-Q", "in"]),

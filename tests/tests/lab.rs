@@ -1,10 +1,12 @@
 //! The lab itself: without a balancer its hosts reach each other, and what passes between them is as on a real wire.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use anyhow::Result;
 use lvx_tests::{
-    Lab, client, leftovers, namespace,
+    Lab,
+    client::{self, Download, Stream},
+    leftovers, namespace,
     wire::{self, Capture, Direction},
 };
 
@@ -56,6 +58,23 @@ fn frames_have_full_checksums_and_fit_into_the_mtu() -> Result<()> {
     let frames = capture.stop()?;
     assert!(wire::check(&frames)?.tcp > 1400);
     assert_eq!(frames.iter().map(Vec::len).max(), Some(1514));
+    Ok(())
+}
+
+#[test]
+fn a_stream_and_a_slow_download_pass_the_bare_lab_without_loss() -> Result<()> {
+    let lab = Lab::one_armed()?;
+    let backend = &lab.backends[2];
+    let address = backend.v4.to_string();
+    let _server = client::iperf_server(&backend.namespace, &address)?;
+    let url = format!("http://{address}/slow/1m.bin");
+    let download = Download::start(&lab.client, &url, lab.directory(), "slow")?;
+    assert_eq!(download.backend()?, "b3");
+    let stream = Stream::start(&lab.client, &address, 3, lab.directory())?;
+    let result = stream.finish(Duration::from_secs(20))?;
+    assert_eq!(result.lost, 0, "{result:?}");
+    assert!(result.sent > 5_000, "{result:?}");
+    assert!(download.finish(Duration::from_secs(20))? == lab.body("1m.bin")?);
     Ok(())
 }
 

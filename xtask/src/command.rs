@@ -21,14 +21,24 @@ pub fn root() -> &'static Path {
 pub fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    if let Ok(path) = env::join_paths(search_path()) {
+        command.env("PATH", path);
+    }
     command
 }
 
-/// The path of `program`, searched where a login shell and root's would find it.
-pub fn find(program: &str) -> Option<PathBuf> {
+/// Where programs are: `PATH`, and what root's should hold and sometimes does not.
+pub fn search_path() -> Vec<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into(), cargo_bin()])
+        .collect()
+}
+
+/// The path of `program`.
+pub fn find(program: &str) -> Option<PathBuf> {
+    search_path()
+        .into_iter()
         .map(|directory| directory.join(program))
         .find(|file| file.is_file())
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask run`: the balancer on an interface of this machine, or in a lab of network namespaces.
 
 use std::{
+    env,
     os::unix::process::CommandExt,
     process::{Command, ExitCode},
 };
@@ -55,6 +56,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         lvx.args(&arguments.further);
         lvx
     };
+    if let Ok(path) = env::join_paths(command::search_path()) {
+        program.env("PATH", path);
+    }
     // Signals, exit status: all is the program's own.
     Err(program.exec()).with_context(|| format!("cannot start {}", command::line(&program)))
 }

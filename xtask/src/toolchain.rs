@@ -39,6 +39,13 @@ pub struct Toolchain {
 }
 
 impl Toolchain {
+    /// Whether it is the one that `rustup run nightly` means, which one with a date (`nightly-2026-05-20-...`) is not.
+    fn is_nightly(&self) -> bool {
+        self.name
+            .strip_prefix("nightly-")
+            .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+    }
+
     /// Whether the source of `core` lies where `-Z build-std` looks for it.
     fn has_source(&self) -> bool {
         self.root
@@ -67,7 +74,7 @@ pub fn installed() -> Result<Option<Toolchain>> {
     usable.sort_by_key(|toolchain| toolchain.name != DEBIAN);
     Ok(usable
         .into_iter()
-        .find(|toolchain| toolchain.name == DEBIAN || toolchain.name.starts_with("nightly-")))
+        .find(|toolchain| toolchain.name == DEBIAN || toolchain.is_nightly()))
 }
 
 /// Whether a bpf-linker is there.
@@ -118,9 +125,7 @@ fn toolchains() -> Result<Vec<Toolchain>> {
 
 fn from_rustup() -> Result<Toolchain> {
     let mut rustup = Command::new("rustup");
-    let nightly = toolchains()?
-        .into_iter()
-        .find(|toolchain| toolchain.name.starts_with("nightly-"));
+    let nightly = toolchains()?.into_iter().find(Toolchain::is_nightly);
     if let Some(nightly) = &nightly {
         rustup.args(["component", "add", "rust-src", "--toolchain", &nightly.name]);
     } else {
