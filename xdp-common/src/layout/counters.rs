@@ -1,0 +1,24 @@
+use super::VERDICTS;
+
+/// What a CPU has counted for a backend: 64 bytes, one cache line. Place `cpu * backends + backend`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct BackendCounters {
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Their bytes, from the IP header on.
+    pub bytes_in: u64,
+    /// Packets to clients (NAT only).
+    pub packets_out: u64,
+    /// Their bytes, from the IP header on.
+    pub bytes_out: u64,
+    /// Flows begun.
+    pub connections: u64,
+    /// Zero.
+    pub room: [u64; 3],
+}
+
+/// What a CPU has counted on an interface, by [`crate::verdict::Verdict`]. Place `cpu * PORTS + port`.
+pub type Verdicts = [u64; VERDICTS];
+
+const _: () = assert!(size_of::<BackendCounters>() == 64 && size_of::<Verdicts>() == 256);

@@ -1,0 +1,79 @@
+/// What an address and port stand for: 0 nothing, [`Target::REAL`] a backend that answers through NAT, else a service's
+/// number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Target(pub u32);
+
+impl Target {
+    /// Nothing is here.
+    pub const NONE: Self = Self(0);
+    /// A NAT backend: packets from here may be the way back of a flow.
+    pub const REAL: Self = Self(1 << 31);
+
+    /// The number of the service, if it is one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn service(self) -> Option<u32> {
+        if self.0 != 0 && self.0 & Self::REAL.0 == 0 {
+            Some(self.0 & 0xffff)
+        } else {
+            None
+        }
+    }
+}
+
+/// Port (network order) and protocol of an endpoint in one word. Never zero, as no protocol of ours is.
+#[inline(always)]
+#[must_use]
+pub const fn port_protocol(port: u16, protocol: u8) -> u32 {
+    (port as u32) << 16 | protocol as u32
+}
+
+/// An IPv4 endpoint: 16 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct EndpointV4 {
+    /// Address (network order) above [`port_protocol`]; 0 where the place is free.
+    pub key: u64,
+    /// What is there.
+    pub target: Target,
+    /// In the first place of a bucket: 1 if the bucket is full and has spilled into the next one.
+    pub spilled: u32,
+}
+
+impl EndpointV4 {
+    /// The key of an address and [`port_protocol`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn key(address: u32, port_protocol: u32) -> u64 {
+        (address as u64) << 32 | port_protocol as u64
+    }
+}
+
+/// An IPv6 endpoint: 32 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct EndpointV6 {
+    /// Address, as two words in the order of the wire.
+    pub address: [u64; 2],
+    /// [`port_protocol`]; 0 where the place is free.
+    pub port_protocol: u32,
+    /// What is there.
+    pub target: Target,
+    /// As in [`EndpointV4::spilled`].
+    pub spilled: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Places in a bucket of the IPv4 table: one cache line.
+pub const BUCKET_V4: usize = 4;
+/// Places in a bucket of the IPv6 table: two cache lines.
+pub const BUCKET_V6: usize = 4;
+
+/// A bucket of the IPv4 endpoint table.
+pub type BucketV4 = [EndpointV4; BUCKET_V4];
+/// A bucket of the IPv6 endpoint table.
+pub type BucketV6 = [EndpointV6; BUCKET_V6];
+
+const _: () = assert!(size_of::<BucketV4>() == 64 && size_of::<BucketV6>() == 128);

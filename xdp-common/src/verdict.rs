@@ -1,0 +1,82 @@
+//! The reasons under which packets are counted, per interface.
+
+/// Why a packet was passed or dropped, and what else happened to it that is rare. Each has a counter per CPU and
+/// interface. Packets that are forwarded are counted with their backend instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Verdict {
+    /// Passed: neither IPv4 nor IPv6 (ARP among them).
+    PassedNotIp = 0,
+    /// Passed: neither TCP nor UDP, and no ICMP error about a balanced flow.
+    PassedOtherProtocol = 1,
+    /// Passed: no service has this address and port, and no balanced flow this return path.
+    PassedNoService = 2,
+    /// Passed: a header is cut short or contradicts itself; the kernel drops it and counts it where operators look.
+    PassedMalformed = 3,
+    /// Passed: a fragment of something that is not for a service, or whose first fragment was not seen.
+    PassedFragment = 4,
+    /// Passed: more than two VLAN tags, or more IPv6 extension headers than are followed.
+    PassedTooDeep = 5,
+    /// Dropped: the service has no backend that takes connections.
+    DroppedNoBackend = 6,
+    /// Dropped: the flow's backend has no known next hop.
+    DroppedNoNextHop = 7,
+    /// Dropped: TTL or hop limit used up (NAT decrements it as a router must).
+    DroppedTtlExceeded = 8,
+    /// Dropped: the interface to send it out by is not known.
+    DroppedNoInterface = 9,
+    /// Not an end but an event: a flow was forgotten to make room for a new one.
+    FlowEvicted = 10,
+    /// Not an end but an event: a new flow found no place in its bucket and was forwarded without a record.
+    FlowUntracked = 11,
+}
+
+impl Verdict {
+    /// All verdicts, in the order of their counters.
+    pub const ALL: [Self; 12] = [
+        Self::PassedNotIp,
+        Self::PassedOtherProtocol,
+        Self::PassedNoService,
+        Self::PassedMalformed,
+        Self::PassedFragment,
+        Self::PassedTooDeep,
+        Self::DroppedNoBackend,
+        Self::DroppedNoNextHop,
+        Self::DroppedTtlExceeded,
+        Self::DroppedNoInterface,
+        Self::FlowEvicted,
+        Self::FlowUntracked,
+    ];
+
+    /// The name shown to people and programs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PassedNotIp => "passed-not-ip",
+            Self::PassedOtherProtocol => "passed-other-protocol",
+            Self::PassedNoService => "passed-no-service",
+            Self::PassedMalformed => "passed-malformed",
+            Self::PassedFragment => "passed-fragment",
+            Self::PassedTooDeep => "passed-too-deep",
+            Self::DroppedNoBackend => "dropped-no-backend",
+            Self::DroppedNoNextHop => "dropped-no-next-hop",
+            Self::DroppedTtlExceeded => "dropped-ttl-exceeded",
+            Self::DroppedNoInterface => "dropped-no-interface",
+            Self::FlowEvicted => "flow-evicted",
+            Self::FlowUntracked => "flow-untracked",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_verdict_stands_at_its_own_number() {
+        for (number, verdict) in Verdict::ALL.iter().enumerate() {
+            assert_eq!(*verdict as usize, number);
+        }
+        const { assert!(Verdict::ALL.len() <= crate::layout::VERDICTS) }
+    }
+}

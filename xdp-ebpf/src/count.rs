@@ -1,0 +1,55 @@
+//! Counters: one cache line per backend and CPU on the way of every packet, one per interface and CPU for the rest.
+
+use aya_ebpf::{helpers::bpf_get_smp_processor_id, programs::XdpContext};
+use xdp_common::{
+    layout::{BackendCounters, PORTS},
+    verdict::Verdict,
+};
+
+use crate::{maps, transmit};
+
+/// The counters that this CPU has for a backend.
+#[inline(always)]
+fn backend(number: u32) -> Option<*mut BackendCounters> {
+    // SAFETY: the helper has no preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
+    maps::BACKEND_COUNTERS.get_ptr_mut(cpu * maps::size::backends() + number)
+}
+
+/// Counts a packet from a client.
+#[inline(always)]
+pub fn inbound(number: u32, bytes: u32, is_new: bool) {
+    if let Some(counters) = backend(number) {
+        // SAFETY: the entry is this CPU's, and programs on a CPU do not interrupt each other.
+        unsafe {
+            (*counters).packets_in += 1;
+            (*counters).bytes_in += u64::from(bytes);
+            if is_new {
+                (*counters).connections += 1;
+            }
+        }
+    }
+}
+
+/// Counts a packet to a client.
+#[inline(always)]
+pub fn outbound(number: u32, bytes: u32) {
+    if let Some(counters) = backend(number) {
+        // SAFETY: as in `inbound`.
+        unsafe {
+            (*counters).packets_out += 1;
+            (*counters).bytes_out += u64::from(bytes);
+        }
+    }
+}
+
+/// Counts why a packet was not forwarded, or an event.
+#[inline(always)]
+pub fn verdict(context: &XdpContext, verdict: Verdict) {
+    // SAFETY: the helper has no preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
+    if let Some(counters) = maps::VERDICT_COUNTERS.get_ptr_mut(cpu * PORTS + transmit::ingress_port(context)) {
+        // SAFETY: a verdict's number is below the length of the row; the row is this CPU's.
+        unsafe { *counters.cast::<u64>().add(verdict as usize) += 1 };
+    }
+}

@@ -1,0 +1,292 @@
+//! What differs between IPv4 and IPv6, so that every step is written once.
+
+use xdp_common::{
+    hash,
+    layout::{Backend, BucketFlowV4, BucketFlowV6, FlowV4, FlowV6, HopBucket, Record, Target, port_protocol},
+    wire::{Ipv4, Ipv6},
+};
+
+use crate::maps;
+
+/// An address family: its header, addresses and tables.
+pub trait Family {
+    /// The IP header.
+    type Header;
+    /// An address, as loaded from the packet.
+    type Address: Copy + PartialEq;
+    /// A place in the flow table.
+    type Flow;
+    /// A bucket of the flow table.
+    type Bucket;
+
+    /// Source, destination and length from the IP header on.
+    ///
+    /// # Safety
+    ///
+    /// `ip` must be a checked view.
+    unsafe fn addresses(ip: *const Self::Header) -> (Self::Address, Self::Address, u32);
+
+    /// The address in a backend's entry, or its VIP.
+    fn of_backend(words: &[u64; 2]) -> Self::Address;
+
+    /// What an address and port stand for, in this bank.
+    fn endpoint(bank: u32, address: Self::Address, port: u16, protocol: u8) -> Target;
+
+    /// The hash that places a client's flows.
+    fn client_hash(address: Self::Address, port: u16, seed: u64) -> u64;
+
+    /// The number of a client's bucket.
+    fn bucket_number(hash: u64) -> u32;
+
+    /// A bucket of the flow table.
+    fn bucket(number: u32) -> Option<*mut Self::Bucket>;
+
+    /// The next hops of a bucket of the flow table.
+    fn hops(number: u32) -> Option<*mut HopBucket>;
+
+    /// The key of a client's flow to a service.
+    fn key(address: Self::Address, port: u16, hash: u64, service: u32) -> u64;
+
+    /// A key's part that is the client's.
+    fn client_part(key: u64) -> u64;
+
+    /// The flow at a place of a bucket.
+    ///
+    /// # Safety
+    ///
+    /// `way` must be below [`xdp_common::layout::WAYS`].
+    unsafe fn flow(bucket: *mut Self::Bucket, way: usize) -> *mut Self::Flow;
+
+    /// The words of a flow: key, record, last seen.
+    ///
+    /// # Safety
+    ///
+    /// `flow` must point to a flow.
+    unsafe fn words(flow: *mut Self::Flow) -> (*mut u64, *mut Record, *mut u32);
+
+    /// Whether the flow is this client's, beyond what its key says.
+    ///
+    /// # Safety
+    ///
+    /// `flow` must point to a flow.
+    unsafe fn is_client(flow: *const Self::Flow, address: Self::Address) -> bool;
+
+    /// Writes what of the client the key does not say.
+    ///
+    /// # Safety
+    ///
+    /// `flow` must point to a flow that is held by this CPU.
+    unsafe fn set_client(flow: *mut Self::Flow, address: Self::Address);
+}
+
+/// IPv4.
+pub struct V4;
+
+impl Family for V4 {
+    type Header = Ipv4;
+    type Address = u32;
+    type Flow = FlowV4;
+    type Bucket = BucketFlowV4;
+
+    #[inline(always)]
+    unsafe fn addresses(ip: *const Ipv4) -> (u32, u32, u32) {
+        // SAFETY: the caller's view was checked.
+        let ip = unsafe { &*ip };
+        (ip.source.0, ip.destination.0, ip.total_length.get() as u32)
+    }
+
+    #[inline(always)]
+    fn of_backend(words: &[u64; 2]) -> u32 {
+        words[0] as u32
+    }
+
+    #[inline(always)]
+    fn endpoint(bank: u32, address: u32, port: u16, protocol: u8) -> Target {
+        let key = xdp_common::layout::EndpointV4::key(address, port_protocol(port, protocol));
+        let mask = maps::size::endpoints_mask();
+        let number = hash::endpoint_v4(key) & mask;
+        let Some(bucket) = maps::ENDPOINTS_V4.get(number << 1 | bank) else {
+            return Target::NONE;
+        };
+        for endpoint in bucket {
+            if endpoint.key == key {
+                return endpoint.target;
+            }
+        }
+        if bucket[0].spilled == 0 {
+            return Target::NONE;
+        }
+        let Some(bucket) = maps::ENDPOINTS_V4.get(((number + 1) & mask) << 1 | bank) else {
+            return Target::NONE;
+        };
+        for endpoint in bucket {
+            if endpoint.key == key {
+                return endpoint.target;
+            }
+        }
+        Target::NONE
+    }
+
+    #[inline(always)]
+    fn client_hash(address: u32, port: u16, seed: u64) -> u64 {
+        hash::client_v4(address, port, seed)
+    }
+
+    #[inline(always)]
+    fn bucket_number(hash: u64) -> u32 {
+        hash as u32 & maps::size::flows_v4_mask()
+    }
+
+    #[inline(always)]
+    fn bucket(number: u32) -> Option<*mut BucketFlowV4> {
+        maps::FLOWS_V4.get_ptr_mut(number)
+    }
+
+    #[inline(always)]
+    fn hops(number: u32) -> Option<*mut HopBucket> {
+        maps::HOPS_V4.get_ptr_mut(number)
+    }
+
+    #[inline(always)]
+    fn key(address: u32, port: u16, _hash: u64, service: u32) -> u64 {
+        FlowV4::key(address, port, service)
+    }
+
+    #[inline(always)]
+    fn client_part(key: u64) -> u64 {
+        key >> 16
+    }
+
+    #[inline(always)]
+    unsafe fn flow(bucket: *mut BucketFlowV4, way: usize) -> *mut FlowV4 {
+        // SAFETY: the caller keeps `way` inside the bucket.
+        unsafe { bucket.cast::<FlowV4>().add(way) }
+    }
+
+    #[inline(always)]
+    unsafe fn words(flow: *mut FlowV4) -> (*mut u64, *mut Record, *mut u32) {
+        // SAFETY: the caller's pointer is to a flow.
+        unsafe { (&raw mut (*flow).key, &raw mut (*flow).record, &raw mut (*flow).seen) }
+    }
+
+    #[inline(always)]
+    unsafe fn is_client(_flow: *const FlowV4, _address: u32) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    unsafe fn set_client(_flow: *mut FlowV4, _address: u32) {}
+}
+
+/// IPv6.
+pub struct V6;
+
+impl Family for V6 {
+    type Header = Ipv6;
+    type Address = [u64; 2];
+    type Flow = FlowV6;
+    type Bucket = BucketFlowV6;
+
+    #[inline(always)]
+    unsafe fn addresses(ip: *const Ipv6) -> ([u64; 2], [u64; 2], u32) {
+        // SAFETY: the caller's view was checked.
+        let ip = unsafe { &*ip };
+        (
+            ip.source,
+            ip.destination,
+            ip.payload_length.get() as u32 + size_of::<Ipv6>() as u32,
+        )
+    }
+
+    #[inline(always)]
+    fn of_backend(words: &[u64; 2]) -> [u64; 2] {
+        *words
+    }
+
+    #[inline(always)]
+    fn endpoint(bank: u32, address: [u64; 2], port: u16, protocol: u8) -> Target {
+        let key = port_protocol(port, protocol);
+        let mask = maps::size::endpoints_mask();
+        let number = hash::endpoint_v6(address, key) & mask;
+        let Some(bucket) = maps::ENDPOINTS_V6.get(number << 1 | bank) else {
+            return Target::NONE;
+        };
+        for endpoint in bucket {
+            if endpoint.port_protocol == key && endpoint.address == address {
+                return endpoint.target;
+            }
+        }
+        if bucket[0].spilled == 0 {
+            return Target::NONE;
+        }
+        let Some(bucket) = maps::ENDPOINTS_V6.get(((number + 1) & mask) << 1 | bank) else {
+            return Target::NONE;
+        };
+        for endpoint in bucket {
+            if endpoint.port_protocol == key && endpoint.address == address {
+                return endpoint.target;
+            }
+        }
+        Target::NONE
+    }
+
+    #[inline(always)]
+    fn client_hash(address: [u64; 2], port: u16, seed: u64) -> u64 {
+        hash::client_v6(address, port, seed)
+    }
+
+    #[inline(always)]
+    fn bucket_number(hash: u64) -> u32 {
+        hash as u32 & maps::size::flows_v6_mask()
+    }
+
+    #[inline(always)]
+    fn bucket(number: u32) -> Option<*mut BucketFlowV6> {
+        maps::FLOWS_V6.get_ptr_mut(number)
+    }
+
+    #[inline(always)]
+    fn hops(number: u32) -> Option<*mut HopBucket> {
+        maps::HOPS_V6.get_ptr_mut(number)
+    }
+
+    #[inline(always)]
+    fn key(_address: [u64; 2], port: u16, hash: u64, service: u32) -> u64 {
+        FlowV6::key(hash, port, service)
+    }
+
+    #[inline(always)]
+    fn client_part(key: u64) -> u64 {
+        key >> 16
+    }
+
+    #[inline(always)]
+    unsafe fn flow(bucket: *mut BucketFlowV6, way: usize) -> *mut FlowV6 {
+        // SAFETY: the caller keeps `way` inside the bucket.
+        unsafe { bucket.cast::<FlowV6>().add(way) }
+    }
+
+    #[inline(always)]
+    unsafe fn words(flow: *mut FlowV6) -> (*mut u64, *mut Record, *mut u32) {
+        // SAFETY: the caller's pointer is to a flow.
+        unsafe { (&raw mut (*flow).key, &raw mut (*flow).record, &raw mut (*flow).seen) }
+    }
+
+    #[inline(always)]
+    unsafe fn is_client(flow: *const FlowV6, address: [u64; 2]) -> bool {
+        // SAFETY: the caller's pointer is to a flow.
+        unsafe { (*flow).client == address }
+    }
+
+    #[inline(always)]
+    unsafe fn set_client(flow: *mut FlowV6, address: [u64; 2]) {
+        // SAFETY: the caller's pointer is to a flow that it holds.
+        unsafe { (*flow).client = address }
+    }
+}
+
+/// The backend with this number, if there is one in this bank.
+#[inline(always)]
+pub fn backend(bank: u32, number: u32) -> Option<&'static Backend> {
+    maps::BACKENDS.get(number << 1 | bank)
+}

@@ -1,0 +1,276 @@
+//! Flow: the connection that a packet belongs to.
+//!
+//! See [`xdp_common::layout`] for how an entry is found, published and replaced without a lock.
+
+use xdp_common::{
+    layout::{BUSY, Backend, Control, Hop, Method, Record, WAYS},
+    tcp_state::{STATES, State},
+};
+
+use crate::{
+    atomic,
+    family::{self, Family},
+    parse::Packet,
+};
+
+/// Where a client's flows are.
+pub struct Place<F: Family> {
+    /// The client's hash.
+    pub hash: u64,
+    number: u32,
+    bucket: *mut F::Bucket,
+}
+
+/// A flow that was found.
+pub struct Found<F: Family> {
+    way: usize,
+    flow: *mut F::Flow,
+    /// Its backend and state when it was read.
+    pub record: Record,
+    seen: u32,
+}
+
+/// What became of a flow that was to be recorded.
+#[derive(PartialEq)]
+pub enum Insertion {
+    /// It took a free place, or one whose flow was over.
+    Done,
+    /// The flow that had been idle longest was forgotten for it.
+    Evicted,
+    /// Another CPU took the place at the same moment: the flow has no record.
+    Lost,
+}
+
+impl<F: Family> Place<F> {
+    /// The place of the client at this address and port.
+    #[inline(always)]
+    pub fn of(address: F::Address, port: u16, control: &Control) -> Option<Self> {
+        let hash = F::client_hash(address, port, control.seed);
+        let number = F::bucket_number(hash);
+        Some(Self {
+            hash,
+            number,
+            bucket: F::bucket(number)?,
+        })
+    }
+
+    /// The way at which this place's flows are looked for after `step` others: each client begins at its own, so that
+    /// the first look is most often the last.
+    #[inline(always)]
+    fn way(&self, step: usize) -> usize {
+        ((self.hash >> 56) as usize + step) & (WAYS - 1)
+    }
+
+    /// The flow with this key.
+    #[inline(always)]
+    pub fn inbound(&self, key: u64, client: F::Address) -> Option<Found<F>> {
+        for step in 0..WAYS {
+            let way = self.way(step);
+            // SAFETY: the way is masked; the words belong to the entry.
+            unsafe {
+                let flow = F::flow(self.bucket, way);
+                let (key_word, record, seen) = F::words(flow);
+                if atomic::load(key_word) == key && F::is_client(flow, client) {
+                    let found = Found {
+                        way,
+                        flow,
+                        record: Record(atomic::load(record.cast::<u32>())),
+                        seen: atomic::load(seen),
+                    };
+                    if atomic::load_last(key_word) == key {
+                        return Some(found);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// The flow of this place's client whose backend sent the packet, and that backend.
+    #[inline(always)]
+    pub fn outbound(&self, bank: u32, packet: &Packet<F>) -> Option<(Found<F>, &'static Backend)> {
+        let client = F::client_part(F::key(packet.destination, packet.destination_port, self.hash, 0));
+        for step in 0..WAYS {
+            let way = self.way(step);
+            // SAFETY: the way is masked; the words belong to the entry.
+            unsafe {
+                let flow = F::flow(self.bucket, way);
+                let (key_word, record, seen) = F::words(flow);
+                let key = atomic::load(key_word);
+                if F::client_part(key) != client || !F::is_client(flow, packet.destination) {
+                    continue;
+                }
+                let record = Record(atomic::load(record.cast::<u32>()));
+                let seen = atomic::load(seen);
+                if atomic::load_last(key_word) != key {
+                    continue;
+                }
+                if let Some(backend) = family::backend(bank, record.backend())
+                    && F::of_backend(&backend.address) == packet.source
+                    && backend.port.0 == packet.source_port
+                    && backend.protocol == packet.protocol
+                    && backend.method == Method::Nat as u8
+                {
+                    return Some((
+                        Found {
+                            way,
+                            flow,
+                            record,
+                            seen,
+                        },
+                        backend,
+                    ));
+                }
+            }
+        }
+        None
+    }
+
+    /// Records a new flow, in place of `over` if that was found and is over, else of a free or the most dispensable
+    /// one.
+    #[inline(always)]
+    pub fn insert(
+        &self,
+        over: Option<usize>,
+        key: u64,
+        client: F::Address,
+        record: Record,
+        hop: Hop,
+        now: u32,
+        control: &Control,
+    ) -> Insertion {
+        let (way, rank) = match over {
+            Some(way) => (way, FREE),
+            None => self.most_dispensable(now, control),
+        };
+        // SAFETY: the way is masked; the words belong to the entry, which is this CPU's while its key is BUSY.
+        unsafe {
+            let flow = F::flow(self.bucket, way & (WAYS - 1));
+            let (key_word, record_word, seen_word) = F::words(flow);
+            let old = atomic::load(key_word);
+            if old == BUSY || !atomic::replace(key_word, old, BUSY) {
+                return Insertion::Lost;
+            }
+            F::set_client(flow, client);
+            atomic::store(record_word.cast::<u32>(), record.0);
+            atomic::store(seen_word, now);
+            if hop != Hop::NONE {
+                self.set_hop(way, hop);
+            }
+            atomic::publish(key_word, key);
+        }
+        if rank >= OVER {
+            Insertion::Done
+        } else {
+            Insertion::Evicted
+        }
+    }
+
+    /// The way to give to a new flow, and its rank: a free one, else one whose flow is over, else the one that was
+    /// idle longest.
+    #[inline(always)]
+    fn most_dispensable(&self, now: u32, control: &Control) -> (usize, u32) {
+        let mut best = (0, 0);
+        for step in 0..WAYS {
+            let way = self.way(step);
+            // SAFETY: the way is masked; the words belong to the entry.
+            let rank = unsafe {
+                let (key, record, seen) = F::words(F::flow(self.bucket, way));
+                let key = atomic::load(key);
+                if key == 0 {
+                    FREE
+                } else if key == BUSY {
+                    0
+                } else {
+                    let record = Record(atomic::load(record.cast::<u32>()));
+                    let seen = atomic::load(seen);
+                    let idle = idle(seen, now);
+                    if idle > timeout(record, control) {
+                        OVER
+                    } else {
+                        1 + idle as u32
+                    }
+                }
+            };
+            if rank > best.1 {
+                best = (way, rank);
+            }
+        }
+        best
+    }
+
+    /// Remembers the next hop of a NAT flow's client.
+    #[inline(always)]
+    fn set_hop(&self, way: usize, hop: Hop) {
+        if let Some(hops) = F::hops(self.number) {
+            // SAFETY: the way is masked; a hop is one aligned word.
+            unsafe {
+                atomic::store(hops.cast::<u64>().add(way & (WAYS - 1)), hop.0);
+            }
+        }
+    }
+
+    /// The next hop of a NAT flow's client.
+    #[inline(always)]
+    pub fn hop(&self, found: &Found<F>) -> Hop {
+        match F::hops(self.number) {
+            // SAFETY: the way is masked; a hop is one aligned word.
+            Some(hops) => Hop(unsafe { atomic::load(hops.cast::<u64>().add(found.way & (WAYS - 1))) }),
+            None => Hop::NONE,
+        }
+    }
+
+    /// Notes a packet of a flow: its state if that changed, and from time to time when it was seen and where the
+    /// client's packets come from. `hop` is asked for only then.
+    #[inline(always)]
+    pub fn touch(&self, found: &Found<F>, state: State, now: u32, control: &Control, hop: impl FnOnce() -> Hop) {
+        // SAFETY: the words belong to the entry that was found.
+        unsafe {
+            let (_, record, seen) = F::words(found.flow);
+            let next = found.record.with_state(state);
+            if next != found.record {
+                // If another CPU was first, its view of the flow is as good.
+                let _: bool = atomic::replace(record.cast::<u32>(), found.record.0, next.0);
+            }
+            if now.wrapping_sub(found.seen) >= control.refresh {
+                atomic::store(seen, now);
+                let hop = hop();
+                if hop != Hop::NONE {
+                    self.set_hop(found.way, hop);
+                }
+            }
+        }
+    }
+}
+
+/// Rank of a place that is free.
+const FREE: u32 = u32::MAX;
+/// Rank of a place whose flow is over.
+const OVER: u32 = u32::MAX - 1;
+
+/// How long a flow last seen then has been idle, jiffies. Another CPU may have seen it a moment after `now` was read.
+#[inline(always)]
+fn idle(seen: u32, now: u32) -> i32 {
+    let idle = now.wrapping_sub(seen) as i32;
+    if idle < 0 { 0 } else { idle }
+}
+
+/// How long a flow in its state may be idle, jiffies.
+#[inline(always)]
+fn timeout(record: Record, control: &Control) -> i32 {
+    control.timeouts[record.state() as usize & (STATES - 1)] as i32
+}
+
+impl<F: Family> Found<F> {
+    /// The place within the bucket.
+    #[inline(always)]
+    pub fn way(&self) -> usize {
+        self.way
+    }
+
+    /// Whether the flow has been idle for longer than its state allows.
+    #[inline(always)]
+    pub fn is_expired(&self, now: u32, control: &Control) -> bool {
+        idle(self.seen, now) > timeout(self.record, control)
+    }
+}

@@ -1,0 +1,164 @@
+//! Rewrite: NAT. Addresses, ports, hop count, and the checksums that cover them (RFC 1624).
+
+use xdp_common::{
+    checksum,
+    layout::Backend,
+    verdict::Verdict,
+    wire::{Be16, Be32, Ipv4, Ipv6, protocol},
+};
+
+use crate::{
+    End,
+    family::{Family, V4, V6},
+    parse::Packet,
+};
+
+/// What NAT changes in a family's header.
+pub trait Translate: Family {
+    /// Hops that the packet has left.
+    ///
+    /// # Safety
+    ///
+    /// `ip` must be a checked view.
+    unsafe fn hops_left(ip: *const Self::Header) -> u8;
+
+    /// Sets the destination and takes one hop; `delta` is that of the addresses.
+    ///
+    /// # Safety
+    ///
+    /// `ip` must be a checked view.
+    unsafe fn set_destination(ip: *mut Self::Header, address: Self::Address, delta: u16);
+
+    /// Sets the source and takes one hop; `delta` is that of the addresses.
+    ///
+    /// # Safety
+    ///
+    /// `ip` must be a checked view.
+    unsafe fn set_source(ip: *mut Self::Header, address: Self::Address, delta: u16);
+}
+
+impl Translate for V4 {
+    #[inline(always)]
+    unsafe fn hops_left(ip: *const Ipv4) -> u8 {
+        // SAFETY: the caller's view was checked.
+        unsafe { (*ip).ttl }
+    }
+
+    #[inline(always)]
+    unsafe fn set_destination(ip: *mut Ipv4, address: u32, delta: u16) {
+        // SAFETY: the caller's view was checked.
+        unsafe {
+            (*ip).destination = Be32(address);
+            take_hop_v4(ip, delta);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn set_source(ip: *mut Ipv4, address: u32, delta: u16) {
+        // SAFETY: the caller's view was checked.
+        unsafe {
+            (*ip).source = Be32(address);
+            take_hop_v4(ip, delta);
+        }
+    }
+}
+
+/// One hop less, in a header whose addresses changed by `delta`.
+///
+/// # Safety
+///
+/// `ip` must be a checked view.
+#[inline(always)]
+unsafe fn take_hop_v4(ip: *mut Ipv4, delta: u16) {
+    // SAFETY: the caller's view was checked.
+    unsafe {
+        (*ip).ttl -= 1;
+        let both = checksum::fold(u32::from(delta) + u32::from(checksum::TTL_DECREMENT));
+        (*ip).checksum = checksum::update((*ip).checksum, both);
+    }
+}
+
+impl Translate for V6 {
+    #[inline(always)]
+    unsafe fn hops_left(ip: *const Ipv6) -> u8 {
+        // SAFETY: the caller's view was checked.
+        unsafe { (*ip).hop_limit }
+    }
+
+    #[inline(always)]
+    unsafe fn set_destination(ip: *mut Ipv6, address: [u64; 2], _delta: u16) {
+        // SAFETY: the caller's view was checked.
+        unsafe {
+            (*ip).destination = address;
+            (*ip).hop_limit -= 1;
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn set_source(ip: *mut Ipv6, address: [u64; 2], _delta: u16) {
+        // SAFETY: the caller's view was checked.
+        unsafe {
+            (*ip).source = address;
+            (*ip).hop_limit -= 1;
+        }
+    }
+}
+
+/// Sends a packet that was for the service to the backend.
+#[inline(always)]
+pub fn inbound<F: Translate>(packet: &Packet<F>, backend: &Backend) -> Result<(), End> {
+    // SAFETY: parsing has checked the views of the IP and the transport header.
+    unsafe {
+        if F::hops_left(packet.ip) <= 1 {
+            return Err(End::Drop(Verdict::DroppedTtlExceeded));
+        }
+        F::set_destination(packet.ip, F::of_backend(&backend.address), backend.address_delta);
+        (*packet.ports).destination = backend.port;
+        update_transport(packet, backend.endpoint_delta);
+    }
+    Ok(())
+}
+
+/// Makes a packet that the backend sent one from the service.
+#[inline(always)]
+pub fn outbound<F: Translate>(packet: &Packet<F>, backend: &Backend) -> Result<(), End> {
+    // SAFETY: parsing has checked the views of the IP and the transport header.
+    unsafe {
+        if F::hops_left(packet.ip) <= 1 {
+            return Err(End::Drop(Verdict::DroppedTtlExceeded));
+        }
+        let vip = F::of_backend(&backend.vip);
+        F::set_source(packet.ip, vip, checksum::inverse(backend.address_delta));
+        (*packet.ports).source = backend.vport;
+        update_transport(packet, checksum::inverse(backend.endpoint_delta));
+    }
+    Ok(())
+}
+
+/// Updates the checksum of the transport header, whose pseudo header and ports changed by `delta`.
+///
+/// # Safety
+///
+/// The packet's transport header must be a checked view.
+#[inline(always)]
+unsafe fn update_transport<F: Family>(packet: &Packet<F>, delta: u16) {
+    // SAFETY: the caller's view was checked.
+    unsafe {
+        let old = *packet.checksum;
+        *packet.checksum = match packet.protocol {
+            protocol::UDP => checksum::update_udp(old, delta),
+            _ => checksum::update(old, delta),
+        };
+    }
+}
+
+/// Sets both MACs of a frame.
+///
+/// # Safety
+///
+/// The frame's Ethernet header must have been checked.
+#[inline(always)]
+pub unsafe fn macs<F: Family>(packet: &Packet<F>, macs: &[Be16; 6]) {
+    // SAFETY: the caller's view was checked.
+    unsafe { (*packet.frame.ethernet()).addresses = *macs }
+}

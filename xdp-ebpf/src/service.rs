@@ -1,0 +1,34 @@
+//! Service: what a packet's two ends stand for.
+
+use xdp_common::layout::{Service, Target};
+
+use crate::{family::Family, maps, parse::Packet};
+
+/// What a packet is, seen from the services.
+pub enum Role {
+    /// From a client to the service with this number.
+    Inbound(u32),
+    /// From a backend that answers through NAT.
+    Outbound,
+    /// Nothing of ours.
+    Foreign,
+}
+
+/// Finds the service that a packet goes to, or the backend that it comes from.
+#[inline(always)]
+pub fn role<F: Family>(bank: u32, packet: &Packet<F>) -> Role {
+    let to = F::endpoint(bank, packet.destination, packet.destination_port, packet.protocol);
+    if let Some(service) = to.service() {
+        return Role::Inbound(service);
+    }
+    if F::endpoint(bank, packet.source, packet.source_port, packet.protocol) == Target::REAL {
+        return Role::Outbound;
+    }
+    Role::Foreign
+}
+
+/// The service with this number.
+#[inline(always)]
+pub fn get(bank: u32, number: u32) -> Option<&'static Service> {
+    maps::SERVICES.get(number << 1 | bank)
+}

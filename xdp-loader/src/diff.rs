@@ -1,0 +1,390 @@
+//! The difference between two desired states, for people and for programs.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::model::{Backend, BackendAddress, Desired, Forward, Scheduler, Service, ServiceAddress};
+
+/// One step from an old desired state to a new one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub enum Change {
+    /// A service is new; its backends follow as changes of their own.
+    AddService {
+        /// Where clients will reach it.
+        service: ServiceAddress,
+        /// How its packets will be forwarded.
+        forward: Forward,
+        /// How its connections will be spread.
+        scheduler: Scheduler,
+    },
+    /// A service is gone, its backends with it.
+    RemoveService {
+        /// Where clients reached it.
+        service: ServiceAddress,
+        /// How many backends it had.
+        backends: usize,
+    },
+    /// A service's own fields change.
+    ChangeService {
+        /// Where clients reach it.
+        service: ServiceAddress,
+        /// What changes.
+        fields: Vec<FieldChange>,
+    },
+    /// A backend is new.
+    AddBackend {
+        /// Its service.
+        service: ServiceAddress,
+        /// Its address.
+        backend: BackendAddress,
+        /// Its weight.
+        weight: u16,
+        /// How its packets will be forwarded, where that differs from the service's way.
+        forward: Option<Forward>,
+        /// Whether it gets no new connections.
+        drain: bool,
+    },
+    /// A backend is gone.
+    RemoveBackend {
+        /// Its service.
+        service: ServiceAddress,
+        /// Its address.
+        backend: BackendAddress,
+    },
+    /// A backend's fields change.
+    ChangeBackend {
+        /// Its service.
+        service: ServiceAddress,
+        /// Its address.
+        backend: BackendAddress,
+        /// What changes.
+        fields: Vec<FieldChange>,
+    },
+}
+
+/// A field that has another value than before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldChange {
+    /// The field's name in documents.
+    pub field: String,
+    /// Its value before; null when it had none of its own.
+    pub old: Value,
+    /// Its value after; null when it has none of its own.
+    pub new: Value,
+}
+
+/// The steps from `old` to `new`, in the order of the services' addresses; none when they are equal.
+pub fn diff(old: &Desired, new: &Desired) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for pair in merge(
+        old.services().values(),
+        new.services().values(),
+        |service| service.address,
+    ) {
+        match pair {
+            Pair::Old(service) => {
+                changes.push(Change::RemoveService {
+                    service: service.address,
+                    backends: service.backends.len(),
+                });
+            }
+            Pair::New(service) => {
+                changes.push(Change::AddService {
+                    service: service.address,
+                    forward: service.forward,
+                    scheduler: service.scheduler,
+                });
+                changes.extend(
+                    service
+                        .backends
+                        .iter()
+                        .map(|backend| added(service, backend)),
+                );
+            }
+            Pair::Both(old, new) => service_diff(old, new, &mut changes),
+        }
+    }
+    changes
+}
+
+fn service_diff(old: &Service, new: &Service, changes: &mut Vec<Change>) {
+    let service = new.address;
+    let mut fields = Vec::new();
+    field(
+        &mut fields,
+        "forward",
+        old.forward.name(),
+        new.forward.name(),
+    );
+    field(
+        &mut fields,
+        "scheduler",
+        old.scheduler.name(),
+        new.scheduler.name(),
+    );
+    field(&mut fields, "mh_slots", old.mh_slots, new.mh_slots);
+    if !fields.is_empty() {
+        changes.push(Change::ChangeService { service, fields });
+    }
+    for pair in merge(&old.backends, &new.backends, |backend| {
+        (backend.address, backend.port(new))
+    }) {
+        match pair {
+            Pair::Old(backend) => changes.push(Change::RemoveBackend {
+                service,
+                backend: backend.name(),
+            }),
+            Pair::New(backend) => changes.push(added(new, backend)),
+            Pair::Both(old, new) => {
+                let mut fields = Vec::new();
+                field(&mut fields, "weight", old.weight, new.weight);
+                field(
+                    &mut fields,
+                    "forward",
+                    old.forward.map(Forward::name),
+                    new.forward.map(Forward::name),
+                );
+                field(&mut fields, "drain", old.drain, new.drain);
+                if !fields.is_empty() {
+                    changes.push(Change::ChangeBackend {
+                        service,
+                        backend: new.name(),
+                        fields,
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn added(service: &Service, backend: &Backend) -> Change {
+    Change::AddBackend {
+        service: service.address,
+        backend: backend.name(),
+        weight: backend.weight,
+        forward: backend.forward,
+        drain: backend.drain,
+    }
+}
+
+fn field(fields: &mut Vec<FieldChange>, name: &str, old: impl Into<Value>, new: impl Into<Value>) {
+    let (old, new) = (old.into(), new.into());
+    if old != new {
+        fields.push(FieldChange {
+            field: name.to_owned(),
+            old,
+            new,
+        });
+    }
+}
+
+/// What two sorted sequences have in common and what only one of them has.
+enum Pair<'a, T> {
+    Old(&'a T),
+    New(&'a T),
+    Both(&'a T, &'a T),
+}
+
+fn merge<'a, T, K: Ord>(
+    old: impl IntoIterator<Item = &'a T>,
+    new: impl IntoIterator<Item = &'a T>,
+    key: impl Fn(&T) -> K,
+) -> Vec<Pair<'a, T>> {
+    let (mut old, mut new) = (old.into_iter().peekable(), new.into_iter().peekable());
+    let mut pairs = Vec::new();
+    loop {
+        let (takes_old, takes_new) = match (old.peek(), new.peek()) {
+            (None, None) => return pairs,
+            (Some(_), None) => (true, false),
+            (None, Some(_)) => (false, true),
+            (Some(first), Some(second)) => {
+                let (first, second) = (key(first), key(second));
+                (first <= second, second <= first)
+            }
+        };
+        let old = if takes_old { old.next() } else { None };
+        let new = if takes_new { new.next() } else { None };
+        pairs.extend(match (old, new) {
+            (Some(old), Some(new)) => Some(Pair::Both(old, new)),
+            (Some(old), None) => Some(Pair::Old(old)),
+            (None, Some(new)) => Some(Pair::New(new)),
+            (None, None) => None,
+        });
+    }
+}
+
+/// One line: `+` is added, `-` removed, `~` changed.
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddService {
+                service,
+                forward,
+                scheduler,
+            } => {
+                write!(
+                    f,
+                    "+ service {service} forward={forward} scheduler={scheduler}"
+                )
+            }
+            Self::RemoveService {
+                service,
+                backends: 0,
+            } => write!(f, "- service {service}"),
+            Self::RemoveService {
+                service,
+                backends: 1,
+            } => write!(f, "- service {service} and its backend"),
+            Self::RemoveService { service, backends } => {
+                write!(f, "- service {service} and its {backends} backends")
+            }
+            Self::ChangeService { service, fields } => {
+                write!(f, "~ service {service}")?;
+                fields.iter().try_for_each(|field| write!(f, " {field}"))
+            }
+            Self::AddBackend {
+                service,
+                backend,
+                weight,
+                forward,
+                drain,
+            } => {
+                write!(f, "+ backend {backend} of {service} weight={weight}")?;
+                if let Some(forward) = forward {
+                    write!(f, " forward={forward}")?;
+                }
+                if *drain {
+                    write!(f, " drain=true")
+                } else {
+                    Ok(())
+                }
+            }
+            Self::RemoveBackend { service, backend } => {
+                write!(f, "- backend {backend} of {service}")
+            }
+            Self::ChangeBackend {
+                service,
+                backend,
+                fields,
+            } => {
+                write!(f, "~ backend {backend} of {service}")?;
+                fields.iter().try_for_each(|field| write!(f, " {field}"))
+            }
+        }
+    }
+}
+
+/// `weight: 1 -> 2`.
+impl fmt::Display for FieldChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |value: &Value| match value {
+            Value::Null => "(the service's)".to_owned(),
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        write!(
+            f,
+            "{}: {} -> {}",
+            self.field,
+            text(&self.old),
+            text(&self.new)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should fail loudly")]
+
+    use super::*;
+    use crate::document::{Document, Format};
+
+    fn desired(text: &str) -> Desired {
+        Desired::from_document(Document::parse(text, Format::Toml, "test").unwrap()).unwrap()
+    }
+
+    fn old() -> Desired {
+        desired(
+            r#"
+            [[service]]
+            address = "tcp://10.0.0.100:80"
+            backend = [{ address = "10.0.0.11" }, { address = "10.0.0.12" }, { address = "10.0.0.13", drain = true }]
+            [[service]]
+            address = "udp://10.0.0.100:53"
+            backend = [{ address = "10.0.0.11" }]
+            "#,
+        )
+    }
+
+    fn new() -> Desired {
+        desired(
+            r#"
+            [[service]]
+            address = "tcp://10.0.0.100:80"
+            forward = "nat"
+            scheduler = "wrr"
+            backend = [
+                { address = "10.0.0.11", weight = 2, forward = "dr" }, { address = "10.0.0.12" },
+                { address = "10.0.0.12:8080", weight = 3 },
+            ]
+            [[service]]
+            address = "tcp://[2001:db8::1]:443"
+            backend = [{ address = "2001:db8::2", drain = true }]
+            "#,
+        )
+    }
+
+    #[test]
+    fn every_kind_of_difference_is_told_in_a_line() {
+        let lines: Vec<_> = diff(&old(), &new())
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "~ service tcp://10.0.0.100:80 forward: dr -> nat scheduler: mh -> wrr",
+                "~ backend 10.0.0.11 of tcp://10.0.0.100:80 weight: 1 -> 2 forward: (the service's) -> dr",
+                "+ backend 10.0.0.12:8080 of tcp://10.0.0.100:80 weight=3",
+                "- backend 10.0.0.13 of tcp://10.0.0.100:80",
+                "+ service tcp://[2001:db8::1]:443 forward=dr scheduler=mh",
+                "+ backend 2001:db8::2 of tcp://[2001:db8::1]:443 weight=1 drain=true",
+                "- service udp://10.0.0.100:53 and its backend",
+            ]
+        );
+    }
+
+    #[test]
+    fn equal_states_have_no_difference() {
+        assert_eq!(diff(&new(), &new()), []);
+        assert_eq!(diff(&Desired::default(), &Desired::default()), []);
+    }
+
+    #[test]
+    fn a_difference_and_its_reverse_are_as_long_in_services() {
+        let services = |changes: Vec<Change>| {
+            changes
+                .into_iter()
+                .filter(|change| matches!(change, Change::ChangeService { .. }))
+                .count()
+        };
+        assert_eq!(
+            services(diff(&old(), &new())),
+            services(diff(&new(), &old()))
+        );
+    }
+
+    #[test]
+    fn a_difference_survives_json() {
+        let changes = diff(&old(), &new());
+        let text = serde_json::to_string(&changes).unwrap();
+        assert!(
+            text.contains(r#"{"change":"change_backend","service":"tcp://10.0.0.100:80""#),
+            "{text}"
+        );
+        assert_eq!(serde_json::from_str::<Vec<Change>>(&text).unwrap(), changes);
+    }
+}

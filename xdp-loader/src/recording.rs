@@ -1,0 +1,192 @@
+//! A dataplane for tests: remembers what it was asked for and has room for a given number of services.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures::future::{self, BoxFuture};
+use tokio::sync::mpsc;
+
+use crate::{
+    control::{Dataplane, DataplaneError},
+    model::{Desired, Service},
+    report::{
+        AttachMode, BackendState, BackendStats, BackendStatus, Conn, ConnFilter, ConnState,
+        FlowTables, InterfaceStats, InterfaceStatus, ServiceStats, ServiceStatus, Stats, Status,
+        TableUse, Traffic, VerdictCount, VipStatus,
+    },
+};
+
+/// See the module.
+pub(crate) struct Recording {
+    limit: usize,
+    seen: Mutex<Vec<Arc<Desired>>>,
+}
+
+impl Recording {
+    pub(crate) fn with_room_for(limit: usize) -> Self {
+        Self {
+            limit,
+            seen: Mutex::default(),
+        }
+    }
+
+    /// What it was last made equal to.
+    pub(crate) fn last(&self) -> Arc<Desired> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.last().cloned().unwrap_or_default()
+    }
+
+    /// How often it was asked, refusals not counted.
+    pub(crate) fn count(&self) -> usize {
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
+    }
+
+    fn sockets(service: &Service) -> Vec<SocketAddr> {
+        service
+            .backends
+            .iter()
+            .map(|backend| SocketAddr::new(backend.address, backend.port(service)))
+            .collect()
+    }
+}
+
+impl Dataplane for Recording {
+    fn reconcile(&self, desired: Arc<Desired>) -> BoxFuture<'_, Result<(), DataplaneError>> {
+        if desired.services().len() > self.limit {
+            let limit = u32::try_from(self.limit).unwrap_or(u32::MAX);
+            let full = DataplaneError::Full {
+                what: "services",
+                limit,
+                setting: "max_services",
+            };
+            return Box::pin(future::ready(Err(full)));
+        }
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(desired);
+        Box::pin(future::ready(Ok(())))
+    }
+
+    fn status(&self) -> BoxFuture<'_, Status> {
+        let last = self.last();
+        let services = last.services().values().map(|service| ServiceStatus {
+            address: service.address,
+            forward: service.forward,
+            scheduler: service.scheduler,
+            vip: Some(VipStatus {
+                address: service.address.ip,
+                interface: "lan0".into(),
+                added_by_lvx: true,
+            }),
+            backends: service
+                .backends
+                .iter()
+                .map(|backend| BackendStatus {
+                    address: SocketAddr::new(backend.address, backend.port(service)),
+                    weight: backend.weight,
+                    forward: backend.forward(service),
+                    state: if backend.drain {
+                        BackendState::Drained
+                    } else {
+                        BackendState::Up
+                    },
+                    reason: backend.drain.then(|| "asked to drain".to_owned()),
+                    active_flows: Some(3),
+                })
+                .collect(),
+        });
+        let status = Status {
+            version: "0.0.0".into(),
+            pid: 7,
+            uptime_seconds: 3_700,
+            interfaces: vec![InterfaceStatus {
+                name: "lan0".into(),
+                ifindex: 2,
+                mode: AttachMode::Generic,
+                note: Some("the driver has no XDP".into()),
+                link_up: true,
+            }],
+            vip_interface: Some("lan0".into()),
+            services: services.collect(),
+            flows: FlowTables {
+                v4: TableUse {
+                    capacity: 100,
+                    used: 3,
+                },
+                v6: TableUse {
+                    capacity: 50,
+                    used: 0,
+                },
+            },
+        };
+        Box::pin(future::ready(status))
+    }
+
+    fn stats(&self) -> BoxFuture<'_, Stats> {
+        let traffic = Traffic {
+            packets_in: 12,
+            bytes_in: 3_456,
+            connections: 2,
+            ..Traffic::default()
+        };
+        let last = self.last();
+        let services = last.services().values().map(|service| ServiceStats {
+            address: service.address,
+            traffic,
+            backends: Self::sockets(service)
+                .into_iter()
+                .map(|address| BackendStats { address, traffic })
+                .collect(),
+        });
+        let stats = Stats {
+            interfaces: vec![InterfaceStats {
+                name: "lan0".into(),
+                verdicts: vec![VerdictCount {
+                    verdict: "not_for_a_service".into(),
+                    packets: 5,
+                }],
+            }],
+            services: services.collect(),
+        };
+        Box::pin(future::ready(stats))
+    }
+
+    fn conns(&self, filter: ConnFilter) -> mpsc::Receiver<Conn> {
+        let conns: Vec<_> = self
+            .last()
+            .services()
+            .values()
+            .flat_map(|service| {
+                Self::sockets(service)
+                    .into_iter()
+                    .map(|backend| (service.clone(), backend))
+            })
+            .map(|(service, backend)| Conn {
+                protocol: service.address.protocol,
+                client: SocketAddr::from(([192, 0, 2, 1], 40_000)),
+                service: service.address,
+                backend,
+                state: ConnState::Established,
+                forward: service.forward,
+                idle_seconds: 4,
+            })
+            .filter(|conn| filter.admits(conn))
+            .take(filter.limit.unwrap_or(usize::MAX))
+            .collect();
+        let (sender, receiver) = mpsc::channel(4);
+        tokio::spawn(async move {
+            for conn in conns {
+                if sender.send(conn).await.is_err() {
+                    return;
+                }
+            }
+        });
+        receiver
+    }
+}
