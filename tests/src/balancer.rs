@@ -26,12 +26,8 @@ pub fn program() -> Result<PathBuf> {
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/lvx"),
         PathBuf::from,
     );
-    path.canonicalize().with_context(|| {
-        format!(
-            "no lvx at {}: build it with `cargo xtask build`",
-            path.display()
-        )
-    })
+    path.canonicalize()
+        .with_context(|| format!("no lvx at {}: build it with `cargo xtask build`", path.display()))
 }
 
 /// How to start `lvx run`.
@@ -93,19 +89,12 @@ impl<'lab> Balancer<'lab> {
 
     /// Starts the daemon, again too, and waits until it answers.
     pub fn run(&mut self) -> Result<()> {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log_path())?;
+        let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut command = self.run_command();
         command.stdout(log.try_clone()?).stderr(log);
         let mut daemon = Running::start(&mut command)?;
         wait_until("lvx answers", START, || {
-            ensure!(
-                daemon.ended()?.is_none(),
-                "lvx run has ended:\n{}",
-                self.log()
-            );
+            ensure!(daemon.ended()?.is_none(), "lvx run has ended:\n{}", self.log());
             Ok(self.output(["status"])?.status.success())
         })
         .with_context(|| format!("its log:\n{}", self.log()))?;
@@ -153,8 +142,7 @@ impl<'lab> Balancer<'lab> {
 
     /// Runs an `lvx` command that must succeed and returns what it prints.
     pub fn lvx<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Result<String> {
-        process::finish(&mut self.command(arguments))
-            .with_context(|| format!("the daemon's log:\n{}", self.log()))
+        process::finish(&mut self.command(arguments)).with_context(|| format!("the daemon's log:\n{}", self.log()))
     }
 
     /// Runs an `lvx` command with `-o json` and returns what it prints.
@@ -196,11 +184,7 @@ impl<'lab> Balancer<'lab> {
         let mut daemon = self.daemon.take().context("no daemon runs")?;
         daemon.signal("TERM")?;
         let status = daemon.wait(Duration::from_secs(10))?;
-        ensure!(
-            status.success(),
-            "lvx run ended with {status}:\n{}",
-            self.log()
-        );
+        ensure!(status.success(), "lvx run ended with {status}:\n{}", self.log());
         Ok(())
     }
 
@@ -265,9 +249,7 @@ impl Drop for Balancer<'_> {
 /// Mounts the BPF file system if it is not.
 fn mount_bpffs() -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
-    let mounted = mounts
-        .lines()
-        .any(|line| line.split(' ').nth(1) == Some(BPFFS));
+    let mounted = mounts.lines().any(|line| line.split(' ').nth(1) == Some(BPFFS));
     if !mounted {
         process::finish(Command::new("mount").args(["-t", "bpf", "bpf", BPFFS]))?;
     }

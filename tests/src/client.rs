@@ -129,10 +129,7 @@ pub fn iperf_server(backend: &Namespace, address: &str) -> Result<Running> {
             .stderr(Stdio::null()),
     )?;
     wait_until("iperf3 listens", Duration::from_secs(10), || {
-        let listening = backend.run(
-            "ss",
-            ["--no-header", "--listening", "--tcp", "sport", "=", ":5201"],
-        )?;
+        let listening = backend.run("ss", ["--no-header", "--listening", "--tcp", "sport", "=", ":5201"])?;
         Ok(!listening.trim().is_empty())
     })?;
     Ok(server)
@@ -157,12 +154,7 @@ pub struct StreamResult {
 impl Stream {
     /// Starts to send UDP to port 5201 of `address` for `seconds`, at a rate (20 Mbit/s) that this network carries
     /// without effort, so that a loss is a loss.
-    pub fn start(
-        client: &Namespace,
-        address: &str,
-        seconds: u32,
-        directory: &Path,
-    ) -> Result<Self> {
+    pub fn start(client: &Namespace, address: &str, seconds: u32, directory: &Path) -> Result<Self> {
         let report = directory.join("iperf3.json");
         let iperf = Running::start(
             client

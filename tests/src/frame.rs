@@ -99,9 +99,7 @@ fn sum(bytes: &[u8]) -> u16 {
 }
 
 fn part(bytes: &[u8], range: std::ops::Range<usize>) -> Result<&[u8]> {
-    bytes
-        .get(range)
-        .context("the frame is shorter than its headers say")
+    bytes.get(range).context("the frame is shorter than its headers say")
 }
 
 fn byte(bytes: &[u8], at: usize) -> Result<u8> {
@@ -133,11 +131,7 @@ mod tests {
     #[test]
     fn one_changed_byte_anywhere_behind_ethernet_is_noticed() {
         // Not the version, the lengths and the protocol, which change what is checked.
-        for at in (18..20)
-            .chain(22..23)
-            .chain(24..38)
-            .chain(40..DATAGRAM.len())
-        {
+        for at in (18..20).chain(22..23).chain(24..38).chain(40..DATAGRAM.len()) {
             let mut wrong = DATAGRAM;
             wrong[at] ^= 0x10;
             assert!(check(&wrong).is_err(), "byte {at}");

@@ -1,8 +1,8 @@
-//! What a lab that was killed could not remove itself: its namespaces, what runs in them, its pins.
+//! What a lab that was killed could not remove itself: its namespaces, what runs in them, its pins, its files.
 //!
 //! A lab's names begin with `lvx-PID-`, the process that made it. When that process is gone, they are nobody's.
 
-use std::{fs, path::Path};
+use std::{env, fs, path::Path};
 
 use anyhow::Result;
 
@@ -11,20 +11,22 @@ use crate::namespace;
 /// Where the BPF file system is mounted.
 pub const BPFFS: &str = "/sys/fs/bpf";
 
-/// Removes the namespaces and pins of labs whose process has ended. Calling it while other labs run is safe.
+/// Removes the namespaces, pins and files of labs whose process has ended. Calling it while other labs run is safe.
 pub fn remove() -> Result<()> {
-    for name in orphans(namespace::DIRECTORY) {
+    for name in orphans(Path::new(namespace::DIRECTORY)) {
         namespace::delete(&name)?;
     }
-    for name in orphans(BPFFS) {
-        // Another lab that starts now may be removing the same.
-        let _ = fs::remove_dir_all(Path::new(BPFFS).join(name));
+    for place in [Path::new(BPFFS), &env::temp_dir()] {
+        for name in orphans(place) {
+            // Another lab that starts now may be removing the same.
+            let _ = fs::remove_dir_all(place.join(name));
+        }
     }
     Ok(())
 }
 
 /// The entries of `directory` that belong to a lab whose process has ended.
-fn orphans(directory: &str) -> Vec<String> {
+fn orphans(directory: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(directory) else {
         return Vec::new();
     };

@@ -12,7 +12,7 @@ use std::{
     thread,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::process::{self, Running};
@@ -31,9 +31,7 @@ impl Namespace {
     pub fn create(name: &str) -> Result<Self> {
         process::finish(Command::new("ip").args(["netns", "add", name]))
             .with_context(|| format!("cannot make the network namespace {name}"))?;
-        let namespace = Self {
-            name: name.to_owned(),
-        };
+        let namespace = Self { name: name.to_owned() };
         namespace.run("ip", ["link", "set", "lo", "up"])?;
         Ok(namespace)
     }
@@ -59,11 +57,7 @@ impl Namespace {
     }
 
     /// Runs `program` inside to its end and returns its standard output; a failure carries its standard error.
-    pub fn run<S: AsRef<OsStr>>(
-        &self,
-        program: &str,
-        arguments: impl IntoIterator<Item = S>,
-    ) -> Result<String> {
+    pub fn run<S: AsRef<OsStr>>(&self, program: &str, arguments: impl IntoIterator<Item = S>) -> Result<String> {
         process::finish(self.command(program).args(arguments))
             .with_context(|| format!("in the namespace {}", self.name))
     }
@@ -95,8 +89,7 @@ impl Namespace {
 
     /// Calls `work` on a thread that is inside; sockets that it opens stay in the namespace.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
-        let file = File::open(self.path())
-            .with_context(|| format!("cannot open the namespace {}", self.name))?;
+        let file = File::open(self.path()).with_context(|| format!("cannot open the namespace {}", self.name))?;
         thread::scope(|scope| {
             let inside = scope.spawn(move || -> Result<T> {
                 move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
@@ -116,8 +109,7 @@ impl Namespace {
         self.inside(|| {
             for (path, value) in settings {
                 let file = Path::new("/proc/sys/net").join(path);
-                fs::write(&file, value)
-                    .with_context(|| format!("cannot set {} to {value}", file.display()))?;
+                fs::write(&file, value).with_context(|| format!("cannot set {} to {value}", file.display()))?;
             }
             Ok(())
         })?
@@ -138,18 +130,23 @@ impl Drop for Namespace {
     }
 }
 
-/// Kills what runs in the namespace `name` and deletes it.
+/// Kills what runs in the namespace `name` and deletes it. That it is gone already is no error.
 pub fn delete(name: &str) -> Result<()> {
-    let inside = process::finish(Command::new("ip").args(["netns", "pids", name]))?;
-    let inside: Vec<&str> = inside.split_whitespace().collect();
-    if !inside.is_empty() {
-        // A process that ended in between is no failure.
-        let _ = process::finish(Command::new("kill").arg("-9").args(inside));
+    let exists = || Path::new(DIRECTORY).join(name).exists();
+    let deleted = || -> Result<()> {
+        let inside = process::finish(Command::new("ip").args(["netns", "pids", name]))?;
+        let inside: Vec<&str> = inside.split_whitespace().collect();
+        if !inside.is_empty() {
+            // A process that ended in between is no failure.
+            let _ = process::finish(Command::new("kill").arg("-9").args(inside));
+        }
+        process::finish(Command::new("ip").args(["netns", "del", name]))?;
+        Ok(())
+    };
+    match deleted() {
+        Err(error) if exists() => {
+            Err(error).with_context(|| format!("cannot delete the network namespace {name}: try `ip netns del {name}`"))
+        }
+        _ => Ok(()),
     }
-    if process::finish(Command::new("ip").args(["netns", "del", name])).is_err()
-        && Path::new(DIRECTORY).join(name).exists()
-    {
-        bail!("cannot delete the network namespace {name}: try `ip netns del {name}`");
-    }
-    Ok(())
 }

@@ -34,10 +34,7 @@ impl Nginx {
     pub fn start(namespace: &Namespace, name: &str, directory: &Path) -> Result<Self> {
         let prefix = directory.join(name);
         fs::create_dir(&prefix)?;
-        fs::write(
-            prefix.join("nginx.conf"),
-            configuration(name, &bodies(directory)),
-        )?;
+        fs::write(prefix.join("nginx.conf"), configuration(name, &bodies(directory)))?;
         let log = File::create(prefix.join("stderr"))?;
         let process = Running::start(
             namespace
@@ -48,11 +45,9 @@ impl Nginx {
                 .stdout(Stdio::null())
                 .stderr(log),
         )?;
-        wait_until(
-            &format!("nginx answers on {name}"),
-            Duration::from_secs(10),
-            || namespace.inside(|| TcpStream::connect("127.0.0.1:80").is_ok()),
-        )?;
+        wait_until(&format!("nginx answers on {name}"), Duration::from_secs(10), || {
+            namespace.inside(|| TcpStream::connect("127.0.0.1:80").is_ok())
+        })?;
         Ok(Self { _process: process })
     }
 }

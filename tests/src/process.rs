@@ -66,11 +66,7 @@ fn line(command: &Command) -> String {
 }
 
 /// Waits until `ready` says yes, for at most `limit`; `what` names it in the error.
-pub fn wait_until(
-    what: &str,
-    limit: Duration,
-    mut ready: impl FnMut() -> Result<bool>,
-) -> Result<()> {
+pub fn wait_until(what: &str, limit: Duration, mut ready: impl FnMut() -> Result<bool>) -> Result<()> {
     let end = Instant::now() + limit;
     loop {
         if ready()? {

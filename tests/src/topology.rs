@@ -121,14 +121,8 @@ impl Lab {
     pub fn new(arms: Arms) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         leftovers::remove()?;
-        let id = format!(
-            "lvx-{}-{}",
-            process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
-        let directory = tempfile::Builder::new()
-            .prefix(&format!("{id}-"))
-            .tempdir()?;
+        let id = format!("lvx-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let directory = tempfile::Builder::new().prefix(&format!("{id}-")).tempdir()?;
         nginx::write_bodies(directory.path())?;
 
         let switch = Switch::new(&id, arms)?;
@@ -264,10 +258,7 @@ fn backend(switch: &Switch, id: &str, arms: Arms, number: u8, directory: &Path) 
     let namespace = switch.host(id, &name, &[("eth0", bridge)])?;
     address(&namespace, "eth0", (v4, v6))?;
     // Direct routing: the backend has the VIP, and does not say so to the network.
-    namespace.sysctl(&[
-        ("ipv4/conf/all/arp_ignore", "1"),
-        ("ipv4/conf/all/arp_announce", "2"),
-    ])?;
+    namespace.sysctl(&[("ipv4/conf/all/arp_ignore", "1"), ("ipv4/conf/all/arp_announce", "2")])?;
     namespace.ip(&format!(
         "addr add {}/32 dev lo\n\
          addr add {}/128 dev lo nodad\n",

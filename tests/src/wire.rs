@@ -59,11 +59,7 @@ impl Capture {
         if !filter.is_empty() {
             command.arg(filter);
         }
-        let mut tcpdump = Running::start(
-            command
-                .stdout(File::create(&frames)?)
-                .stderr(File::create(&errors)?),
-        )?;
+        let mut tcpdump = Running::start(command.stdout(File::create(&frames)?).stderr(File::create(&errors)?))?;
         wait_until("tcpdump listens", Duration::from_secs(10), || {
             let said = fs::read_to_string(&errors)?;
             ensure!(tcpdump.ended()?.is_none(), "tcpdump: {}", said.trim());
@@ -105,9 +101,7 @@ fn frames(file: &[u8]) -> Result<Vec<Vec<u8>>> {
         let (captured, length) = (word(at + 8)? as usize, word(at + 12)? as usize);
         ensure!(captured == length, "a frame is cut short");
         at += 16;
-        let frame = file
-            .get(at..at + length)
-            .context("the capture is cut short")?;
+        let frame = file.get(at..at + length).context("the capture is cut short")?;
         frames.push(frame.to_vec());
         at += length;
     }

@@ -46,10 +46,7 @@ fn fields(value: &Value) -> BTreeSet<&str> {
 }
 
 fn assert_fields(value: &Value, wanted: &[&str]) {
-    let missing: Vec<_> = wanted
-        .iter()
-        .filter(|name| !fields(value).contains(*name))
-        .collect();
+    let missing: Vec<_> = wanted.iter().filter(|name| !fields(value).contains(*name)).collect();
     assert!(missing.is_empty(), "no {missing:?} in {value}");
 }
 
@@ -64,21 +61,14 @@ fn apply_makes_the_running_configuration_equal_to_the_file() -> Result<()> {
 
     let before = lvx.lvx(["export"])?;
     let difference = lvx.lvx(["apply", "--dry-run", path])?;
-    for word in [
-        "tcp://10.0.0.100:80",
-        "tcp://[fd00::101]:80",
-        "tcp://10.0.0.101:80",
-    ] {
+    for word in ["tcp://10.0.0.100:80", "tcp://[fd00::101]:80", "tcp://10.0.0.101:80"] {
         assert!(difference.contains(word), "no {word} in {difference}");
     }
     assert_eq!(lvx.lvx(["export"])?, before, "--dry-run changes nothing");
 
     lvx.lvx(["apply", path])?;
     let services = lvx.json(["service", "list"])?;
-    assert!(
-        entry(&services, "tcp://10.0.0.101:80").is_err(),
-        "{services}"
-    );
+    assert!(entry(&services, "tcp://10.0.0.101:80").is_err(), "{services}");
     client::requests(&lab.client, "10.0.0.100", 10)?;
     let answers = client::requests(&lab.client, "[fd00::101]", 10)?;
     assert_eq!(answers, [("b3".to_owned(), 10)].into());
@@ -125,23 +115,14 @@ fn what_export_writes_apply_reads_back() -> Result<()> {
 fn status_says_what_is_attached_and_healthy() -> Result<()> {
     let lab = Lab::two_armed()?;
     let lvx = Balancer::start(&lab)?;
-    lvx.serve(
-        "tcp://10.0.0.101:80",
-        "nat",
-        "wrr",
-        ["10.0.1.11", "10.0.1.99"],
-    )?;
+    lvx.serve("tcp://10.0.0.101:80", "nat", "wrr", ["10.0.1.11", "10.0.1.99"])?;
     // Nobody answers for 10.0.1.99.
-    lvx_tests::process::wait_until(
-        "an absent backend is noticed",
-        Duration::from_secs(15),
-        || {
-            let status = lvx.json(["status"])?;
-            let service = entry(&status["services"], "tcp://10.0.0.101:80")?;
-            let absent = entry(&service["backends"], "10.0.1.99:80")?;
-            Ok(absent["state"] == "unreachable" && absent["reason"].is_string())
-        },
-    )?;
+    lvx_tests::process::wait_until("an absent backend is noticed", Duration::from_secs(15), || {
+        let status = lvx.json(["status"])?;
+        let service = entry(&status["services"], "tcp://10.0.0.101:80")?;
+        let absent = entry(&service["backends"], "10.0.1.99:80")?;
+        Ok(absent["state"] == "unreachable" && absent["reason"].is_string())
+    })?;
     let status = lvx.json(["status"])?;
     assert_fields(
         &status,
@@ -177,14 +158,7 @@ fn status_says_what_is_attached_and_healthy() -> Result<()> {
     assert_eq!(answers, [("b1".to_owned(), 20)].into());
     // The table for people says the same.
     let table = lvx.lvx(["status"])?;
-    for word in [
-        "eth0",
-        "eth1",
-        "native",
-        "10.0.0.101",
-        "10.0.1.99",
-        "unreachable",
-    ] {
+    for word in ["eth0", "eth1", "native", "10.0.0.101", "10.0.1.99", "unreachable"] {
         assert!(table.contains(word), "no {word} in\n{table}");
     }
     Ok(())
@@ -195,12 +169,7 @@ fn stats_count_what_passes_in_both_directions() -> Result<()> {
     const REQUESTS: u64 = 30;
     let lab = Lab::one_armed()?;
     let lvx = Balancer::start(&lab)?;
-    lvx.serve(
-        "tcp://10.0.0.101:80",
-        "nat",
-        "rr",
-        ["10.0.0.11", "10.0.0.12"],
-    )?;
+    lvx.serve("tcp://10.0.0.101:80", "nat", "rr", ["10.0.0.11", "10.0.0.12"])?;
     client::requests(&lab.client, "10.0.0.101", REQUESTS as usize)?;
     let stats = lvx.json(["stats"])?;
     let service = entry(&stats["services"], "tcp://10.0.0.101:80")?;
@@ -217,13 +186,7 @@ fn stats_count_what_passes_in_both_directions() -> Result<()> {
         count(service, "bytes_out") > 40 * count(service, "packets_out"),
         "{service}"
     );
-    for name in [
-        "connections",
-        "packets_in",
-        "packets_out",
-        "bytes_in",
-        "bytes_out",
-    ] {
+    for name in ["connections", "packets_in", "packets_out", "bytes_in", "bytes_out"] {
         let sum: u64 = service["backends"]
             .as_array()
             .into_iter()
@@ -233,10 +196,7 @@ fn stats_count_what_passes_in_both_directions() -> Result<()> {
         assert_eq!(sum, count(service, name), "{name}: {service}");
     }
     assert_eq!(stats["interfaces"][0]["name"], "eth0");
-    assert_fields(
-        &stats["interfaces"][0]["verdicts"][0],
-        &["verdict", "packets"],
-    );
+    assert_fields(&stats["interfaces"][0]["verdicts"][0], &["verdict", "packets"]);
     lvx.lvx(["stats"])?;
     Ok(())
 }
@@ -288,21 +248,11 @@ fn conns_shows_who_speaks_with_whom() -> Result<()> {
 fn a_drained_backend_keeps_its_connections_and_gets_no_new_ones() -> Result<()> {
     let lab = Lab::one_armed()?;
     let lvx = Balancer::start(&lab)?;
-    lvx.serve(
-        "tcp://10.0.0.100:80",
-        "dr",
-        "rr",
-        ["10.0.0.11", "10.0.0.12"],
-    )?;
+    lvx.serve("tcp://10.0.0.100:80", "dr", "rr", ["10.0.0.11", "10.0.0.12"])?;
     let downloads = (0..6)
         .map(|number| {
             let url = "http://10.0.0.100/slow/1m.bin";
-            Download::start(
-                &lab.client,
-                url,
-                lab.directory(),
-                &format!("download{number}"),
-            )
+            Download::start(&lab.client, url, lab.directory(), &format!("download{number}"))
         })
         .collect::<Result<Vec<_>>>()?;
     let mut from_drained = 0;
@@ -313,10 +263,7 @@ fn a_drained_backend_keeps_its_connections_and_gets_no_new_ones() -> Result<()> 
     lvx.lvx(["backend", "drain", "tcp://10.0.0.100:80", "10.0.0.11"])?;
     let status = lvx.json(["status"])?;
     let service = entry(&status["services"], "tcp://10.0.0.100:80")?;
-    assert_eq!(
-        entry(&service["backends"], "10.0.0.11:80")?["state"],
-        "drained"
-    );
+    assert_eq!(entry(&service["backends"], "10.0.0.11:80")?["state"], "drained");
     let answers = client::requests(&lab.client, "10.0.0.100", 30)?;
     assert_eq!(answers, [("b2".to_owned(), 30)].into());
     let body = lab.body("1m.bin")?;
@@ -332,10 +279,7 @@ fn shells_get_their_completion_and_people_their_help() -> Result<()> {
     let lvx = Balancer::prepare(&lab, lvx_tests::Options::default())?;
     for shell in ["bash", "zsh", "fish"] {
         let output = lvx.output(["completion", shell])?;
-        assert!(
-            output.status.success() && output.stdout.len() > 1000,
-            "{shell}"
-        );
+        assert!(output.status.success() && output.stdout.len() > 1000, "{shell}");
     }
     let help = lvx.output(["service", "add", "--help"])?;
     let help = String::from_utf8_lossy(&help.stdout).into_owned();

@@ -97,10 +97,7 @@ fn with_wrr_each_backends_share_is_its_weight() -> Result<()> {
         let answers = client::requests(&lab.client, &host, 300)?;
         for (share, weight) in shares(&answers).into_iter().zip([1.0, 2.0, 3.0]) {
             let wanted = 100.0 * weight / 6.0;
-            assert!(
-                (share - wanted).abs() <= 2.0,
-                "{forward} {host}: {answers:?}"
-            );
+            assert!((share - wanted).abs() <= 2.0, "{forward} {host}: {answers:?}");
         }
     }
     Ok(())
@@ -115,10 +112,7 @@ fn with_mh_each_of_three_equal_backends_gets_about_a_third() -> Result<()> {
         // Each request comes from another port. With 900, the limits are five standard deviations away.
         let answers = client::requests(&lab.client, &host, 900)?;
         for share in shares(&answers) {
-            assert!(
-                (25.0..=42.0).contains(&share),
-                "{forward} {host}: {answers:?}"
-            );
+            assert!((25.0..=42.0).contains(&share), "{forward} {host}: {answers:?}");
         }
     }
     Ok(())
@@ -192,14 +186,7 @@ fn datagrams_are_answered_in_the_name_of_the_vip_with_right_checksums() -> Resul
     let lab = Lab::two_armed()?;
     let lvx = Balancer::start(&lab)?;
     let backend = &lab.backends[0];
-    let capture = Capture::start(
-        &lab.client,
-        "eth0",
-        Direction::Both,
-        "udp",
-        lab.directory(),
-        "udp",
-    )?;
+    let capture = Capture::start(&lab.client, "eth0", Direction::Both, "udp", lab.directory(), "udp")?;
     for (host, forward) in ways() {
         let listen = if forward == "dr" {
             format!("{host}:5300")
@@ -214,11 +201,7 @@ fn datagrams_are_answered_in_the_name_of_the_vip_with_right_checksums() -> Resul
         let address = address(backend, &host);
         lvx.serve(&service, forward, "mh", [address.as_str()])?;
 
-        let any = if host.starts_with('[') {
-            "[::]:0"
-        } else {
-            "0.0.0.0:0"
-        };
+        let any = if host.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
         let client = lab.client.inside(|| UdpSocket::bind(any))??;
         client.set_read_timeout(Some(Duration::from_secs(2)))?;
         // Connected: an answer from any other address does not arrive.
@@ -255,20 +238,13 @@ fn a_client_learns_that_the_backends_port_is_closed_through_nat() -> Result<()> 
         ("10.0.0.101", lab.backends[0].v4.to_string(), "0.0.0.0:0"),
         ("[fd00::101]", lab.backends[0].v6.to_string(), "[::]:0"),
     ] {
-        lvx.serve(
-            &format!("udp://{host}:5300"),
-            "nat",
-            "mh",
-            [backend.as_str()],
-        )?;
+        lvx.serve(&format!("udp://{host}:5300"), "nat", "mh", [backend.as_str()])?;
         let client = lab.client.inside(|| UdpSocket::bind(any))??;
         client.set_read_timeout(Some(Duration::from_secs(5)))?;
         client.connect(format!("{host}:5300"))?;
         client.send(b"is anybody there?")?;
         // The ICMP error quotes the packet that the client sent, or the kernel would not find its socket.
-        let error = client
-            .recv(&mut [0; 100])
-            .expect_err("nobody can have answered");
+        let error = client.recv(&mut [0; 100]).expect_err("nobody can have answered");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{host}");
     }
     assert!(wire::check(&capture.stop()?)?.icmp >= 2);

@@ -39,18 +39,8 @@ fn in_a_two_armed_lab_the_client_reaches_every_host() -> Result<()> {
 #[test]
 fn frames_have_full_checksums_and_fit_into_the_mtu() -> Result<()> {
     let lab = Lab::two_armed()?;
-    let capture = Capture::start(
-        &lab.balancer,
-        "eth0",
-        Direction::Both,
-        "",
-        lab.directory(),
-        "wire",
-    )?;
-    for host in [
-        lab.backends[0].v4.to_string(),
-        format!("[{}]", lab.backends[0].v6),
-    ] {
+    let capture = Capture::start(&lab.balancer, "eth0", Direction::Both, "", lab.directory(), "wire")?;
+    for host in [lab.backends[0].v4.to_string(), format!("[{}]", lab.backends[0].v6)] {
         let url = format!("http://{host}/data/1m.bin");
         let body = client::download(&lab.client, &url, lab.directory(), "1m")?;
         assert!(body == lab.body("1m.bin")?);

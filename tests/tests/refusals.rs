@@ -32,12 +32,7 @@ fn refuse(lvx: &Balancer<'_>, arguments: &[&str], words: &[&str]) -> Result<()> 
 }
 
 /// Asserts that a daemon started by `command` ends with a refusal, attached to nothing.
-fn refuse_to_run(
-    lab: &Lab,
-    lvx: &Balancer<'_>,
-    command: &mut Command,
-    words: &[&str],
-) -> Result<()> {
+fn refuse_to_run(lab: &Lab, lvx: &Balancer<'_>, command: &mut Command, words: &[&str]) -> Result<()> {
     let before = lab.balancer.run("ip", ["-details", "address"])?;
     let output = process::output(command)?;
     let said = String::from_utf8_lossy(&output.stderr);
@@ -61,11 +56,7 @@ fn what_is_wrong_with_a_service_or_a_backend_is_said_and_nothing_changes() -> Re
     lvx.serve(SERVICE, "nat", "wrr", ["10.0.0.11:8080"])?;
 
     let dr = "tcp://10.0.0.100:80";
-    refuse(
-        &lvx,
-        &["backend", "add", dr, "10.0.0.12:8080"],
-        &["8080", "80", "dr"],
-    )?;
+    refuse(&lvx, &["backend", "add", dr, "10.0.0.12:8080"], &["8080", "80", "dr"])?;
     refuse(&lvx, &["service", "add", SERVICE], &[SERVICE])?;
     refuse(
         &lvx,
@@ -77,49 +68,18 @@ fn what_is_wrong_with_a_service_or_a_backend_is_said_and_nothing_changes() -> Re
         &["service", "set", "udp://10.0.0.101:80", "--scheduler", "rr"],
         &["udp://10.0.0.101:80"],
     )?;
+    refuse(&lvx, &["backend", "del", SERVICE, "10.0.0.13"], &["10.0.0.13"])?;
+    refuse(&lvx, &["backend", "drain", SERVICE, "10.0.0.13"], &["10.0.0.13"])?;
+    refuse(&lvx, &["backend", "add", SERVICE, "10.0.0.11:8080"], &["10.0.0.11"])?;
+    refuse(&lvx, &["backend", "add", SERVICE, "fd00::12"], &["fd00::12", "IPv"])?;
     refuse(
         &lvx,
-        &["backend", "del", SERVICE, "10.0.0.13"],
-        &["10.0.0.13"],
-    )?;
-    refuse(
-        &lvx,
-        &["backend", "drain", SERVICE, "10.0.0.13"],
-        &["10.0.0.13"],
-    )?;
-    refuse(
-        &lvx,
-        &["backend", "add", SERVICE, "10.0.0.11:8080"],
-        &["10.0.0.11"],
-    )?;
-    refuse(
-        &lvx,
-        &["backend", "add", SERVICE, "fd00::12"],
-        &["fd00::12", "IPv"],
-    )?;
-    refuse(
-        &lvx,
-        &[
-            "backend",
-            "set",
-            SERVICE,
-            "10.0.0.11:8080",
-            "--weight",
-            "65536",
-        ],
+        &["backend", "set", SERVICE, "10.0.0.11:8080", "--weight", "65536"],
         &["65536", "65535"],
     )?;
-    refuse(
-        &lvx,
-        &["service", "add", "tcp://224.0.0.1:80"],
-        &["224.0.0.1"],
-    )?;
+    refuse(&lvx, &["service", "add", "tcp://224.0.0.1:80"], &["224.0.0.1"])?;
     refuse(&lvx, &["service", "add", "tcp://0.0.0.0:80"], &["0.0.0.0"])?;
-    refuse(
-        &lvx,
-        &["service", "add", "tcp://[ff02::1]:80"],
-        &["ff02::1"],
-    )?;
+    refuse(&lvx, &["service", "add", "tcp://[ff02::1]:80"], &["ff02::1"])?;
     refuse(
         &lvx,
         &["backend", "add", SERVICE, "255.255.255.255"],
@@ -144,10 +104,7 @@ fn a_document_with_one_mistake_changes_nothing() -> Result<()> {
             "[[service]]\naddress = \"tcp://10.0.0.102:80\"\nschedular = \"mh\"\n",
             ["schedular", "6"],
         ),
-        (
-            "[[service]]\naddress = \"tcp://10.0.0.300:80\"\n",
-            ["10.0.0.300", "5"],
-        ),
+        ("[[service]]\naddress = \"tcp://10.0.0.300:80\"\n", ["10.0.0.300", "5"]),
         (
             "[[service]]\naddress = \"tcp://10.0.0.102:80\"\nscheduler = \"fastest\"\n",
             ["fastest", "mh"],
@@ -162,11 +119,7 @@ fn a_document_with_one_mistake_changes_nothing() -> Result<()> {
         refuse(&lvx, &["apply", path], &words)?;
         refuse(&lvx, &["apply", "--dry-run", path], &words)?;
     }
-    refuse(
-        &lvx,
-        &["apply", "/nowhere/services.toml"],
-        &["/nowhere/services.toml"],
-    )?;
+    refuse(&lvx, &["apply", "/nowhere/services.toml"], &["/nowhere/services.toml"])?;
     Ok(())
 }
 
@@ -182,10 +135,7 @@ fn a_daemon_with_a_wrong_setting_does_not_start() -> Result<()> {
     let file = lab.directory().join("lvx.toml");
     for (text, words) in [
         ("interfacess = [\"eth0\"]\n", ["lvx.toml", "interfacess"]),
-        (
-            "metrics = \"10.0.0.300:9100\"\n",
-            ["lvx.toml", "10.0.0.300"],
-        ),
+        ("metrics = \"10.0.0.300:9100\"\n", ["lvx.toml", "10.0.0.300"]),
     ] {
         fs::write(&file, text)?;
         let mut misspelt = lvx.run_command();

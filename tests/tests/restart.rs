@@ -75,10 +75,7 @@ fn sigterm_leaves_forwarding_and_detach_ends_it() -> Result<()> {
     let lab = Lab::one_armed()?;
     let before = eth0(&lab.balancer)?;
     let mut lvx = Balancer::start(&lab)?;
-    let [v4, v6] = [
-        lab.backends[0].v4.to_string(),
-        lab.backends[0].v6.to_string(),
-    ];
+    let [v4, v6] = [lab.backends[0].v4.to_string(), lab.backends[0].v6.to_string()];
     lvx.serve("tcp://10.0.0.101:80", "nat", "mh", [v4.as_str()])?;
     lvx.serve("tcp://[fd00::101]:80", "nat", "mh", [v6.as_str()])?;
     let attached = eth0(&lab.balancer)?;

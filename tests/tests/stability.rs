@@ -18,14 +18,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 fn begin(lab: &Lab, vip: &str) -> Result<Vec<(String, Download)>> {
     let url = format!("http://{vip}/slow/1m.bin");
     let downloads = (0..DOWNLOADS)
-        .map(|number| {
-            Download::start(
-                &lab.client,
-                &url,
-                lab.directory(),
-                &format!("download{number}"),
-            )
-        })
+        .map(|number| Download::start(&lab.client, &url, lab.directory(), &format!("download{number}")))
         .collect::<Result<Vec<_>>>()?;
     downloads
         .into_iter()
@@ -36,10 +29,7 @@ fn begin(lab: &Lab, vip: &str) -> Result<Vec<(String, Download)>> {
 /// Serves `vip` by the first `count` backends.
 fn serve<'lab>(lab: &'lab Lab, vip: &str, forward: &str, count: usize) -> Result<Balancer<'lab>> {
     let lvx = Balancer::start(lab)?;
-    let backends: Vec<_> = lab.backends[..count]
-        .iter()
-        .map(|b| b.v4.to_string())
-        .collect();
+    let backends: Vec<_> = lab.backends[..count].iter().map(|b| b.v4.to_string()).collect();
     lvx.serve(
         &format!("tcp://{vip}:80"),
         forward,
@@ -56,14 +46,10 @@ fn removing_a_backend_harms_no_other(vip: &str, forward: &str) -> Result<()> {
     let gone = lab.backends[2].v4.to_string();
     lvx.lvx(["backend", "del", &format!("tcp://{vip}:80"), &gone])?;
     let body = lab.body("1m.bin")?;
-    let (orphans, others): (Vec<_>, Vec<_>) =
-        downloads.into_iter().partition(|(name, _)| name == "b3");
+    let (orphans, others): (Vec<_>, Vec<_>) = downloads.into_iter().partition(|(name, _)| name == "b3");
     assert!(!orphans.is_empty() && others.len() > DOWNLOADS / 3);
     for (name, download) in others {
-        assert!(
-            download.finish(LIMIT)? == body,
-            "a download from {name} has changed"
-        );
+        assert!(download.finish(LIMIT)? == body, "a download from {name} has changed");
     }
     Ok(())
 }
@@ -76,20 +62,10 @@ fn adding_a_backend_harms_none(vip: &str, forward: &str) -> Result<()> {
     lvx.lvx(["backend", "add", &format!("tcp://{vip}:80"), &new])?;
     // And once more while all run: the table changes twice.
     thread::sleep(Duration::from_millis(500));
-    lvx.lvx([
-        "backend",
-        "set",
-        &format!("tcp://{vip}:80"),
-        &new,
-        "--weight",
-        "5",
-    ])?;
+    lvx.lvx(["backend", "set", &format!("tcp://{vip}:80"), &new, "--weight", "5"])?;
     let body = lab.body("1m.bin")?;
     for (name, download) in downloads {
-        assert!(
-            download.finish(LIMIT)? == body,
-            "a download from {name} has changed"
-        );
+        assert!(download.finish(LIMIT)? == body, "a download from {name} has changed");
     }
     Ok(())
 }

@@ -71,9 +71,8 @@ fn arp_neighbour_discovery_and_ping_go_on() -> Result<()> {
         host.ip("neigh flush dev eth0\n")?;
         host.ip6("neigh flush dev eth0\n")?;
     }
-    let ping = |from: &lvx_tests::Namespace, address: &str| {
-        from.run("ping", ["-c", "2", "-i", "0.2", "-W", "3", address])
-    };
+    let ping =
+        |from: &lvx_tests::Namespace, address: &str| from.run("ping", ["-c", "2", "-i", "0.2", "-W", "3", address]);
     for address in ["10.0.0.2", "fd00::2"] {
         ping(&lab.client, address)?;
     }
@@ -81,9 +80,7 @@ fn arp_neighbour_discovery_and_ping_go_on() -> Result<()> {
         ping(&lab.balancer, address)?;
     }
     let neighbours = lab.balancer.run("ip", ["neigh", "show", "dev", "eth0"])?
-        + &lab
-            .balancer
-            .run("ip", ["-6", "neigh", "show", "dev", "eth0"])?;
+        + &lab.balancer.run("ip", ["-6", "neigh", "show", "dev", "eth0"])?;
     for address in ["10.0.0.1 ", "fd00::1 "] {
         assert!(
             neighbours
@@ -100,20 +97,13 @@ fn a_datagram_that_is_for_no_service_arrives_byte_for_byte() -> Result<()> {
     const FILTER: &str = "udp";
     let lab = Lab::one_armed()?;
     let _lvx = serving(&lab)?;
-    let capture = |namespace, direction, name| {
-        Capture::start(namespace, "eth0", direction, FILTER, lab.directory(), name)
-    };
+    let capture =
+        |namespace, direction, name| Capture::start(namespace, "eth0", direction, FILTER, lab.directory(), name);
     let sent = capture(&lab.client, Direction::Out, "sent")?;
     let received = capture(&lab.balancer, Direction::In, "received")?;
     for (any, targets) in [
-        (
-            "0.0.0.0:0",
-            ["10.0.0.2:53", "10.0.0.101:54", "10.0.0.100:80"],
-        ),
-        (
-            "[::]:0",
-            ["[fd00::2]:53", "[fd00::101]:54", "[fd00::100]:80"],
-        ),
+        ("0.0.0.0:0", ["10.0.0.2:53", "10.0.0.101:54", "10.0.0.100:80"]),
+        ("[::]:0", ["[fd00::2]:53", "[fd00::101]:54", "[fd00::100]:80"]),
     ] {
         let socket = lab.client.inside(|| UdpSocket::bind(any))??;
         for target in targets {

@@ -19,12 +19,7 @@ pub struct Built {
 /// Builds the host's crates for release; `xdp-loader`'s build script builds the XDP program.
 pub fn release() -> Result<Built> {
     command::run(cargo().args(["build", "--release"]))?;
-    let metadata = command::output(cargo().args([
-        "metadata",
-        "--format-version=1",
-        "--no-deps",
-        "--offline",
-    ]))?;
+    let metadata = command::output(cargo().args(["metadata", "--format-version=1", "--no-deps", "--offline"]))?;
     let metadata: Value = serde_json::from_str(&metadata)?;
     let target = metadata["target_directory"]
         .as_str()

@@ -86,9 +86,7 @@ pub fn install(packages: &[&str]) -> Result<()> {
 
 fn apt_get(arguments: &[&str]) -> Result<Command> {
     if find("apt-get").is_none() {
-        bail!(
-            "there is no apt-get here: install with this system's package manager (see README.md)"
-        );
+        bail!("there is no apt-get here: install with this system's package manager (see README.md)");
     }
     let mut command = privileged("env")?;
     command
@@ -125,12 +123,7 @@ impl ServicePolicy {
             let file = std::env::temp_dir().join(format!("lvx-policy-{}", std::process::id()));
             fs::write(&file, "#!/bin/sh\nexit 101\n")?;
             fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;
-            let installed = command::output(
-                privileged("install")?
-                    .args(["-m", "755"])
-                    .arg(&file)
-                    .arg(Self::PATH),
-            );
+            let installed = command::output(privileged("install")?.args(["-m", "755"]).arg(&file).arg(Self::PATH));
             fs::remove_file(&file)?;
             installed?;
         }

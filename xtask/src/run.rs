@@ -31,11 +31,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     command::ensure_root("run", "network namespaces, BPF")?;
     let in_lab = arguments.interface.is_empty();
-    setup::ensure(if in_lab {
-        Wanted::TESTING
-    } else {
-        Wanted::BUILDING
-    })?;
+    setup::ensure(if in_lab { Wanted::TESTING } else { Wanted::BUILDING })?;
     let built = build::release()?;
     let mut program = if in_lab {
         let mut lab = Command::new(&built.lab);

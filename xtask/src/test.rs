@@ -118,9 +118,7 @@ fn watch(runner: &mut Command) -> Result<Tally> {
 /// Mounts the BPF file system where it is not, as on a machine without systemd.
 fn mount_bpffs() -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
-    let mounted = mounts
-        .lines()
-        .any(|line| line.split(' ').nth(1) == Some(BPFFS));
+    let mounted = mounts.lines().any(|line| line.split(' ').nth(1) == Some(BPFFS));
     if !mounted {
         command::run(Command::new("mount").args(["-t", "bpf", "bpf", BPFFS]))?;
     }

@@ -48,9 +48,7 @@ impl Toolchain {
 
     /// Whether the source of `core` lies where `-Z build-std` looks for it.
     fn has_source(&self) -> bool {
-        self.root
-            .join("lib/rustlib/src/rust/library/core/src/lib.rs")
-            .exists()
+        self.root.join("lib/rustlib/src/rust/library/core/src/lib.rs").exists()
     }
 
     /// The release of LLVM that its compiler writes bitcode for.
@@ -66,10 +64,7 @@ impl Toolchain {
 
 /// The toolchain that can compile the XDP program, if one is there.
 pub fn installed() -> Result<Option<Toolchain>> {
-    let mut usable: Vec<_> = toolchains()?
-        .into_iter()
-        .filter(Toolchain::has_source)
-        .collect();
+    let mut usable: Vec<_> = toolchains()?.into_iter().filter(Toolchain::has_source).collect();
     // The build script prefers Debian's where it is.
     usable.sort_by_key(|toolchain| toolchain.name != DEBIAN);
     Ok(usable
@@ -90,9 +85,8 @@ pub fn install() -> Result<()> {
             Ok(toolchain) => toolchain,
             Err(refused) => {
                 println!("setup: no nightly with rust-src from rustup; taking Debian's compiler");
-                from_debian().with_context(|| {
-                    format!("no compiler for the XDP program; rustup's: {refused:#}; Debian's")
-                })?
+                from_debian()
+                    .with_context(|| format!("no compiler for the XDP program; rustup's: {refused:#}; Debian's"))?
             }
         },
     };
@@ -170,8 +164,8 @@ fn install_linker(toolchain: &Toolchain) -> Result<()> {
             LINKER_LLVM.end()
         );
     }
-    let prefix = llvm_prefix(llvm)
-        .with_context(|| format!("bpf-linker needs LLVM {llvm}'s libraries (llvm-{llvm}-dev)"))?;
+    let prefix =
+        llvm_prefix(llvm).with_context(|| format!("bpf-linker needs LLVM {llvm}'s libraries (llvm-{llvm}-dev)"))?;
     println!("setup: building bpf-linker {LINKER} on LLVM {llvm} (about a minute)");
     let mut cargo = Command::new("cargo");
     cargo

@@ -16,7 +16,8 @@ const TEST: &str = "program";
 /// Builds the program tests and returns the command that runs those named by `filters` in the virtual machine.
 pub fn program_tests(filters: &[String]) -> Result<Command> {
     let mut runner = Command::new(root().join("scripts/vm-run"));
-    runner.arg(build()?).args(filters);
+    // The machine's serial line looks like a terminal.
+    runner.arg(build()?).args(["--color", "never"]).args(filters);
     Ok(runner)
 }
 
@@ -33,9 +34,7 @@ fn build() -> Result<PathBuf> {
     String::from_utf8_lossy(&built.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find(|message| {
-            message["reason"] == "compiler-artifact" && message["target"]["name"] == TEST
-        })
+        .find(|message| message["reason"] == "compiler-artifact" && message["target"]["name"] == TEST)
         .and_then(|message| message["executable"].as_str().map(PathBuf::from))
         .with_context(|| format!("cargo does not say where the test program `{TEST}` is"))
 }
