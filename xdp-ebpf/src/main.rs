@@ -11,6 +11,7 @@
 #![expect(internal_features, reason = "compare-and-exchange: see the module atomic")]
 
 mod atomic;
+mod clock;
 mod count;
 mod family;
 mod flow;
@@ -188,7 +189,7 @@ fn outbound<F: Translate>(context: &XdpContext, control: &Control, bank: u32, pa
     };
     place.touch(&found, next, now(), control, || Hop::NONE);
     count::outbound(found.record.backend(), packet.bytes);
-    Ok(transmit::to_client(context, packet, hop))
+    Ok(transmit::to_client(context, bank, packet, hop))
 }
 
 /// The kernel lets GPL-compatible programs call all helpers.

@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use xdp_common::layout::{
-    Backend, BackendCounters, BucketFlowV4, BucketFlowV6, BucketV4, BucketV6, CHUNKS_PER_SEGMENT, Chunk, Control,
+    BANKS, Backend, BackendCounters, BucketFlowV4, BucketFlowV6, BucketV4, BucketV6, CHUNKS_PER_SEGMENT, Chunk, Control,
     HopBucket, PORT_SLOTS, PORTS as MAX_PORTS, Port, PortOf, SEGMENTS, Service, Verdicts,
 };
 
@@ -58,9 +58,9 @@ pub static HOPS_V4: Array<HopBucket, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static HOPS_V6: Array<HopBucket, 1, MMAPABLE> = Array::new();
 
-/// Interfaces.
+/// Interfaces: place `2 * port + bank`.
 #[btf_map]
-pub static PORTS: Array<Port, { MAX_PORTS as usize }, MMAPABLE> = Array::new();
+pub static PORTS: Array<Port, { (MAX_PORTS * BANKS) as usize }, MMAPABLE> = Array::new();
 
 /// The port of an interface, by its index modulo the size.
 #[btf_map]

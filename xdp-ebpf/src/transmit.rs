@@ -45,8 +45,8 @@ pub fn to_backend<F: Family>(context: &XdpContext, packet: &Packet<F>, backend: 
 
 /// To a client, by the way its own packets came.
 #[inline(always)]
-pub fn to_client<F: Family>(context: &XdpContext, packet: &Packet<F>, hop: Hop) -> End {
-    let Some(port) = maps::PORTS.get(hop.port() & (PORTS - 1)) else {
+pub fn to_client<F: Family>(context: &XdpContext, bank: u32, packet: &Packet<F>, hop: Hop) -> End {
+    let Some(port) = maps::PORTS.get((hop.port() & (PORTS - 1)) << 1 | bank) else {
         return End::Drop(Verdict::DroppedNoInterface);
     };
     if port.ifindex == 0 {

@@ -123,6 +123,13 @@ impl Controller {
         &self.shared.dataplane
     }
 
+    /// Waits for a change in progress; none begins after.
+    pub async fn finish(&self) {
+        let store = self.shared.store.lock().await;
+        // Never released: the daemon is ending.
+        std::mem::forget(store);
+    }
+
     /// Makes a change and returns what the closure returned once the change is persisted and in the maps.
     ///
     /// It is carried to its end even if the caller goes away meanwhile, so that a client that hangs up never leaves
@@ -180,6 +187,7 @@ impl Shared {
         save(&store, &after).await?;
         match self.dataplane.reconcile(Arc::clone(&after)).await {
             Ok(()) => {
+                log(&before, &after);
                 self.desired.send_replace(after);
                 Ok(answer)
             }
@@ -207,6 +215,18 @@ impl Shared {
             Ok(()) => ChangeError::Dataplane(cause),
             Err(restore) => ChangeError::Torn { cause, restore },
         }
+    }
+}
+
+/// Tells the log what changed, in the words of `lvx apply`; a large change only by its size.
+fn log(before: &Desired, after: &Desired) {
+    const LINES: usize = 20;
+    let changes = diff(before, after);
+    for change in changes.iter().take(LINES) {
+        tracing::info!("{change}");
+    }
+    if changes.len() > LINES {
+        tracing::info!("and {} changes more", changes.len() - LINES);
     }
 }
 

@@ -1,3 +1,7 @@
-//! The binary `lvx`.
+//! The binary `lvx`: the daemon and the command-line tool.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    xdp_loader::cli::main()
+}

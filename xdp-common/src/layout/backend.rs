@@ -40,11 +40,14 @@ pub struct Backend {
     pub endpoint_delta: u16,
     /// The service's number.
     pub service: u16,
-    /// Zero; room for limits.
+    /// [`Backend::IPV6`]; room for limits.
     pub flags: u16,
 }
 
 impl Backend {
+    /// In `flags`: the addresses are IPv6.
+    pub const IPV6: u16 = 1;
+
     /// No backend.
     pub const NONE: Self = Self {
         address: [0; 2],

@@ -10,6 +10,7 @@ mod refusal;
 mod service;
 
 pub use address::{BackendAddress, Family, ParseAddressError, Protocol, ServiceAddress};
+pub(crate) use backend::BackendForm;
 pub use backend::{Backend, BackendChange};
 pub use desired::{Desired, MAX_BACKENDS_PER_SERVICE, MAX_SERVICES};
 pub use refusal::{NotUnicast, Refusal};

@@ -1,0 +1,54 @@
+//! Reports: status, counters, the flow table.
+
+use std::{convert::Infallible, io};
+
+use axum::{
+    Json,
+    body::{Body, Bytes},
+    extract::State,
+    http::header::CONTENT_TYPE,
+    response::IntoResponse,
+};
+use futures::stream;
+use tokio::sync::mpsc;
+
+use super::{Api, error::Params};
+use crate::report::{Conn, ConnFilter, Stats, Status};
+
+/// How many entries of the flow table go into one piece of the answer at most.
+const CONNS_PER_CHUNK: usize = 512;
+
+pub(super) async fn status(State(api): State<Api>) -> Json<Status> {
+    Json(api.controller.dataplane().status().await)
+}
+
+pub(super) async fn stats(State(api): State<Api>) -> Json<Stats> {
+    Json(api.controller.dataplane().stats().await)
+}
+
+/// One JSON object per line, sent as the table is read: a full table is never in memory.
+pub(super) async fn conns(
+    State(api): State<Api>,
+    Params(filter): Params<ConnFilter>,
+) -> impl IntoResponse {
+    let conns = api.controller.dataplane().conns(filter);
+    let chunks = stream::unfold(conns, |mut conns| async move {
+        let chunk = next_chunk(&mut conns).await.ok()?;
+        (!chunk.is_empty()).then(|| (Ok::<_, Infallible>(Bytes::from(chunk)), conns))
+    });
+    (
+        [(CONTENT_TYPE, "application/x-ndjson")],
+        Body::from_stream(chunks),
+    )
+}
+
+async fn next_chunk(conns: &mut mpsc::Receiver<Conn>) -> io::Result<Vec<u8>> {
+    let mut batch = Vec::with_capacity(CONNS_PER_CHUNK);
+    conns.recv_many(&mut batch, CONNS_PER_CHUNK).await;
+    let mut chunk = Vec::new();
+    for conn in batch {
+        serde_json::to_writer(&mut chunk, &conn)?;
+        chunk.push(b'\n');
+    }
+    Ok(chunk)
+}

@@ -1,0 +1,345 @@
+//! What can be typed.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use clap_complete::Shell;
+
+use crate::{
+    config::XdpMode,
+    model::{BackendAddress, Forward, Scheduler, ServiceAddress},
+    report::ConnFilter,
+};
+
+/// A layer-4 load balancer that forwards in the driver's receive path (XDP)
+#[derive(Debug, Parser)]
+#[command(
+    name = "lvx",
+    version,
+    arg_required_else_help = true,
+    after_help = "Examples:
+  lvx run --interface eth0
+  lvx service add tcp://10.0.0.100:80 --forward dr
+  lvx backend add tcp://10.0.0.100:80 10.0.0.11 --weight 2
+  lvx status
+
+Exit status: 0 done, 1 refused or failed (one line on stderr says why), 2 wrong usage."
+)]
+pub(super) struct Cli {
+    /// The daemon's control socket [default: /run/lvx/lvx.sock]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "LVX_SOCKET",
+        hide_env_values = true
+    )]
+    pub socket: Option<PathBuf>,
+    /// Tables for people or JSON for programs
+    #[arg(short, long, global = true, value_enum, value_name = "FORM", default_value_t = Form::Table)]
+    pub output: Form,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How answers are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Form {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Attach to interfaces, serve the control socket, stay in the foreground
+    Run(Run),
+    /// Add, change, remove and show services
+    Service {
+        #[command(subcommand)]
+        command: ServiceCommand,
+    },
+    /// Add, change, drain, remove and list a service's backends
+    Backend {
+        #[command(subcommand)]
+        command: BackendCommand,
+    },
+    /// Make the running configuration equal to a file, and print the difference
+    #[command(after_help = "Examples:
+  lvx apply services.toml --dry-run     what would change
+  lvx export > backup.toml; lvx apply backup.toml
+  generate-services | lvx apply -
+
+A file:
+  [[service]]
+  address = \"tcp://10.0.0.100:80\"
+  forward = \"dr\"
+  scheduler = \"mh\"
+  [[service.backend]]
+  address = \"10.0.0.11\"
+  weight = 2")]
+    Apply {
+        /// TOML or JSON; `-` reads standard input
+        file: PathBuf,
+        /// Print the difference and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Print the running configuration in the form that apply reads (TOML; JSON with -o json)
+    Export,
+    /// What is attached and healthy
+    Status,
+    /// Counters of interfaces, services and backends; rates with --rate
+    #[command(after_help = "Examples:
+  lvx stats                   what was counted since the program was attached
+  lvx stats --rate 1          per second, measured over one second
+  lvx stats -o json | jq '.services[] | {address, packets_in}'")]
+    Stats {
+        /// Measure over that time and print values per second
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+        rate: Option<u64>,
+    },
+    /// The flow table
+    #[command(after_help = "Examples:
+  lvx conns --service tcp://10.0.0.100:80
+  lvx conns --client 192.0.2.7 --limit 20
+  lvx conns -o json | jq -r .backend | sort | uniq -c     (one JSON object per line)")]
+    Conns(Conns),
+    /// Take the program off the interfaces, remove pins and VIPs; a running daemon is stopped first
+    Detach(Detach),
+    /// Print a completion script
+    #[command(after_help = "Example:
+  lvx completion bash > /etc/bash_completion.d/lvx")]
+    Completion {
+        /// The shell to complete in
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lvx run --interface eth0
+  lvx run --interface eth0 --interface eth1 --xdp-mode native
+  lvx run --config ./lvx.toml
+
+When it stops or dies the dataplane goes on forwarding, and the next `lvx run` takes it over; `lvx detach` ends it.
+RUST_LOG chooses what is logged to stderr, such as RUST_LOG=xdp_loader=debug.")]
+pub(super) struct Run {
+    /// The node's settings [default: /etc/lvx/lvx.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// An interface to attach to; may be given several times
+    #[arg(long = "interface", value_name = "IF")]
+    pub interfaces: Vec<String>,
+    /// Where in the receive path to run: in the driver (native), in the stack (generic), or the best there is (auto)
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub xdp_mode: Option<Mode>,
+    /// Where the desired state is kept [default: /var/lib/lvx]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Where maps and programs are pinned, in a bpffs [default: /sys/fs/bpf/lvx]
+    #[arg(long, value_name = "DIR")]
+    pub pin_dir: Option<PathBuf>,
+    /// Serve metrics over HTTP, such as 127.0.0.1:9105
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Option<SocketAddr>,
+}
+
+/// `--xdp-mode`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Mode {
+    /// The best there is, with a warning when that is not native
+    Auto,
+    /// In the driver, or not at all
+    Native,
+    /// In the kernel's stack: slower, works everywhere
+    Generic,
+}
+
+impl From<Mode> for XdpMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Auto => Self::Auto,
+            Mode::Native => Self::Native,
+            Mode::Generic => Self::Generic,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Detach {
+    /// The node's settings [default: /etc/lvx/lvx.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where the desired state is kept [default: /var/lib/lvx]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Where maps and programs are pinned [default: /sys/fs/bpf/lvx]
+    #[arg(long, value_name = "DIR")]
+    pub pin_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ServiceCommand {
+    /// Add a service
+    #[command(after_help = "Examples:
+  lvx service add tcp://10.0.0.100:80
+  lvx service add 'udp://[2001:db8::1]:53' --forward nat --scheduler wrr")]
+    Add {
+        /// Where clients will reach it, such as tcp://10.0.0.100:80 or udp://[2001:db8::1]:53
+        service: ServiceAddress,
+        #[command(flatten)]
+        fields: ServiceFields,
+    },
+    /// Change a service; what is not named stays
+    #[command(
+        group = clap::ArgGroup::new("change").required(true).multiple(true).args(["forward", "scheduler", "mh_slots"]),
+        after_help = "Example:
+  lvx service set tcp://10.0.0.100:80 --scheduler wrr"
+    )]
+    Set {
+        /// The service
+        service: ServiceAddress,
+        #[command(flatten)]
+        fields: ServiceFields,
+    },
+    /// Remove a service and its backends
+    Del {
+        /// The service
+        service: ServiceAddress,
+    },
+    /// Show a service and its backends
+    Show {
+        /// The service
+        service: ServiceAddress,
+    },
+    /// List the services
+    List,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ServiceFields {
+    /// How packets reach the backends: direct routing (dr, the default) or address translation (nat)
+    #[arg(long, value_parser = forward())]
+    pub forward: Option<Forward>,
+    /// How new connections are spread: mh (Maglev hashing, the default), rr (round robin) or wrr (weighted)
+    #[arg(long, value_parser = scheduler())]
+    pub scheduler: Option<Scheduler>,
+    /// Slots of the Maglev table, a prime between 251 and 131071 [default: 65537]
+    #[arg(long, value_name = "N")]
+    pub mh_slots: Option<u32>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BackendCommand {
+    /// Add a backend to a service
+    #[command(after_help = "Examples:
+  lvx backend add tcp://10.0.0.100:80 10.0.0.11 --weight 2
+  lvx backend add tcp://10.0.0.100:80 10.0.0.12:8080 --forward nat")]
+    Add {
+        /// The service
+        service: ServiceAddress,
+        /// The backend's address, with its port if that differs from the service's
+        backend: BackendAddress,
+        #[command(flatten)]
+        fields: BackendFields,
+    },
+    /// Change a backend; what is not named stays
+    #[command(
+        group = clap::ArgGroup::new("change").required(true).multiple(true).args(["weight", "forward"]),
+        after_help = "Example:
+  lvx backend set tcp://10.0.0.100:80 10.0.0.11 --weight 5"
+    )]
+    Set {
+        /// The service
+        service: ServiceAddress,
+        /// The backend
+        backend: BackendAddress,
+        #[command(flatten)]
+        fields: BackendFields,
+    },
+    /// Give a backend no new connections; those that it has go on
+    #[command(after_help = "Examples:
+  lvx backend drain tcp://10.0.0.100:80 10.0.0.11
+  lvx backend drain tcp://10.0.0.100:80 10.0.0.11 --undo")]
+    Drain {
+        /// The service
+        service: ServiceAddress,
+        /// The backend
+        backend: BackendAddress,
+        /// Give it new connections again
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Remove a backend from a service
+    Del {
+        /// The service
+        service: ServiceAddress,
+        /// The backend
+        backend: BackendAddress,
+    },
+    /// List the backends of a service, or of all
+    List {
+        /// The service
+        service: Option<ServiceAddress>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BackendFields {
+    /// Share of new connections relative to the others', 0 to 65535 (default 1; 0 gets none)
+    // Any integer is taken here, so that the daemon's refusal names the backend and the range.
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub weight: Option<i64>,
+    /// How packets reach this backend, if not as the service says
+    #[arg(long, value_parser = forward())]
+    pub forward: Option<Forward>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Conns {
+    /// Only connections to this service
+    #[arg(long)]
+    pub service: Option<ServiceAddress>,
+    /// Only connections to this backend; without a port, on any port
+    #[arg(long)]
+    pub backend: Option<BackendAddress>,
+    /// Only connections from this client
+    #[arg(long, value_name = "IP")]
+    pub client: Option<IpAddr>,
+    /// At most so many
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+}
+
+impl From<Conns> for ConnFilter {
+    fn from(conns: Conns) -> Self {
+        let Conns {
+            service,
+            backend,
+            client,
+            limit,
+        } = conns;
+        Self {
+            service,
+            backend,
+            client,
+            limit,
+        }
+    }
+}
+
+fn forward() -> impl TypedValueParser<Value = Forward> {
+    PossibleValuesParser::new(Forward::ALL.iter().map(|known| known.name()))
+        .try_map(|name| name.parse::<Forward>())
+}
+
+fn scheduler() -> impl TypedValueParser<Value = Scheduler> {
+    PossibleValuesParser::new(Scheduler::ALL.iter().map(|known| known.name()))
+        .try_map(|name| name.parse::<Scheduler>())
+}

@@ -1,0 +1,102 @@
+//! The command line: what is typed becomes requests to the daemon, and its answers tables or JSON.
+
+mod apply;
+mod args;
+mod backend;
+mod client;
+mod conns;
+mod node;
+mod output;
+mod service;
+mod stats;
+mod status;
+mod table;
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory as _, Parser as _};
+use tokio::runtime;
+
+use args::{Cli, Command};
+use client::Client;
+use output::Output;
+
+/// Runs what the command line says. Exit status: 0 done, 1 refused or failed, 2 usage.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        // `lvx conns | head` is no failure.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let message = one_line(&error);
+            let _ = writeln!(io::stderr(), "lvx: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The error and its causes; a cause that the text before it tells already is not told again.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut message = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if message.is_empty() {
+            message = cause;
+        } else if !message.contains(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
+    message.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Run(run) => node::run(run, cli.socket),
+        Command::Detach(detach) => node::detach(detach, cli.socket),
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "lvx", &mut script);
+            Ok(io::stdout().write_all(&script)?)
+        }
+        command => {
+            let client = Client::new(cli.socket);
+            let mut output = Output::stdout(cli.output);
+            runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?
+                .block_on(ask(command, &client, &mut output))
+        }
+    }
+}
+
+/// The commands that only talk to the daemon.
+async fn ask(
+    command: Command,
+    client: &Client,
+    output: &mut Output<impl io::Write>,
+) -> anyhow::Result<()> {
+    match command {
+        Command::Service { command } => service::run(command, client, output).await,
+        Command::Backend { command } => backend::run(command, client, output).await,
+        Command::Apply { file, dry_run } => apply::apply(&file, dry_run, client, output).await,
+        Command::Export => apply::export(client, output).await,
+        Command::Status => status::run(client, output).await,
+        Command::Stats { rate } => stats::run(rate, client, output).await,
+        Command::Conns(filter) => conns::run(filter.into(), client, output).await,
+        Command::Run(_) | Command::Detach(_) | Command::Completion { .. } => {
+            unreachable!("answered without a daemon")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

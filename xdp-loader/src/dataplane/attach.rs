@@ -1,0 +1,218 @@
+//! Attaches the program to interfaces through links that are pinned, so that it forwards without the daemon and can be
+//! replaced without a gap.
+
+use std::{fs, io, path::{Path, PathBuf}};
+
+use aya::{
+    Ebpf,
+    programs::{
+        ProgramError, Xdp, XdpMode,
+        links::{FdLink, PinnedLink},
+        xdp::XdpLink,
+    },
+};
+use tracing::{info, warn};
+
+use super::{
+    Error,
+    error::chain,
+    maps::{permission, remove},
+};
+use crate::{config::AttachChoice, netlink::Link, report::AttachMode};
+
+/// An interface that the program is attached to.
+#[derive(Clone, Debug)]
+pub struct Attachment {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// Where in the receive path the program runs; `None` if that cannot be told.
+    pub mode: AttachMode,
+    /// Why the mode is not the better one.
+    pub note: Option<String>,
+}
+
+/// Where the link to an interface is pinned, and how it is attached. A name may have a dot, which BPF's file system does
+/// not take, so the index is used.
+fn pin_of(pins: &Path, ifindex: u32, mode: AttachMode) -> PathBuf {
+    pins.join(format!("link_{ifindex}_{}", mode.name()))
+}
+
+/// The interfaces that links are pinned for.
+fn pinned(pins: &Path) -> Result<Vec<(u32, AttachMode, PathBuf)>, Error> {
+    let entries = match fs::read_dir(pins) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(Error::Pins { action: "read", path: pins.to_owned(), source }),
+    };
+    Ok(entries
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let (ifindex, mode) = name.strip_prefix("link_")?.split_once('_')?;
+            let mode = [AttachMode::Native, AttachMode::Generic].into_iter().find(|known| known.name() == mode)?;
+            Some((ifindex.parse().ok()?, mode, entry.path()))
+        })
+        .collect())
+}
+
+/// The program in an object.
+pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, Error> {
+    let program = ebpf.program_mut(name).ok_or(Error::NoMap(name))?;
+    Ok(program.try_into()?)
+}
+
+/// Loads the programs into the kernel.
+///
+/// # Errors
+///
+/// The verifier's word, or want of privileges.
+pub fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
+    for name in ["lvx", "lvx_clock"] {
+        program(ebpf, name)?.load().map_err(|error| match permission(&error) {
+            true => Error::NotPermitted("load BPF programs"),
+            false => Error::Load(chain(&error)),
+        })?;
+    }
+    Ok(())
+}
+
+/// Attaches the loaded program to these interfaces and takes it off all others: where an earlier daemon's link is pinned,
+/// the program is replaced in it, between two packets.
+///
+/// # Errors
+///
+/// If an interface does not take the program. What was attached before stays, and what was attached new is taken off.
+pub fn attach(
+    ebpf: &mut Ebpf,
+    pins: &Path,
+    links: &[Link],
+    choice: AttachChoice,
+) -> Result<Vec<Attachment>, Error> {
+    let program = program(ebpf, "lvx")?;
+    let before = pinned(pins)?;
+    let mut attachments = Vec::new();
+    let mut fresh = Vec::new();
+    for link in links {
+        let known = before.iter().find(|(ifindex, ..)| *ifindex == link.index);
+        let attachment = match known {
+            Some((_, mode, path)) if choice.allows(*mode) && replace(program, path).is_ok() => {
+                info!(interface = link.name, mode = mode.name(), "took the interface over");
+                Ok(Attachment { name: link.name.clone(), ifindex: link.index, mode: *mode, note: None })
+            }
+            _ => {
+                if let Some((_, _, path)) = known {
+                    remove(path)?;
+                }
+                create(program, pins, link, choice).inspect(|attachment| {
+                    fresh.push(pin_of(pins, attachment.ifindex, attachment.mode));
+                    info!(interface = link.name, mode = attachment.mode.name(), "attached");
+                })
+            }
+        };
+        match attachment {
+            Ok(attachment) => attachments.push(attachment),
+            Err(error) => {
+                for path in &fresh {
+                    remove(path)?;
+                }
+                return Err(error);
+            }
+        }
+    }
+    for (ifindex, _, path) in before {
+        if !links.iter().any(|link| link.index == ifindex) {
+            remove(&path)?;
+        }
+    }
+    Ok(attachments)
+}
+
+/// Puts the program in the place of the one that a pinned link holds.
+fn replace(program: &mut Xdp, path: &Path) -> Result<(), Error> {
+    let link: FdLink = PinnedLink::from_pin(path)?.into();
+    let link: XdpLink = link.try_into()?;
+    let id = program.attach_to_link(link)?;
+    // The pin keeps the link; this end of it need not.
+    drop(program.take_link(id)?);
+    Ok(())
+}
+
+/// Attaches the program anew and pins the link.
+fn create(program: &mut Xdp, pins: &Path, link: &Link, choice: AttachChoice) -> Result<Attachment, Error> {
+    let mut refused = None;
+    for (mode, flag) in choice.modes() {
+        match program.attach_to_if_index(link.index, *flag) {
+            Ok(id) => {
+                let fd: FdLink = program.take_link(id)?.try_into()?;
+                // Dropping the pinned link closes this end; the pin stays.
+                drop(fd.pin(pin_of(pins, link.index, *mode))?);
+                let note = refused.map(|reason: String| format!("generic mode, as the driver takes no program: {reason}"));
+                if let Some(note) = &note {
+                    warn!(interface = link.name, "{note}");
+                }
+                return Ok(Attachment { name: link.name.clone(), ifindex: link.index, mode: *mode, note });
+            }
+            Err(error) if permission(&error) => return Err(Error::NotPermitted("attach XDP programs")),
+            Err(error) => refused = Some(reason(&error, *mode)),
+        }
+    }
+    Err(Error::Attach {
+        interface: link.name.clone(),
+        mode: choice.name(),
+        reason: refused.unwrap_or_else(|| "no mode was tried".to_owned()),
+    })
+}
+
+/// Why an interface did not take the program, and what to do.
+fn reason(error: &ProgramError, mode: AttachMode) -> String {
+    let errno = match error {
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+        _ => None,
+    };
+    match (errno, mode) {
+        (Some(libc::EOPNOTSUPP), AttachMode::Native) => {
+            "its driver has no XDP (use --xdp-mode auto or generic)".to_owned()
+        }
+        (Some(libc::EBUSY | libc::EEXIST), _) => {
+            "another XDP program is attached there (take it off: ip link set dev IF xdp off)".to_owned()
+        }
+        (Some(libc::ENODEV), _) => "the interface is gone".to_owned(),
+        (Some(libc::ERANGE | libc::EINVAL), AttachMode::Native) => {
+            format!("{} (is its MTU too large for XDP in one page, 3498?)", chain(error))
+        }
+        _ => chain(error),
+    }
+}
+
+/// Takes the program off all interfaces whose links are pinned.
+///
+/// # Errors
+///
+/// If a pin cannot be removed.
+pub fn detach(pins: &Path) -> Result<Vec<u32>, Error> {
+    let links = pinned(pins)?;
+    for (_, _, path) in &links {
+        remove(path)?;
+    }
+    Ok(links.into_iter().map(|(ifindex, ..)| ifindex).collect())
+}
+
+impl AttachChoice {
+    /// The modes to try, in order.
+    fn modes(self) -> &'static [(AttachMode, XdpMode)] {
+        const NATIVE: (AttachMode, XdpMode) = (AttachMode::Native, XdpMode::Driver);
+        const GENERIC: (AttachMode, XdpMode) = (AttachMode::Generic, XdpMode::Skb);
+        match self {
+            Self::Auto => &[NATIVE, GENERIC],
+            Self::Native => &[NATIVE],
+            Self::Generic => &[GENERIC],
+        }
+    }
+
+    /// Whether an interface may stay attached in this mode.
+    fn allows(self, mode: AttachMode) -> bool {
+        self.modes().iter().any(|(allowed, _)| *allowed == mode)
+    }
+}

@@ -1,0 +1,75 @@
+//! What packets have counted, summed over CPUs.
+
+use std::collections::BTreeMap;
+
+use xdp_common::{
+    layout::{BackendCounters, PORTS},
+    verdict::Verdict,
+};
+
+use super::{Error, Maps};
+
+/// The counters of these backends.
+///
+/// # Errors
+///
+/// If the kernel does not map the counters.
+pub fn backends(maps: &Maps, numbers: impl IntoIterator<Item = u32>) -> Result<BTreeMap<u32, BackendCounters>, Error> {
+    let counters = maps.backend_counters()?;
+    let stride = maps.sizes().backends as usize + 1;
+    Ok(numbers
+        .into_iter()
+        .map(|number| {
+            let sum = (0..maps.cpus() as usize).fold(BackendCounters::default(), |sum, cpu| {
+                add(sum, counters.read(cpu * stride + number as usize))
+            });
+            (number, sum)
+        })
+        .collect())
+}
+
+/// The sum of two CPUs' counters.
+#[must_use]
+pub fn add(a: BackendCounters, b: BackendCounters) -> BackendCounters {
+    BackendCounters {
+        packets_in: a.packets_in + b.packets_in,
+        bytes_in: a.bytes_in + b.bytes_in,
+        packets_out: a.packets_out + b.packets_out,
+        bytes_out: a.bytes_out + b.bytes_out,
+        connections: a.connections + b.connections,
+        room: [0; 3],
+    }
+}
+
+/// Sets the counters of a backend to zero. Only for one that no packet counts for yet.
+///
+/// # Errors
+///
+/// If the kernel does not map the counters.
+pub fn reset(maps: &Maps, numbers: &[u32]) -> Result<(), Error> {
+    if numbers.is_empty() {
+        return Ok(());
+    }
+    let counters = maps.backend_counters()?;
+    let stride = maps.sizes().backends as usize + 1;
+    for number in numbers {
+        for cpu in 0..maps.cpus() as usize {
+            counters.write(cpu * stride + *number as usize, &BackendCounters::default());
+        }
+    }
+    Ok(())
+}
+
+/// The verdicts on an interface's packets, by its port.
+///
+/// # Errors
+///
+/// If the kernel does not map the counters.
+pub fn verdicts(maps: &Maps, port: u32) -> Result<Vec<(Verdict, u64)>, Error> {
+    let counters = maps.verdict_counters()?;
+    let rows: Vec<_> = (0..maps.cpus()).map(|cpu| counters.read((cpu * PORTS + port) as usize)).collect();
+    Ok(Verdict::ALL
+        .into_iter()
+        .map(|verdict| (verdict, rows.iter().map(|row| row[verdict as usize]).sum()))
+        .collect())
+}

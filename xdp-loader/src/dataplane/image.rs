@@ -1,0 +1,211 @@
+//! The image: what the configuration maps must say, worked out from what is desired and what is known of the network.
+//!
+//! Pure: no map is touched here. [`super::Tables`] writes the image into the bank that is not in use.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use xdp_common::{
+    hash,
+    layout::{self, Method, Target},
+    wire::Be16,
+};
+
+use super::{
+    Error, Numbers, endpoints::Endpoints, ring::Member, schedules::Schedule, words,
+};
+use crate::{
+    model::{Backend, Desired, Forward, Protocol, Scheduler, Service, ServiceAddress},
+    netlink::{NextHop, NextHops},
+};
+
+/// What a backend is told apart by: its service, its address and port.
+pub type BackendKey = (ServiceAddress, IpAddr, u16);
+
+/// The numbers that services and backends have in the maps.
+#[derive(Debug)]
+pub struct Names {
+    /// Of services.
+    pub services: Numbers<ServiceAddress>,
+    /// Of backends.
+    pub backends: Numbers<BackendKey>,
+}
+
+/// What the configuration maps must say.
+pub struct Image {
+    /// Services without their scheduling tables, by number.
+    pub services: BTreeMap<u32, layout::Service>,
+    /// What each service's scheduling table is to be, by number.
+    pub schedules: BTreeMap<u32, Schedule>,
+    /// Backends by number.
+    pub backends: BTreeMap<u32, layout::Backend>,
+    /// Both endpoint tables.
+    pub endpoints: Endpoints,
+    /// Interfaces that packets go out of, and their MACs.
+    pub interfaces: BTreeMap<u32, [u8; 6]>,
+    /// Backends whose number is new: their counters start at 0.
+    pub new_backends: Vec<u32>,
+}
+
+/// IP's number of a protocol.
+#[must_use]
+pub fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => xdp_common::wire::protocol::TCP,
+        Protocol::Udp => xdp_common::wire::protocol::UDP,
+    }
+}
+
+/// The key of a backend.
+#[must_use]
+pub fn backend_key(service: &Service, backend: &Backend) -> BackendKey {
+    (service.address, backend.address, backend.port(service))
+}
+
+/// Works out the image. `port_of` gives the port of an interface that packets go out of.
+///
+/// # Errors
+///
+/// [`Error::Full`] if something has no room; `names` may then have given out numbers that nobody uses yet.
+pub fn compile(
+    desired: &Desired,
+    hops: &NextHops,
+    names: &mut Names,
+    endpoint_buckets: u32,
+    mut port_of: impl FnMut(u32) -> Result<u32, Error>,
+) -> Result<Image, Error> {
+    let mut image = Image {
+        services: BTreeMap::new(),
+        schedules: BTreeMap::new(),
+        backends: BTreeMap::new(),
+        endpoints: Endpoints::new(endpoint_buckets),
+        interfaces: BTreeMap::new(),
+        new_backends: Vec::new(),
+    };
+    let services_full = Error::Full { what: "services", limit: names.services.limit(), setting: "max_services" };
+    let backends_full = || Error::Full { what: "backends", limit: names_limit(endpoint_buckets), setting: "max_backends" };
+    if desired.services.len() > names.services.limit() as usize {
+        return Err(services_full);
+    }
+    for service in desired.services.values() {
+        let Some(given) = names.services.give(&service.address) else {
+            return Err(services_full);
+        };
+        let address = service.address;
+        let protocol = protocol_number(address.protocol);
+        image
+            .endpoints
+            .enter(address.ip, address.port, protocol, Target(given.number))
+            .map_err(|_| backends_full())?;
+
+        let mut members = Vec::with_capacity(service.backends.len());
+        for backend in &service.backends {
+            let limit = names.backends.limit();
+            let Some(name) = names.backends.give(&backend_key(service, backend)) else {
+                return Err(Error::Full { what: "backends", limit, setting: "max_backends" });
+            };
+            if name.is_new {
+                image.new_backends.push(name.number);
+            }
+            let hop = hops.0.get(&backend.address).and_then(|hop| hop.as_ref().ok());
+            let out = match hop {
+                Some(hop) => {
+                    image.interfaces.insert(hop.ifindex, hop.source_mac);
+                    Some((hop, port_of(hop.ifindex)?))
+                }
+                None => None,
+            };
+            image.backends.insert(name.number, entry(service, backend, given.number, out));
+            if backend.forward(service) == Forward::Nat {
+                image
+                    .endpoints
+                    .enter(backend.address, backend.port(service), protocol, Target::REAL)
+                    .map_err(|_| backends_full())?;
+            }
+            // A backend that cannot be reached gets no new connections; nor does one that drains.
+            let weight = if hop.is_some() { backend.scheduled_weight() } else { 0 };
+            members.push((name.number, Member { identity: identity(service, backend), weight }));
+        }
+        image.services.insert(given.number, service_entry(service));
+        image.schedules.insert(given.number, Schedule::new(service.scheduler, service.mh_slots, members));
+    }
+    Ok(image)
+}
+
+/// Endpoints that a table of so many buckets is made for.
+fn names_limit(endpoint_buckets: u32) -> u32 {
+    endpoint_buckets
+}
+
+/// What a backend is hashed by: the same on every node, whatever its number there.
+fn identity(service: &Service, backend: &Backend) -> [u64; 2] {
+    let [high, low] = words::wide(backend.address);
+    [high ^ u64::from(backend.port(service)).rotate_left(32), low]
+}
+
+/// The seed of a service's client hash, from its address.
+fn seed(address: ServiceAddress) -> u64 {
+    let [high, low] = words::wide(address.ip);
+    hash::mix(hash::fold_v6([high, low], u64::from(address.port) << 8 | u64::from(protocol_number(address.protocol))))
+}
+
+/// A service's entry, but for its scheduling table.
+fn service_entry(service: &Service) -> layout::Service {
+    layout::Service {
+        scheduler: match service.scheduler {
+            Scheduler::Mh => layout::Scheduler::Hash as u8,
+            Scheduler::Rr | Scheduler::Wrr => layout::Scheduler::Turn as u8,
+        },
+        flags: 0,
+        reserved: 0,
+        slots: 0,
+        members: layout::ChunkIndex::default(),
+        ring: layout::ChunkIndex::default(),
+        seed: seed(service.address),
+        fingerprint: 0,
+        members_length: 0,
+        room: [0; 5],
+        more_room: 0,
+    }
+}
+
+/// A backend's entry.
+fn entry(service: &Service, backend: &Backend, number: u32, out: Option<(&NextHop, u32)>) -> layout::Backend {
+    let (vip, vport) = (service.address.ip, service.address.port);
+    let port = backend.port(service);
+    let mut macs = [Be16(0); 6];
+    if let Some((hop, _)) = out {
+        macs[..3].copy_from_slice(&words::mac(hop.mac));
+        macs[3..].copy_from_slice(&words::mac(hop.source_mac));
+    }
+    layout::Backend {
+        address: words::wide(backend.address),
+        vip: words::wide(vip),
+        macs,
+        ifindex: out.map_or(0, |(hop, _)| hop.ifindex),
+        port: Be16::new(port),
+        vport: Be16::new(vport),
+        method: match backend.forward(service) {
+            Forward::Dr => Method::Dr,
+            Forward::Nat => Method::Nat,
+        } as u8,
+        protocol: protocol_number(service.address.protocol),
+        out: out.map_or(0, |(_, port)| port as u16),
+        address_delta: words::address_delta(vip, backend.address),
+        endpoint_delta: words::endpoint_delta((vip, vport), (backend.address, port)),
+        service: number as u16,
+        flags: if vip.is_ipv6() { layout::Backend::IPV6 } else { 0 },
+    }
+}
+
+/// The addresses whose next hops an image needs.
+#[must_use]
+pub fn targets(desired: &Desired) -> BTreeSet<IpAddr> {
+    desired
+        .services
+        .values()
+        .flat_map(|service| service.backends.iter().map(|backend| backend.address))
+        .collect()
+}
