@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -19,6 +20,8 @@ use crate::{
 
 /// How long a daemon may take until it answers.
 const START: Duration = Duration::from_secs(15);
+/// How long a command may take.
+const COMMAND: Duration = Duration::from_secs(20);
 
 /// The `lvx` to test: `LVX_BIN`, which `cargo xtask` sets, or else the release build of this workspace.
 pub fn program() -> Result<PathBuf> {
@@ -69,8 +72,11 @@ impl<'lab> Balancer<'lab> {
     /// Everything but the start: for commands without a daemon, and for daemons that are to refuse to start.
     pub fn prepare(lab: &'lab Lab, options: Options) -> Result<Self> {
         mount_bpffs()?;
-        let directory = lab.directory().join("lvx");
-        fs::create_dir_all(&directory)?;
+        // Each with a state of its own.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let directory = lab.directory().join(format!("lvx{number}"));
+        fs::create_dir(&directory)?;
         let interfaces = if options.interfaces.is_empty() {
             lab.arms.interfaces().iter().map(|&i| i.into()).collect()
         } else {
@@ -124,6 +130,11 @@ impl<'lab> Balancer<'lab> {
         command
     }
 
+    /// Starts a daemon that is to refuse to, and returns what it said.
+    pub fn run_in_vain(&self, command: &mut Command) -> Result<Output> {
+        process::output_within(command, COMMAND)
+    }
+
     /// An `lvx` command for this daemon, not yet started.
     pub fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
         let mut command = self.namespace.command(&self.program);
@@ -137,7 +148,7 @@ impl<'lab> Balancer<'lab> {
 
     /// Runs an `lvx` command, whatever its exit status.
     pub fn output<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Result<Output> {
-        process::output(&mut self.command(arguments))
+        process::output_within(&mut self.command(arguments), COMMAND)
     }
 
     /// Runs an `lvx` command that must succeed and returns what it prints.

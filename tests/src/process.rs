@@ -1,7 +1,7 @@
 //! Programs that the lab runs: to their end with their output, or in the background until they are no longer needed.
 
 use std::{
-    io::Write,
+    io::{Read, Seek, SeekFrom, Write},
     os::unix::process::CommandExt,
     process::{Child, Command, ExitStatus, Output, Stdio},
     thread,
@@ -42,6 +42,27 @@ pub fn output(command: &mut Command) -> Result<Output> {
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("cannot start {}", line(command)))
+}
+
+/// Runs `command`, which must end within `limit`, whatever its exit status.
+pub fn output_within(command: &mut Command, limit: Duration) -> Result<Output> {
+    let (mut stdout, mut stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    let mut running = Running::start(
+        command
+            .stdin(Stdio::null())
+            .stdout(stdout.try_clone()?)
+            .stderr(stderr.try_clone()?),
+    )?;
+    let ended = running.wait(limit);
+    let [said, complained] = [&mut stdout, &mut stderr].map(|file| -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        file.seek(SeekFrom::Start(0))?;
+        file.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    });
+    let (stdout, stderr) = (said?, complained?);
+    let status = ended.with_context(|| format!("it said: {}", String::from_utf8_lossy(&stderr).trim()))?;
+    Ok(Output { status, stdout, stderr })
 }
 
 fn succeeded(command: &Command, output: Output) -> Result<String> {

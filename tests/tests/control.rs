@@ -223,18 +223,20 @@ fn conns_shows_who_speaks_with_whom() -> Result<()> {
         lvx.serve(service, forward, "mh", [address])?;
         let download = Download::start(&lab.client, url, lab.directory(), forward)?;
         download.backend()?;
-        let conns = lvx.json(["conns"])?;
+        // One JSON object on each line, so that a table of millions can be read as it comes.
+        let conns = lvx.lvx(["conns", "-o", "json"])?;
         let conn = conns
-            .as_array()
+            .lines()
+            .map(serde_json::from_str)
+            .collect::<Result<Vec<Value>, _>>()?
             .into_iter()
-            .flatten()
             .find(|conn| conn["service"] == service)
             .with_context(|| format!("no {service} in {conns}"))?;
         assert_eq!(conn["protocol"], "tcp", "{conn}");
         assert_eq!(conn["backend"], backend, "{conn}");
         assert_eq!(conn["forward"], forward, "{conn}");
         assert_eq!(conn["state"], "established", "{conn}");
-        assert_fields(conn, &["client", "idle_seconds"]);
+        assert_fields(&conn, &["client", "idle_seconds"]);
     }
     let table = lvx.lvx(["conns"])?;
     assert!(
