@@ -144,7 +144,8 @@ impl Daemon {
         drop(socket_file);
         stop.send_replace(true);
         let _ = tokio::time::timeout(GRACE, server).await;
-        controller.finish().await;
+        // Already finished, if the daemon was told to detach.
+        let _ = tokio::time::timeout(GRACE, controller.finish()).await;
         Ok(())
     }
 }

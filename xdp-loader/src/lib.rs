@@ -12,9 +12,9 @@ pub mod located;
 pub mod metrics;
 pub mod model;
 pub mod netlink;
+pub mod reconcile;
 #[cfg(test)]
 mod recording;
-pub mod reconcile;
 pub mod report;
 pub mod store;
 #[cfg(test)]

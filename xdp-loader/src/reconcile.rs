@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     ops::ControlFlow,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
@@ -73,6 +73,7 @@ struct Shared {
     tracker: NextHopTracker,
     vips: Vips,
     vip_interface: Option<String>,
+    pins: PathBuf,
     attachments: Vec<Attachment>,
     known: RwLock<Known>,
     started: Instant,
@@ -98,15 +99,22 @@ impl Reconciler {
     /// changed.
     pub async fn start(settings: &Settings) -> Result<Self, StartError> {
         let links = Links::follow().await?;
-        let interfaces: Vec<Link> =
-            settings.interfaces.iter().map(|name| links.find(name)).collect::<Result<_, LinkError>>()?;
+        let interfaces: Vec<Link> = settings
+            .interfaces
+            .iter()
+            .map(|name| links.find(name))
+            .collect::<Result<_, LinkError>>()?;
         if let Some(name) = &settings.vip_interface {
             links.find(name)?;
         }
         let tracker = NextHopTracker::start().await?;
         let vips = Vips::start().await?;
-        let sizes =
-            Sizes::new(settings.max_services, settings.max_backends, settings.flows_v4, settings.flows_v6);
+        let sizes = Sizes::new(
+            settings.max_services,
+            settings.max_backends,
+            settings.flows_v4,
+            settings.flows_v6,
+        );
         let (pins, mode) = (settings.pin_dir.clone(), settings.xdp_mode);
         let (tables, attachments) = spawn_blocking(move || -> Result<_, Error> {
             let mut tables = Tables::open(Some(&pins), sizes)?;
@@ -136,6 +144,7 @@ impl Reconciler {
             tracker,
             vips,
             vip_interface: settings.vip_interface.clone(),
+            pins: settings.pin_dir.clone(),
             attachments,
             known: RwLock::default(),
             started: Instant::now(),
@@ -147,32 +156,39 @@ impl Reconciler {
     }
 }
 
-/// Takes the program off all interfaces, and removes pins and VIPs.
+/// Takes the program off all interfaces, and removes pins and VIPs, where no daemon runs.
 ///
 /// # Errors
 ///
 /// If something is there and cannot be removed.
 pub async fn detach(settings: &Settings) -> Result<(), StartError> {
-    let vips = Vips::start().await?;
-    vips.remove_all().await?;
-    let pins = settings.pin_dir.clone();
+    Ok(take_down(&Vips::start().await?, &settings.pin_dir).await?)
+}
+
+/// Takes the program off all interfaces, and removes pins and VIPs. What can be removed is, whatever cannot.
+async fn take_down(vips: &Vips, pins: &Path) -> Result<(), Error> {
+    let addresses = vips.remove_all().await.map_err(|error| Error::Vips(error.to_string()));
+    let pins = pins.to_owned();
     let interfaces = spawn_blocking(move || -> Result<_, Error> {
         let interfaces = attach::detach(&pins)?;
         unpin_maps(&pins)?;
         remove_directory(&pins)?;
         Ok(interfaces)
     })
-    .await??;
+    .await
+    .map_err(|error| Error::Load(error.to_string()))??;
     info!(interfaces = interfaces.len(), "detached");
-    Ok(())
+    addresses
 }
 
 /// Removes the directory of the pins, if it is there and empty.
 fn remove_directory(pins: &Path) -> Result<(), Error> {
     match std::fs::remove_dir(pins) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::Pins { action: "remove", path: pins.to_owned(), source })
-        }
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::Pins {
+            action: "remove",
+            path: pins.to_owned(),
+            source,
+        }),
         _ => Ok(()),
     }
 }
@@ -237,7 +253,11 @@ impl Shared {
             if let Err(error) = self.make(Arc::clone(&known.desired)).await {
                 error!(%error, "the maps could not follow the network");
             }
-            let index = self.vip_interface.as_ref().and_then(|name| self.links.find(name).ok()).map(|link| link.index);
+            let index = self
+                .vip_interface
+                .as_ref()
+                .and_then(|name| self.links.find(name).ok())
+                .map(|link| link.index);
             if index.is_some() && known.vip_index.is_some() && index != known.vip_index {
                 if let Err(error) = self.place_vips(&known.desired).await {
                     warn!(%error, "the VIPs could not follow their interface");
@@ -293,6 +313,10 @@ impl Dataplane for Reconciler {
         })
     }
 
+    fn detach(&self) -> BoxFuture<'_, Result<(), DataplaneError>> {
+        Box::pin(async { Ok(take_down(&self.shared.vips, &self.shared.pins).await?) })
+    }
+
     fn status(&self) -> BoxFuture<'_, Status> {
         Box::pin(report::status(&self.shared))
     }
@@ -308,7 +332,11 @@ impl Dataplane for Reconciler {
             let lister = conns::Lister::new(&shared, filter);
             let listed = flows::list(&shared.maps, |flow| {
                 let sent = lister.conn(flow).map_or(Ok(()), |conn| sender.blocking_send(conn));
-                if sent.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                if sent.is_ok() {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
             });
             if let Err(error) = listed {
                 error!(%error, "the flows could not be listed");

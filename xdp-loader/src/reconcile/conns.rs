@@ -1,10 +1,6 @@
 //! Flows as connections: numbers become services and backends again.
 
-use std::{
-    cell::Cell,
-    collections::BTreeMap,
-    net::SocketAddr,
-};
+use std::{cell::Cell, collections::BTreeMap, net::SocketAddr};
 
 use xdp_common::tcp_state::State;
 
@@ -45,8 +41,16 @@ impl Lister {
             })
             .collect();
         Self {
-            services: names.services.iter().map(|(service, number)| (number, *service)).collect(),
-            backends: names.backends.iter().map(|(backend, number)| (number, *backend)).collect(),
+            services: names
+                .services
+                .iter()
+                .map(|(service, number)| (number, *service))
+                .collect(),
+            backends: names
+                .backends
+                .iter()
+                .map(|(backend, number)| (number, *backend))
+                .collect(),
             forwards,
             clock: tables.clock(),
             left: Cell::new(filter.limit.unwrap_or(usize::MAX)),

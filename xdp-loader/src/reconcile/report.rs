@@ -38,7 +38,10 @@ pub(super) async fn status(shared: &Shared) -> Status {
             .collect(),
     });
     // Half of a table's places are what it promises to hold; see `Sizes`.
-    let table = |places: u32, used| TableUse { capacity: u64::from(places / 2), used };
+    let table = |places: u32, used| TableUse {
+        capacity: u64::from(places / 2),
+        used,
+    };
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -105,7 +108,10 @@ fn backend_status(known: &Known, names: &Names, service: &Service, backend: &Bac
 
 /// Flows of a backend in the tables at the last count.
 fn flows(known: &Known, names: &Names, key: &BackendKey) -> u64 {
-    let load = names.backends.get(key).and_then(|number| known.census.backends.get(&number));
+    let load = names
+        .backends
+        .get(key)
+        .and_then(|number| known.census.backends.get(&number));
     load.map_or(0, |Load { active, inactive }| active + inactive)
 }
 
@@ -126,9 +132,15 @@ fn read(shared: &Shared, known: &Known, tables: &mut Tables) -> Result<Stats, Er
         let port = tables.port(attachment.ifindex)?;
         let verdicts = counters::verdicts(&shared.maps, port)?
             .into_iter()
-            .map(|(verdict, packets)| VerdictCount { verdict: verdict.name().to_owned(), packets })
+            .map(|(verdict, packets)| VerdictCount {
+                verdict: verdict.name().to_owned(),
+                packets,
+            })
             .collect();
-        interfaces.push(InterfaceStats { name: attachment.name.clone(), verdicts });
+        interfaces.push(InterfaceStats {
+            name: attachment.name.clone(),
+            verdicts,
+        });
     }
     let names = tables.names();
     let counted = counters::backends(&shared.maps, names.backends.iter().map(|(_, number)| number))?;
@@ -140,7 +152,11 @@ fn read(shared: &Shared, known: &Known, tables: &mut Tables) -> Result<Stats, Er
             .iter()
             .map(|backend| {
                 let key = image::backend_key(service, backend);
-                let counted = names.backends.get(&key).and_then(|number| counted.get(&number)).copied();
+                let counted = names
+                    .backends
+                    .get(&key)
+                    .and_then(|number| counted.get(&number))
+                    .copied();
                 let counted = counted.unwrap_or_default();
                 sum = counters::add(sum, counted);
                 let flows = flows(known, names, &key);
@@ -151,9 +167,16 @@ fn read(shared: &Shared, known: &Known, tables: &mut Tables) -> Result<Stats, Er
                 }
             })
             .collect();
-        ServiceStats { address: service.address, traffic: traffic(sum, active_flows), backends }
+        ServiceStats {
+            address: service.address,
+            traffic: traffic(sum, active_flows),
+            backends,
+        }
     });
-    Ok(Stats { services: services.collect(), interfaces })
+    Ok(Stats {
+        services: services.collect(),
+        interfaces,
+    })
 }
 
 /// Counters as reported.
