@@ -93,6 +93,18 @@ fn arp_neighbour_discovery_and_ping_go_on() -> Result<()> {
 }
 
 #[test]
+fn the_balancer_goes_on_speaking_in_its_own_name() -> Result<()> {
+    let lab = Lab::one_armed()?;
+    let _lvx = serving(&lab)?;
+    // RFC 6724 would choose an IPv6 VIP for its longer prefix, unless it is deprecated.
+    for (to, own) in [("10.0.0.11", "10.0.0.2"), ("fd00::11", "fd00::2")] {
+        let route = lab.balancer.run("ip", ["route", "get", to])?;
+        assert!(route.contains(&format!("src {own} ")), "{route}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_datagram_that_is_for_no_service_arrives_byte_for_byte() -> Result<()> {
     const FILTER: &str = "udp";
     let lab = Lab::one_armed()?;
