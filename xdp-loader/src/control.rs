@@ -21,6 +21,12 @@ pub trait Dataplane: Send + Sync + 'static {
     /// When it cannot; what packets meet is then as it was before, as far as the kernel allowed.
     fn reconcile(&self, desired: Arc<Desired>) -> BoxFuture<'_, Result<(), DataplaneError>>;
 
+    /// Takes the program off the interfaces and removes pins and VIPs; the daemon ends after it.
+    ///
+    /// # Errors
+    /// When something cannot be removed; what could be is.
+    fn detach(&self) -> BoxFuture<'_, Result<(), DataplaneError>>;
+
     /// What is attached and healthy.
     fn status(&self) -> BoxFuture<'_, Status>;
 

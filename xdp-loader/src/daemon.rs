@@ -18,6 +18,7 @@ use crate::{
     control::{Controller, Dataplane, DataplaneError},
     metrics::{self, MetricsError},
     model::Desired,
+    reconcile::{self, Reconciler, StartError},
     store::{Store, StoreError},
 };
 
@@ -45,9 +46,9 @@ pub enum DaemonError {
     /// The settings do not do.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// There is nothing to attach.
-    #[error("this lvx was built without its dataplane")]
-    NoDataplane,
+    /// The dataplane cannot be brought up or taken down.
+    #[error(transparent)]
+    Start(#[from] StartError),
     /// The control API ended.
     #[error("the control API ended: {0}")]
     Serve(io::Error),
@@ -143,7 +144,8 @@ impl Daemon {
         drop(socket_file);
         stop.send_replace(true);
         let _ = tokio::time::timeout(GRACE, server).await;
-        controller.finish().await;
+        // Already finished, if the daemon was told to detach.
+        let _ = tokio::time::timeout(GRACE, controller.finish()).await;
         Ok(())
     }
 }
@@ -154,16 +156,18 @@ impl Daemon {
 /// When it cannot claim what it owns, attach or serve.
 pub async fn run(settings: Settings) -> Result<(), DaemonError> {
     settings.require_interface()?;
-    let _daemon = Daemon::claim(&settings)?;
-    Err(DaemonError::NoDataplane)
+    // What one daemon may own comes first: a second one fails before it touches the first one's dataplane.
+    let daemon = Daemon::claim(&settings)?;
+    let dataplane = Reconciler::start(&settings).await?;
+    daemon.serve(Arc::new(dataplane)).await
 }
 
 /// Takes the program off the interfaces and removes pins and VIPs. No daemon may be running.
 ///
 /// # Errors
 /// When something cannot be removed.
-pub async fn detach(_settings: Settings) -> Result<(), DaemonError> {
-    Err(DaemonError::NoDataplane)
+pub async fn detach(settings: Settings) -> Result<(), DaemonError> {
+    Ok(reconcile::detach(&settings).await?)
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {

@@ -12,6 +12,7 @@ pub mod located;
 pub mod metrics;
 pub mod model;
 pub mod netlink;
+pub mod reconcile;
 #[cfg(test)]
 mod recording;
 pub mod report;

@@ -52,6 +52,10 @@ impl Recording {
 }
 
 impl Dataplane for Recording {
+    fn detach(&self) -> BoxFuture<'_, Result<(), DataplaneError>> {
+        Box::pin(future::ready(Ok(())))
+    }
+
     fn reconcile(&self, desired: Arc<Desired>) -> BoxFuture<'_, Result<(), DataplaneError>> {
         if desired.services().len() > self.limit {
             let limit = u32::try_from(self.limit).unwrap_or(u32::MAX);

@@ -17,7 +17,7 @@ use axum::{
 };
 use tokio::sync::watch;
 
-use crate::control::Controller;
+use crate::control::{ChangeError, Controller};
 
 pub use apply::{Applied, ApplyQuery, ExportQuery};
 pub use error::ErrorBody;
@@ -53,6 +53,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/apply", post(apply::apply))
         .route("/v1/export", get(apply::export))
         .route("/v1/stop", post(stop))
+        .route("/v1/detach", post(detach))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
@@ -63,6 +64,16 @@ pub fn router(api: Api) -> Router {
 async fn stop(axum::extract::State(api): axum::extract::State<Api>) -> StatusCode {
     api.stop.send_replace(true);
     StatusCode::ACCEPTED
+}
+
+/// Takes everything down, in the daemon's own network namespace, and ends the daemon.
+async fn detach(axum::extract::State(api): axum::extract::State<Api>) -> Result<StatusCode, error::ApiError> {
+    // No change begins any more: what it would write to is going away.
+    api.controller.finish().await;
+    let detached = api.controller.dataplane().detach().await;
+    api.stop.send_replace(true);
+    detached.map_err(ChangeError::Dataplane)?;
+    Ok(StatusCode::OK)
 }
 
 async fn unknown(method: Method, uri: Uri) -> impl IntoResponse {

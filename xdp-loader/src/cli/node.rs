@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{anyhow, bail};
 use hyper::{Method, body::Bytes};
-use tokio::runtime;
+use tokio::{net::UnixStream, runtime};
 use tracing_subscriber::EnvFilter;
 
 use super::{
@@ -20,7 +20,6 @@ use super::{
 use crate::{
     config::{Overrides, Settings},
     daemon,
-    store::{Store, StoreError},
 };
 
 /// How long a daemon that was asked to stop may take, and how often to look.
@@ -58,27 +57,29 @@ pub(super) fn detach(detach: Detach, socket: Option<PathBuf>) -> anyhow::Result<
         .enable_all()
         .build()?
         .block_on(async {
-            stop_daemon(&settings).await?;
-            daemon::detach(settings).await.map_err(|error| as_root(error.into()))
+            if !ask_daemon(&settings).await? {
+                daemon::detach(settings).await.map_err(|error| as_root(error.into()))?;
+            }
+            Ok(())
         })
 }
 
-/// Stops the daemon that answers at the socket, if one does: it would go on writing maps that are being removed.
-async fn stop_daemon(settings: &Settings) -> anyhow::Result<()> {
-    if tokio::net::UnixStream::connect(&settings.socket).await.is_err() {
-        return Ok(());
+/// Has the daemon take everything down and end, if one answers at the socket: it knows what it attached, and where.
+async fn ask_daemon(settings: &Settings) -> anyhow::Result<bool> {
+    if UnixStream::connect(&settings.socket).await.is_err() {
+        return Ok(false);
     }
     let client = Client::new(Some(settings.socket.clone()));
-    drop(client.request(Method::POST, "/v1/stop", Bytes::new()).await?);
+    drop(client.request(Method::POST, "/v1/detach", Bytes::new()).await?);
     let (times, pause) = STOPPING;
     for _ in 0..times {
-        match Store::open(&settings.state_dir) {
-            Err(StoreError::Locked(_)) => tokio::time::sleep(pause).await,
-            other => return Ok(other.map(drop)?),
+        if UnixStream::connect(&settings.socket).await.is_err() {
+            return Ok(true);
         }
+        tokio::time::sleep(pause).await;
     }
     bail!(
-        "the daemon at {} was asked to stop and goes on: stop it by hand",
+        "the daemon at {} has detached and was asked to stop, but goes on: stop it by hand",
         settings.socket.display()
     )
 }
@@ -100,9 +101,9 @@ fn as_root(error: anyhow::Error) -> anyhow::Error {
 }
 
 fn log_to_stderr() {
-    let filter = EnvFilter::builder()
-        .with_default_directive(tracing::Level::INFO.into())
-        .from_env_lossy();
+    // The netlink library warns of every attribute that is longer than it knows, which newer kernels' are.
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,netlink_packet_route=error"));
     let colours = io::stderr().is_terminal() && wants_colours();
     tracing_subscriber::fmt()
         .with_env_filter(filter)

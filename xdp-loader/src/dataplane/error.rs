@@ -56,6 +56,9 @@ pub enum Error {
         /// The setting that says so.
         setting: &'static str,
     },
+    /// VIPs could not be removed.
+    #[error("{0}")]
+    Vips(String),
     /// An operation on a map.
     #[error(transparent)]
     Map(#[from] MapError),

@@ -17,7 +17,7 @@ use xdp_common::layout::{
 };
 
 use super::{
-    Error,
+    Error, attach,
     error::chain,
     memory::{Memory, Value},
 };
@@ -149,8 +149,18 @@ impl Maps {
         {
             warn!("the sizes in the configuration differ from those of the maps in use; they count after `lvx detach`");
         }
-        let sizes = found.unwrap_or(wanted);
+        let opened = Self::take_apart(pins, found.unwrap_or(wanted), cpus, found.is_some());
+        if let (Err(_), Some(pins), None) = (&opened, pins, found) {
+            unpin_maps(pins)?;
+        }
+        opened
+    }
+
+    /// Loads the program and takes its maps out of it.
+    fn take_apart(pins: Option<&Path>, sizes: Sizes, cpus: u32, taken_over: bool) -> Result<Opened, Error> {
         let mut ebpf = load(pins, sizes, cpus)?;
+        // Programs first: they refer to the maps by descriptors that are given away below.
+        attach::load(&mut ebpf)?;
         let control = take(&mut ebpf, "CONTROL")?;
         let arrays = Arrays {
             endpoints_v4: take(&mut ebpf, "ENDPOINTS_V4")?,
@@ -176,7 +186,7 @@ impl Maps {
             schedules: ebpf.take_map("SCHEDULES").ok_or(Error::NoMap("SCHEDULES"))?,
             tx_ports: ebpf.take_map("TX_PORTS").ok_or(Error::NoMap("TX_PORTS"))?,
             ebpf,
-            taken_over: found.is_some(),
+            taken_over,
         })
     }
 

@@ -66,7 +66,6 @@ impl Tables {
             mut ebpf,
             taken_over,
         } = Maps::open(pins, sizes)?;
-        attach::load(&mut ebpf)?;
         let hertz = taken_over
             .then(|| maps.control().read(0).hertz)
             .filter(|hertz| *hertz > 0);

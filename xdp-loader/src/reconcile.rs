@@ -1,0 +1,347 @@
+//! The reconciler: whatever changes (what is desired, what the network says), the maps and VIPs are made to follow, by
+//! one function and one writer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use futures::future::BoxFuture;
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::{JoinSet, spawn_blocking},
+    time::{MissedTickBehavior, interval},
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    config::Settings,
+    control::{Dataplane, DataplaneError},
+    dataplane::{
+        Error, Maps, Sizes, Tables,
+        attach::{self, Attachment},
+        flows::{self, Census},
+        image,
+        maps::unpin_maps,
+    },
+    model::Desired,
+    netlink::{Link, LinkError, Links, NetlinkError, NextHopTracker, NextHops, VipError, VipState, Vips},
+    report::{Conn, ConnFilter, Stats, Status},
+};
+
+mod conns;
+mod report;
+
+/// How often flows are counted and those that are over forgotten.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Why the dataplane could not be brought up or taken down.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An interface does not exist.
+    #[error(transparent)]
+    Interface(#[from] LinkError),
+    /// The kernel could not be asked.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// VIPs cannot be managed.
+    #[error(transparent)]
+    Vip(#[from] VipError),
+    /// The program or its maps.
+    #[error(transparent)]
+    Dataplane(#[from] Error),
+    /// A task of the daemon died.
+    #[error("the daemon could not start: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// The dataplane of this node, kept as desired until it is dropped. The packets go on without it.
+pub struct Reconciler {
+    shared: Arc<Shared>,
+    _tasks: JoinSet<()>,
+}
+
+/// What the reconciler's tasks share.
+struct Shared {
+    tables: Arc<Mutex<Tables>>,
+    maps: Arc<Maps>,
+    links: Links,
+    tracker: NextHopTracker,
+    vips: Vips,
+    vip_interface: Option<String>,
+    pins: PathBuf,
+    attachments: Vec<Attachment>,
+    known: RwLock<Known>,
+    started: Instant,
+}
+
+/// What was last made so.
+#[derive(Clone, Default)]
+struct Known {
+    desired: Arc<Desired>,
+    hops: Arc<NextHops>,
+    vips: BTreeMap<IpAddr, VipState>,
+    /// The index of the interface that the VIPs are on.
+    vip_index: Option<u32>,
+    census: Arc<Census>,
+}
+
+impl Reconciler {
+    /// Loads the program, or takes over what an earlier daemon left, and attaches it.
+    ///
+    /// # Errors
+    ///
+    /// If an interface does not exist or does not take the program, or the kernel refuses something. Then nothing has
+    /// changed.
+    pub async fn start(settings: &Settings) -> Result<Self, StartError> {
+        let links = Links::follow().await?;
+        let interfaces: Vec<Link> = settings
+            .interfaces
+            .iter()
+            .map(|name| links.find(name))
+            .collect::<Result<_, LinkError>>()?;
+        if let Some(name) = &settings.vip_interface {
+            links.find(name)?;
+        }
+        let tracker = NextHopTracker::start().await?;
+        let vips = Vips::start().await?;
+        let sizes = Sizes::new(
+            settings.max_services,
+            settings.max_backends,
+            settings.flows_v4,
+            settings.flows_v6,
+        );
+        let (pins, mode) = (settings.pin_dir.clone(), settings.xdp_mode);
+        let (tables, attachments) = spawn_blocking(move || -> Result<_, Error> {
+            let mut tables = Tables::open(Some(&pins), sizes)?;
+            let fresh = !tables.taken_over();
+            let attached = interfaces
+                .iter()
+                .try_for_each(|link| tables.port(link.index).map(drop))
+                .and_then(|()| attach::attach(tables.ebpf(), &pins, &interfaces, mode));
+            match attached {
+                Ok(attachments) => Ok((tables, attachments)),
+                Err(error) => {
+                    if fresh {
+                        unpin_maps(&pins)?;
+                    }
+                    Err(error)
+                }
+            }
+        })
+        .await??;
+        if tables.taken_over() {
+            info!("took over the maps of an earlier daemon");
+        }
+        let shared = Arc::new(Shared {
+            maps: Arc::clone(tables.maps()),
+            tables: Arc::new(Mutex::new(tables)),
+            links,
+            tracker,
+            vips,
+            vip_interface: settings.vip_interface.clone(),
+            pins: settings.pin_dir.clone(),
+            attachments,
+            known: RwLock::default(),
+            started: Instant::now(),
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Arc::clone(&shared).follow());
+        tasks.spawn(Arc::clone(&shared).sweep());
+        Ok(Self { shared, _tasks: tasks })
+    }
+}
+
+/// Takes the program off all interfaces, and removes pins and VIPs, where no daemon runs.
+///
+/// # Errors
+///
+/// If something is there and cannot be removed.
+pub async fn detach(settings: &Settings) -> Result<(), StartError> {
+    Ok(take_down(&Vips::start().await?, &settings.pin_dir).await?)
+}
+
+/// Takes the program off all interfaces, and removes pins and VIPs. What can be removed is, whatever cannot.
+async fn take_down(vips: &Vips, pins: &Path) -> Result<(), Error> {
+    let addresses = vips.remove_all().await.map_err(|error| Error::Vips(error.to_string()));
+    let pins = pins.to_owned();
+    let interfaces = spawn_blocking(move || -> Result<_, Error> {
+        let interfaces = attach::detach(&pins)?;
+        unpin_maps(&pins)?;
+        remove_directory(&pins)?;
+        Ok(interfaces)
+    })
+    .await
+    .map_err(|error| Error::Load(error.to_string()))??;
+    info!(interfaces = interfaces.len(), "detached");
+    addresses
+}
+
+/// Removes the directory of the pins, if it is there and empty.
+fn remove_directory(pins: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir(pins) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::Pins {
+            action: "remove",
+            path: pins.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
+impl Shared {
+    /// What was last made so.
+    fn known(&self) -> Known {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes something that was made so.
+    fn note(&self, change: impl FnOnce(&mut Known)) {
+        change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Makes the maps follow.
+    async fn make(&self, desired: Arc<Desired>) -> Result<(), DataplaneError> {
+        let mut tables = Arc::clone(&self.tables).lock_owned().await;
+        let hops = Arc::clone(&self.tracker.subscribe().borrow());
+        let links = self.links.table();
+        let (wanted, seen) = (Arc::clone(&desired), Arc::clone(&hops));
+        spawn_blocking(move || tables.apply(&wanted, &seen, &links))
+            .await
+            .map_err(|error| DataplaneError::Kernel(error.to_string()))??;
+        self.note(|known| {
+            known.desired = desired;
+            known.hops = hops;
+        });
+        Ok(())
+    }
+
+    /// Puts the VIPs of what is desired on their interface.
+    async fn place_vips(&self, desired: &Desired) -> Result<(), DataplaneError> {
+        let kernel = |error: &dyn std::error::Error| DataplaneError::Kernel(error.to_string());
+        let Some(name) = &self.vip_interface else {
+            return self.vips.remove_all().await.map_err(|error| kernel(&error));
+        };
+        let index = self.links.find(name).map_err(|error| kernel(&error))?.index;
+        let want: BTreeSet<IpAddr> = desired.services().keys().map(|service| service.ip).collect();
+        let states = self.vips.ensure(want, index).await.map_err(|error| kernel(&error))?;
+        let states = states
+            .into_iter()
+            .map(|(address, state)| Ok((address, state.map_err(|error| kernel(&error))?)))
+            .collect::<Result<_, DataplaneError>>()?;
+        self.note(|known| {
+            known.vips = states;
+            known.vip_index = Some(index);
+        });
+        Ok(())
+    }
+
+    /// Follows the network: next hops and interfaces.
+    async fn follow(self: Arc<Self>) {
+        let mut hops = self.tracker.subscribe();
+        let mut links = self.links.subscribe();
+        loop {
+            tokio::select! {
+                changed = hops.changed() => if changed.is_err() { return },
+                changed = links.changed() => if changed.is_err() { return },
+            }
+            let known = self.known();
+            if let Err(error) = self.make(Arc::clone(&known.desired)).await {
+                error!(%error, "the maps could not follow the network");
+            }
+            let index = self
+                .vip_interface
+                .as_ref()
+                .and_then(|name| self.links.find(name).ok())
+                .map(|link| link.index);
+            if index.is_some() && known.vip_index.is_some() && index != known.vip_index {
+                if let Err(error) = self.place_vips(&known.desired).await {
+                    warn!(%error, "the VIPs could not follow their interface");
+                }
+            }
+        }
+    }
+
+    /// Counts the flows from time to time, and forgets those that are over.
+    async fn sweep(self: Arc<Self>) {
+        let mut tick = interval(SWEEP);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let shared = Arc::clone(&self);
+            match spawn_blocking(move || shared.sweep_once()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => error!(%error, "the flows could not be counted"),
+                Err(error) => error!(%error, "the flows could not be counted"),
+            }
+        }
+    }
+
+    /// One sweep. The tables are locked only to ask what is gone and to say that it is forgotten.
+    fn sweep_once(&self) -> Result<(), Error> {
+        let (gone, clock) = {
+            let mut tables = self.tables.blocking_lock();
+            (tables.gone(), tables.clock())
+        };
+        let census = flows::sweep(&self.maps, &clock, &gone)?;
+        self.tables.blocking_lock().forgotten(gone);
+        self.note(|known| known.census = Arc::new(census));
+        Ok(())
+    }
+}
+
+impl From<Error> for DataplaneError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Full { what, limit, setting } => Self::Full { what, limit, setting },
+            other => Self::Kernel(other.to_string()),
+        }
+    }
+}
+
+impl Dataplane for Reconciler {
+    fn reconcile(&self, desired: Arc<Desired>) -> BoxFuture<'_, Result<(), DataplaneError>> {
+        Box::pin(async move {
+            self.shared.tracker.set_targets(image::targets(&desired));
+            self.shared.tracker.ready().await;
+            self.shared.make(Arc::clone(&desired)).await?;
+            self.shared.place_vips(&desired).await
+        })
+    }
+
+    fn detach(&self) -> BoxFuture<'_, Result<(), DataplaneError>> {
+        Box::pin(async { Ok(take_down(&self.shared.vips, &self.shared.pins).await?) })
+    }
+
+    fn status(&self) -> BoxFuture<'_, Status> {
+        Box::pin(report::status(&self.shared))
+    }
+
+    fn stats(&self) -> BoxFuture<'_, Stats> {
+        Box::pin(report::stats(&self.shared))
+    }
+
+    fn conns(&self, filter: ConnFilter) -> mpsc::Receiver<Conn> {
+        let (sender, receiver) = mpsc::channel(256);
+        let shared = Arc::clone(&self.shared);
+        spawn_blocking(move || {
+            let lister = conns::Lister::new(&shared, filter);
+            let listed = flows::list(&shared.maps, |flow| {
+                let sent = lister.conn(flow).map_or(Ok(()), |conn| sender.blocking_send(conn));
+                if sent.is_ok() {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
+            });
+            if let Err(error) = listed {
+                error!(%error, "the flows could not be listed");
+            }
+        });
+        receiver
+    }
+}

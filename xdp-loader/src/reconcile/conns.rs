@@ -1,0 +1,85 @@
+//! Flows as connections: numbers become services and backends again.
+
+use std::{cell::Cell, collections::BTreeMap, net::SocketAddr};
+
+use xdp_common::tcp_state::State;
+
+use super::Shared;
+use crate::{
+    dataplane::{
+        Clock,
+        flows::{self, Flow},
+        image::{self, BackendKey},
+    },
+    model::{Forward, ServiceAddress},
+    report::{Conn, ConnFilter, ConnState},
+};
+
+/// Turns flows into connections that a filter admits.
+pub(super) struct Lister {
+    services: BTreeMap<u32, ServiceAddress>,
+    backends: BTreeMap<u32, BackendKey>,
+    forwards: BTreeMap<BackendKey, Forward>,
+    clock: Clock,
+    filter: ConnFilter,
+    left: Cell<usize>,
+}
+
+impl Lister {
+    /// With the numbers and services of now. Not to be called from an asynchronous task.
+    pub(super) fn new(shared: &Shared, filter: ConnFilter) -> Self {
+        let tables = shared.tables.blocking_lock();
+        let names = tables.names();
+        let forwards = shared
+            .known()
+            .desired
+            .services()
+            .values()
+            .flat_map(|service| {
+                let forward = |backend| (image::backend_key(service, backend), backend.forward(service));
+                service.backends.iter().map(forward).collect::<Vec<_>>()
+            })
+            .collect();
+        Self {
+            services: names
+                .services
+                .iter()
+                .map(|(service, number)| (number, *service))
+                .collect(),
+            backends: names
+                .backends
+                .iter()
+                .map(|(backend, number)| (number, *backend))
+                .collect(),
+            forwards,
+            clock: tables.clock(),
+            left: Cell::new(filter.limit.unwrap_or(usize::MAX)),
+            filter,
+        }
+    }
+
+    /// The connection of a flow, if it is asked for and its service and backend still exist.
+    pub(super) fn conn(&self, flow: Flow) -> Option<Conn> {
+        let service = *self.services.get(&flow.service)?;
+        let key = self.backends.get(&flow.record.backend())?;
+        let conn = Conn {
+            protocol: service.protocol,
+            client: SocketAddr::new(flow.client, flow.port),
+            service,
+            backend: SocketAddr::new(key.1, key.2),
+            state: match flow.record.state() {
+                State::Udp => ConnState::Udp,
+                State::SynReceived => ConnState::Opening,
+                State::Established => ConnState::Established,
+                State::FinClient | State::FinBackend | State::TimeWait | State::Closed => ConnState::Closing,
+            },
+            forward: *self.forwards.get(key)?,
+            idle_seconds: flows::idle_seconds(flow, &self.clock),
+        };
+        if !self.filter.admits(&conn) || self.left.get() == 0 {
+            return None;
+        }
+        self.left.set(self.left.get() - 1);
+        Some(conn)
+    }
+}
