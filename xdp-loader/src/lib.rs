@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod dataplane;
 pub mod diff;
 pub mod document;
+pub mod health;
 pub mod located;
 pub mod metrics;
 pub mod model;
