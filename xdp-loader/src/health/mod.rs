@@ -4,10 +4,155 @@
 //! [`state`] decides whether that changes anything, [`quorum`] who serves, [`load`] with what share of its weight; what
 //! follows is published as a [`view::HealthView`], from which the reconciler makes the scheduler's tables.
 
+mod backend;
 pub mod combine;
+mod diagnosis;
+mod engine;
 pub mod history;
 pub mod load;
+pub mod notify;
+pub mod persist;
+pub mod pick;
 pub mod probe;
 pub mod quorum;
+pub mod report;
+pub mod schedule;
+pub mod settings;
 pub mod state;
 pub mod verdict;
+pub mod view;
+pub mod vip_probe;
+
+use std::{io, sync::Arc, thread};
+
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot, watch},
+};
+
+use self::{
+    engine::{Command, Engine},
+    persist::Memory,
+    pick::{Rate, Source},
+    report::HealthReport,
+    settings::HealthSettings,
+    view::HealthView,
+};
+use crate::{
+    model::{Desired, ServiceAddress},
+    netlink::NextHops,
+};
+
+/// Why health cannot be watched.
+#[derive(Debug, thiserror::Error)]
+pub enum HealthError {
+    /// There is no thread or no runtime to be had.
+    #[error("health cannot be watched: {0}")]
+    Start(#[source] io::Error),
+    /// Picks cannot be served.
+    #[error("cannot serve picks on {address}: {source}; choose another address for `pick` under [health]")]
+    Pick {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Watches the health of backends until it is dropped.
+#[derive(Debug)]
+pub struct Health {
+    /// None only while it is dropped.
+    commands: Option<mpsc::UnboundedSender<Command>>,
+    desired: watch::Sender<Arc<Desired>>,
+    view: watch::Receiver<Arc<HealthView>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Health {
+    /// Starts with what was known before a restart, in the network namespace of the calling thread, watching nothing
+    /// yet. `hops` say where the backends of `dr` services are.
+    ///
+    /// # Errors
+    /// When there is no thread to be had, or picks cannot be served.
+    pub async fn start(settings: HealthSettings, hops: watch::Receiver<Arc<NextHops>>) -> Result<Self, HealthError> {
+        let (desired, wanted) = watch::channel(Arc::default());
+        let (published, view) = watch::channel(Arc::default());
+        if let Some(address) = settings.pick {
+            let refuse = |source| HealthError::Pick { address, source };
+            let listener = TcpListener::bind(address).await.map_err(refuse)?;
+            let source = Source {
+                view: view.clone(),
+                desired: wanted,
+                rate: Rate::new(settings.pick_rate),
+            };
+            tokio::spawn(pick::serve(listener, Arc::new(source)));
+        }
+        let (commands, received) = mpsc::unbounded_channel();
+        let memory = settings.state_dir.as_deref().map(Memory::in_directory);
+        let recalled = memory.map(|memory| memory.load()).unwrap_or_default();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(HealthError::Start)?;
+        let run = move || {
+            runtime.block_on(async {
+                let (engine, inbox) = Engine::new(settings, recalled, hops, published);
+                engine.run(inbox, received).await;
+            });
+            // A program that a probe started may still be waited for.
+            runtime.shutdown_background();
+        };
+        let thread = thread::Builder::new()
+            .name("lvx-health".into())
+            .spawn(run)
+            .map_err(HealthError::Start)?;
+        Ok(Self {
+            commands: Some(commands),
+            desired,
+            view,
+            thread: Some(thread),
+        })
+    }
+
+    /// Watches the backends of these services from now on, and no others; returns when the view has them.
+    pub async fn set_targets(&self, desired: Arc<Desired>) {
+        self.desired.send_replace(Arc::clone(&desired));
+        self.ask(|done| Command::Targets(desired, done)).await;
+    }
+
+    /// Who takes new connections, with a new value whenever that changes.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Arc<HealthView>> {
+        self.view.clone()
+    }
+
+    /// What is known of a service, or of all.
+    pub async fn report(&self, service: Option<ServiceAddress>) -> HealthReport {
+        self.ask(|answer| Command::Report(service, answer))
+            .await
+            .unwrap_or_default()
+    }
+
+    /// Keeps what is known for a restart, now.
+    pub async fn save(&self) {
+        self.ask(Command::Save).await;
+    }
+
+    /// None only if the engine died.
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (sender, answer) = oneshot::channel();
+        self.commands.as_ref()?.send(command(sender)).ok()?;
+        answer.await.ok()
+    }
+}
+
+impl Drop for Health {
+    fn drop(&mut self) {
+        // The engine ends when nobody can ask any more, and keeps its results first: a matter of milliseconds.
+        self.commands = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

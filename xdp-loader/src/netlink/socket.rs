@@ -86,7 +86,7 @@ impl Kernel {
         Ok(Self { handle })
     }
 
-    pub(super) const fn requests(&self) -> &rtnetlink::Handle {
+    pub(crate) const fn requests(&self) -> &rtnetlink::Handle {
         &self.handle
     }
 }
@@ -101,7 +101,7 @@ pub(super) async fn answers<T>(
 }
 
 /// Waits for one request to be answered; `what` names it in errors.
-pub(super) async fn done<T>(
+pub(crate) async fn done<T>(
     what: &str,
     request: impl Future<Output = Result<T, rtnetlink::Error>>,
 ) -> Result<T, NetlinkError> {

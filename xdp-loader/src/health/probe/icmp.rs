@@ -1,11 +1,11 @@
 //! `icmp`: an echo request (RFC 792, RFC 4443) and its reply.
 
-use std::{io, mem::MaybeUninit, net::SocketAddr};
+use std::{io, net::SocketAddr, os::fd::OwnedFd};
 
 use etherparse::{
     IcmpEchoHeader, Icmpv4Header, Icmpv4Slice, Icmpv4Type, Icmpv6Header, Icmpv6Slice, Icmpv6Type, Ipv4Slice,
 };
-use tokio::io::unix::AsyncFd;
+use tokio::net::UdpSocket;
 
 use super::{Finding, Route, refused, socket};
 
@@ -28,18 +28,13 @@ async fn echo(route: Route) -> io::Result<()> {
         id: rand::random(),
         seq: rand::random(),
     };
-    let socket = AsyncFd::new(socket::icmp(route)?)?;
-    let request = request(route.to, header);
-    socket
-        .async_io(tokio::io::Interest::WRITABLE, |socket| socket.send(&request))
-        .await?;
+    // The calls of a connected UDP socket are those of a connected raw one: send(2) and recv(2).
+    let socket = UdpSocket::from_std(std::net::UdpSocket::from(OwnedFd::from(socket::icmp(route)?)))?;
+    socket.send(&request(route.to, header)).await?;
     loop {
-        let mut buffer = [MaybeUninit::<u8>::uninit(); 512];
-        let length = socket
-            .async_io(tokio::io::Interest::READABLE, |socket| socket.recv(&mut buffer))
-            .await?;
-        // SAFETY: `recv` has written the first `length` bytes.
-        let packet = unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), length.min(buffer.len())) };
+        let mut buffer = [0; 512];
+        let length = socket.recv(&mut buffer).await?;
+        let packet = &buffer[..length];
         if is_reply(route.to, packet, header) {
             return Ok(());
         }

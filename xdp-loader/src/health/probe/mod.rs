@@ -241,6 +241,22 @@ impl Probe {
         })
     }
 
+    /// An echo request.
+    pub fn echo(timeout: Duration) -> Self {
+        Self {
+            kind: Kind::Icmp,
+            port: None,
+            source: None,
+            timeout,
+            to: None,
+        }
+    }
+
+    /// How long it may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Whether it asks what clients of a service reach, where that is another address than the backend's own.
     pub fn asks_vip(&self, is_dr: bool) -> bool {
         match self.to {
