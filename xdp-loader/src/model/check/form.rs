@@ -433,7 +433,7 @@ impl CheckForm {
         if let Some(host) = &self.host
             && hyper::header::HeaderValue::from_str(host).is_err()
         {
-            return Some(format!("host `{host}` cannot be sent as a header"));
+            return Some(format!("host `{}` cannot be sent as a header", host.escape_debug()));
         }
         if let Some(pointer) = &self.load_field
             && !pointer.starts_with('/')
