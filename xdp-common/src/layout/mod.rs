@@ -22,7 +22,7 @@ pub use control::Control;
 pub use counters::{BackendCounters, Verdicts};
 pub use endpoint::{BUCKET_V4, BUCKET_V6, BucketV4, BucketV6, EndpointV4, EndpointV6, Target, port_protocol};
 pub use flow::{BUSY, BucketFlowV4, BucketFlowV6, FlowV4, FlowV6, Hop, HopBucket, Record, WAYS};
-pub use port::{Port, PortOf};
+pub use port::{Port, PortOf, VIA_DEVMAP};
 pub use schedule::{CHUNK, CHUNKS_PER_SEGMENT, Chunk, ChunkIndex, MEMBERS_PER_CHUNK, SEGMENTS, SLOTS_PER_CHUNK};
 pub use service::{Scheduler, Service};
 
