@@ -10,8 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aya_log::EbpfLogger;
 use futures::future::BoxFuture;
 use tokio::{
+    io::{Interest, unix::AsyncFd},
     sync::{Mutex, mpsc},
     task::{JoinSet, spawn_blocking},
     time::{MissedTickBehavior, interval},
@@ -116,7 +118,7 @@ impl Reconciler {
             settings.flows_v6,
         );
         let (pins, mode) = (settings.pin_dir.clone(), settings.xdp_mode);
-        let (tables, attachments) = spawn_blocking(move || -> Result<_, Error> {
+        let (mut tables, attachments) = spawn_blocking(move || -> Result<_, Error> {
             let mut tables = Tables::open(Some(&pins), sizes)?;
             let fresh = !tables.taken_over();
             let attached = interfaces
@@ -137,6 +139,11 @@ impl Reconciler {
         if tables.taken_over() {
             info!("took over the maps of an earlier daemon");
         }
+        let mut tasks = JoinSet::new();
+        match EbpfLogger::init(tables.ebpf()) {
+            Ok(logger) => drop(tasks.spawn(log_packets(logger))),
+            Err(error) => warn!(%error, "what the packet path logs will not be seen"),
+        }
         let shared = Arc::new(Shared {
             maps: Arc::clone(tables.maps()),
             tables: Arc::new(Mutex::new(tables)),
@@ -149,10 +156,21 @@ impl Reconciler {
             known: RwLock::default(),
             started: Instant::now(),
         });
-        let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&shared).follow());
         tasks.spawn(Arc::clone(&shared).sweep());
         Ok(Self { shared, _tasks: tasks })
+    }
+}
+
+/// Passes on what the packet path logs: rare things, at most one a second.
+async fn log_packets(logger: EbpfLogger<&'static dyn log::Log>) {
+    let mut logger = match AsyncFd::with_interest(logger, Interest::READABLE) {
+        Ok(logger) => logger,
+        Err(error) => return warn!(%error, "what the packet path logs will not be seen"),
+    };
+    while let Ok(mut guard) = logger.readable_mut().await {
+        guard.get_inner_mut().flush();
+        guard.clear_ready();
     }
 }
 
