@@ -12,7 +12,6 @@ pub mod leftovers;
 pub mod namespace;
 pub mod nginx;
 pub mod process;
-pub mod receiver;
 pub mod topology;
 pub mod wire;
 

@@ -31,7 +31,6 @@ use tempfile::TempDir;
 use crate::{
     Namespace, leftovers,
     nginx::{self, Nginx},
-    receiver::Receiver,
 };
 
 /// The client's addresses.
@@ -103,7 +102,6 @@ pub struct Lab {
     /// Where `lvx` will run.
     pub balancer: Namespace,
     _router: Option<Namespace>,
-    _receivers: Vec<Receiver>,
     _switch: Namespace,
     directory: TempDir,
 }
@@ -137,11 +135,6 @@ impl Lab {
                 Arms::Two => &[("eth0", "br0"), ("eth1", "br1")],
             },
         )?;
-        let receivers = arms
-            .interfaces()
-            .iter()
-            .map(|interface| Receiver::attach(&switch.namespace, &format!("lb.{interface}")))
-            .collect::<Result<_>>()?;
         address(&client, "eth0", CLIENT)?;
         address(&balancer, "eth0", BALANCER)?;
         forward(&balancer)?;
@@ -169,7 +162,6 @@ impl Lab {
             client,
             balancer,
             _router: router,
-            _receivers: receivers,
             _switch: switch.namespace,
             directory,
         })
@@ -228,8 +220,9 @@ impl Switch {
         ])?;
         for (interface, bridge) in cables {
             let port = format!("{name}.{interface}");
-            // Where an XDP program is attached the kernel merges received packets; the size limit keeps it from
-            // merging any.
+            // What is redirected into a virtual interface needs NAPI at the other end, which receive merging brings;
+            // the size limit then keeps it from merging anything. (XDP_TX would need an XDP program there, or its last
+            // frames wait for the next packet: `veth_xdp_flush` in drivers/net/veth.c.)
             self.namespace.ip(&format!(
                 "link add name {port} type veth peer name {interface} netns {}\n\
                  link set {port} gro_max_size 1500 master {bridge} up\n",
