@@ -13,7 +13,8 @@ pub enum Verdict {
     PassedNoService = 2,
     /// Passed: a header is cut short or contradicts itself; the kernel drops it and counts it where operators look.
     PassedMalformed = 3,
-    /// Passed: a fragment of something that is not for a service, or whose first fragment was not seen.
+    /// Passed: a fragment of something that is not for a service, or whose first fragment, which has the ports, was not
+    /// seen.
     PassedFragment = 4,
     /// Passed: more than two VLAN tags, or more IPv6 extension headers than are followed.
     PassedTooDeep = 5,

@@ -22,7 +22,8 @@ pub struct Backend {
     pub vip: [u64; 2],
     /// Destination and source MAC of the frames to it, in the order of the wire.
     pub macs: [Be16; 6],
-    /// The interface it is behind: its index for the kernel. 0 while the next hop is unknown.
+    /// The interface it is behind: its index for the kernel. 0 while the next hop is unknown;
+    /// [`super::VIA_DEVMAP`].
     pub ifindex: u32,
     /// The backend's port.
     pub port: Be16,

@@ -14,8 +14,8 @@ impl Target {
     #[inline(always)]
     #[must_use]
     pub const fn service(self) -> Option<u32> {
-        if self.0 != 0 && self.0 & Self::REAL.0 == 0 {
-            Some(self.0 & 0xffff)
+        if self.0 != 0 && self.0 >> 16 == 0 {
+            Some(self.0)
         } else {
             None
         }
@@ -37,7 +37,7 @@ pub struct EndpointV4 {
     pub key: u64,
     /// What is there.
     pub target: Target,
-    /// In the first place of a bucket: 1 if the bucket is full and has spilled into the next one.
+    /// In the first place of a bucket: 1 if something that belongs here or before has spilled into the next bucket.
     pub spilled: u32,
 }
 
@@ -70,6 +70,10 @@ pub struct EndpointV6 {
 pub const BUCKET_V4: usize = 4;
 /// Places in a bucket of the IPv6 table: two cache lines.
 pub const BUCKET_V6: usize = 4;
+
+/// Buckets that an endpoint may be in: its own and the next ones. With as many buckets as endpoints, one in 300 spills
+/// into the next; four in a row that are full are not met.
+pub const REACH: u32 = 4;
 
 /// A bucket of the IPv4 endpoint table.
 pub type BucketV4 = [EndpointV4; BUCKET_V4];

@@ -1,10 +1,15 @@
 use crate::wire::Be16;
 
+/// In place of an interface's index in [`Port`] and [`super::Backend`]: packets always leave through the devmap, even by
+/// the interface that they came in by. For veth, whose `XDP_TX` wakes the other end only if that has an XDP program too
+/// (kernel `drivers/net/veth.c`, `veth_xdp_flush`); elsewhere `XDP_TX` costs less.
+pub const VIA_DEVMAP: u32 = u32::MAX;
+
 /// An interface that packets come in by or go out of: 16 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Port {
-    /// Its index for the kernel; 0 where the place is free.
+    /// Its index for the kernel; 0 where the place is free; [`VIA_DEVMAP`].
     pub ifindex: u32,
     /// Its MAC, in the order of the wire.
     pub mac: [Be16; 3],

@@ -16,7 +16,7 @@ use xdp_common::{
 use super::{Error, Numbers, endpoints::Endpoints, ring::Member, schedules::Schedule, words};
 use crate::{
     model::{Backend, Desired, Forward, Protocol, Scheduler, Service, ServiceAddress},
-    netlink::{NextHop, NextHops},
+    netlink::{LinkTable, NextHop, NextHops},
 };
 
 /// What a backend is told apart by: its service, its address and port.
@@ -41,8 +41,6 @@ pub struct Image {
     pub backends: BTreeMap<u32, layout::Backend>,
     /// Both endpoint tables.
     pub endpoints: Endpoints,
-    /// Interfaces that packets go out of, and their MACs.
-    pub interfaces: BTreeMap<u32, [u8; 6]>,
     /// Backends whose number is new: their counters start at 0.
     pub new_backends: Vec<u32>,
 }
@@ -72,6 +70,7 @@ pub fn compile(
     hops: &NextHops,
     names: &mut Names,
     endpoint_buckets: u32,
+    links: &LinkTable,
     mut port_of: impl FnMut(u32) -> Result<u32, Error>,
 ) -> Result<Image, Error> {
     let mut image = Image {
@@ -79,7 +78,6 @@ pub fn compile(
         schedules: BTreeMap::new(),
         backends: BTreeMap::new(),
         endpoints: Endpoints::new(endpoint_buckets),
-        interfaces: BTreeMap::new(),
         new_backends: Vec::new(),
     };
     let services_full = Error::Full {
@@ -121,10 +119,11 @@ pub fn compile(
             }
             let hop = hops.0.get(&backend.address).and_then(|hop| hop.as_ref().ok());
             let out = match hop {
-                Some(hop) => {
-                    image.interfaces.insert(hop.ifindex, hop.source_mac);
-                    Some((hop, port_of(hop.ifindex)?))
-                }
+                Some(hop) => Some(Out {
+                    hop,
+                    ifindex: wire_index(links, hop.ifindex),
+                    port: port_of(hop.ifindex)?,
+                }),
                 None => None,
             };
             image
@@ -195,12 +194,30 @@ fn service_entry(service: &Service) -> layout::Service {
     }
 }
 
+/// Where packets for a backend go out.
+#[derive(Clone, Copy)]
+struct Out<'a> {
+    hop: &'a NextHop,
+    /// As packets compare it: see [`wire_index`].
+    ifindex: u32,
+    port: u32,
+}
+
+/// The index of an interface as packets compare it with the one that they came in by.
+#[must_use]
+pub fn wire_index(links: &LinkTable, ifindex: u32) -> u32 {
+    match links.get(ifindex) {
+        Ok(link) if link.kind == "veth" => layout::VIA_DEVMAP,
+        _ => ifindex,
+    }
+}
+
 /// A backend's entry.
-fn entry(service: &Service, backend: &Backend, number: u32, out: Option<(&NextHop, u32)>) -> layout::Backend {
+fn entry(service: &Service, backend: &Backend, number: u32, out: Option<Out<'_>>) -> layout::Backend {
     let (vip, vport) = (service.address.ip, service.address.port);
     let port = backend.port(service);
     let mut macs = [Be16(0); 6];
-    if let Some((hop, _)) = out {
+    if let Some(Out { hop, .. }) = out {
         macs[..3].copy_from_slice(&words::mac(hop.mac));
         macs[3..].copy_from_slice(&words::mac(hop.source_mac));
     }
@@ -208,7 +225,7 @@ fn entry(service: &Service, backend: &Backend, number: u32, out: Option<(&NextHo
         address: words::wide(backend.address),
         vip: words::wide(vip),
         macs,
-        ifindex: out.map_or(0, |(hop, _)| hop.ifindex),
+        ifindex: out.map_or(0, |out| out.ifindex),
         port: Be16::new(port),
         vport: Be16::new(vport),
         method: match backend.forward(service) {
@@ -216,7 +233,7 @@ fn entry(service: &Service, backend: &Backend, number: u32, out: Option<(&NextHo
             Forward::Nat => Method::Nat,
         } as u8,
         protocol: protocol_number(service.address.protocol),
-        out: out.map_or(0, |(_, port)| port as u16),
+        out: out.map_or(0, |out| out.port as u16),
         address_delta: words::address_delta(vip, backend.address),
         endpoint_delta: words::endpoint_delta((vip, vport), (backend.address, port)),
         service: number as u16,

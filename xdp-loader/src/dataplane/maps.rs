@@ -23,7 +23,7 @@ use super::{
 };
 
 /// The maps, by the names that the program gives them.
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 18] = [
     "CONTROL",
     "ENDPOINTS_V4",
     "ENDPOINTS_V6",
@@ -35,6 +35,8 @@ const NAMES: [&str; 16] = [
     "FLOWS_V6",
     "HOPS_V4",
     "HOPS_V6",
+    "FRAGMENTS_V4",
+    "FRAGMENTS_V6",
     "PORTS",
     "PORT_OF",
     "TX_PORTS",

@@ -156,6 +156,7 @@ impl Tables {
             hops,
             &mut self.names,
             self.maps.endpoint_buckets(),
+            links,
             |ifindex| ports.give(ifindex, &port_of, tx_ports),
         )?;
         counters::reset(&self.maps, &image.new_backends)?;
@@ -202,7 +203,7 @@ impl Tables {
             ports.write(
                 place(port, next),
                 &Port {
-                    ifindex,
+                    ifindex: image::wire_index(links, ifindex),
                     mac: words::mac(mac),
                     reserved: [0; 3],
                 },
