@@ -9,7 +9,10 @@ use std::{
 
 use serde::{Deserialize, Deserializer, de};
 
-use crate::located::LocatedError;
+use crate::{
+    health::settings::{HealthFile, HealthSettings},
+    located::LocatedError,
+};
 
 /// Where settings are read from when no file is named; it need not exist.
 pub const DEFAULT_CONFIG: &str = "/etc/lvx/lvx.toml";
@@ -85,6 +88,8 @@ pub struct Settings {
     pub max_services: u32,
     /// Room for backends, over all services.
     pub max_backends: u32,
+    /// How health is watched.
+    pub health: HealthSettings,
 }
 
 /// What the command line says; what is absent is left to the file or the default.
@@ -123,6 +128,7 @@ struct ConfigFile {
     flows_v6: Option<NonZeroU32>,
     max_services: Option<NonZeroU16>,
     max_backends: Option<NonZeroU32>,
+    health: HealthFile,
 }
 
 impl Settings {
@@ -151,11 +157,13 @@ impl Settings {
         };
         let path =
             |flag: Option<PathBuf>, file: Option<PathBuf>, default: &str| flag.or(file).unwrap_or(default.into());
+        let state_dir = path(overrides.state_dir, file.state_dir, DEFAULT_STATE_DIR);
         Ok(Self {
+            health: file.health.settings(state_dir.clone()),
             interfaces,
             xdp_mode: overrides.xdp_mode.or(file.xdp_mode).unwrap_or_default(),
             vip_interface,
-            state_dir: path(overrides.state_dir, file.state_dir, DEFAULT_STATE_DIR),
+            state_dir,
             pin_dir: path(overrides.pin_dir, file.pin_dir, DEFAULT_PIN_DIR),
             socket: path(overrides.socket, file.socket, DEFAULT_SOCKET),
             metrics: overrides.metrics.or(file.metrics),

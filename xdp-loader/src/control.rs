@@ -8,7 +8,8 @@ use tokio::sync::{Mutex, mpsc, watch};
 use crate::{
     diff::{Change, diff},
     document::Document,
-    model::{Desired, Refusal},
+    health::report::HealthReport,
+    model::{Desired, Refusal, ServiceAddress},
     report::{Conn, ConnFilter, Stats, Status},
     store::{Store, StoreError},
 };
@@ -29,6 +30,9 @@ pub trait Dataplane: Send + Sync + 'static {
 
     /// What is attached and healthy.
     fn status(&self) -> BoxFuture<'_, Status>;
+
+    /// What is known of the health of a service's backends, or of all.
+    fn health(&self, service: Option<ServiceAddress>) -> BoxFuture<'_, HealthReport>;
 
     /// What was counted.
     fn stats(&self) -> BoxFuture<'_, Stats>;
@@ -234,10 +238,7 @@ mod tests {
     use futures::FutureExt as _;
 
     use super::*;
-    use crate::{
-        model::{Service, ServiceAddress},
-        recording::Recording,
-    };
+    use crate::{model::Service, recording::Recording};
 
     fn address(text: &str) -> ServiceAddress {
         text.parse().unwrap()

@@ -30,7 +30,8 @@ use crate::{
         image,
         maps::unpin_maps,
     },
-    model::Desired,
+    health::{Health, HealthError, report::HealthReport, view::HealthView},
+    model::{Desired, ServiceAddress},
     netlink::{Link, LinkError, Links, NetlinkError, NextHopTracker, NextHops, VipError, VipState, Vips},
     report::{Conn, ConnFilter, Stats, Status},
 };
@@ -56,6 +57,9 @@ pub enum StartError {
     /// The program or its maps.
     #[error(transparent)]
     Dataplane(#[from] Error),
+    /// Health cannot be watched.
+    #[error(transparent)]
+    Health(#[from] HealthError),
     /// A task of the daemon died.
     #[error("the daemon could not start: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -73,6 +77,7 @@ struct Shared {
     maps: Arc<Maps>,
     links: Links,
     tracker: NextHopTracker,
+    health: Health,
     vips: Vips,
     vip_interface: Option<String>,
     pins: PathBuf,
@@ -87,10 +92,21 @@ struct Known {
     /// Nothing before the first reconcile: what was taken over stays until then.
     desired: Option<Arc<Desired>>,
     hops: Arc<NextHops>,
+    health: Arc<HealthView>,
     vips: BTreeMap<IpAddr, VipState>,
     /// The index of the interface that the VIPs are on.
     vip_index: Option<u32>,
     census: Arc<Census>,
+}
+
+impl Known {
+    /// Whether new connections are spread under another view of health as they are now.
+    fn is_served_by(&self, view: &HealthView) -> bool {
+        self.desired.as_ref().is_some_and(|desired| {
+            let mut services = desired.services().values();
+            services.all(|service| self.health.weights(service) == view.weights(service))
+        })
+    }
 }
 
 impl Reconciler {
@@ -150,6 +166,7 @@ impl Reconciler {
             maps: Arc::clone(tables.maps()),
             tables: Arc::new(Mutex::new(tables)),
             links,
+            health: Health::start(settings.health.clone(), tracker.subscribe()).await?,
             tracker,
             vips,
             vip_interface: settings.vip_interface.clone(),
@@ -234,10 +251,11 @@ impl Shared {
         };
         let hops = Arc::clone(&self.tracker.subscribe().borrow());
         let links = self.links.table();
-        let (wanted, seen) = (Arc::clone(&desired), Arc::clone(&hops));
+        let health = Arc::clone(&self.health.subscribe().borrow());
+        let (wanted, seen, healthy) = (Arc::clone(&desired), Arc::clone(&hops), Arc::clone(&health));
         // The tables come back with the answer: nobody else has them before what was made is noted.
         let (_tables, made) = spawn_blocking(move || {
-            let made = tables.apply(&wanted, &seen, &links);
+            let made = tables.apply(&wanted, &seen, &healthy, &links);
             (tables, made)
         })
         .await
@@ -246,6 +264,7 @@ impl Shared {
         self.note(|known| {
             known.desired = Some(desired);
             known.hops = hops;
+            known.health = health;
         });
         Ok(())
     }
@@ -274,8 +293,20 @@ impl Shared {
     async fn follow(self: Arc<Self>) {
         let mut hops = self.tracker.subscribe();
         let mut links = self.links.subscribe();
+        let mut health = self.health.subscribe();
         loop {
             tokio::select! {
+                changed = health.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    // A change that no packet would notice, such as why a backend is down, costs no new tables.
+                    let view = Arc::clone(&health.borrow_and_update());
+                    if self.known().is_served_by(&view) {
+                        self.note(|known| known.health = view);
+                        continue;
+                    }
+                }
                 changed = hops.changed() => if changed.is_err() { return },
                 changed = links.changed() => if changed.is_err() { return },
             }
@@ -339,6 +370,7 @@ impl Dataplane for Reconciler {
         Box::pin(async move {
             self.shared.tracker.set_targets(image::targets(&desired));
             self.shared.tracker.ready().await;
+            self.shared.health.set_targets(Arc::clone(&desired)).await;
             self.shared.make(Some(Arc::clone(&desired))).await?;
             self.shared.place_vips(&desired).await
         })
@@ -350,6 +382,10 @@ impl Dataplane for Reconciler {
 
     fn status(&self) -> BoxFuture<'_, Status> {
         Box::pin(report::status(&self.shared))
+    }
+
+    fn health(&self, service: Option<ServiceAddress>) -> BoxFuture<'_, HealthReport> {
+        Box::pin(self.shared.health.report(service))
     }
 
     fn stats(&self) -> BoxFuture<'_, Stats> {

@@ -10,7 +10,12 @@ use tokio::sync::mpsc;
 
 use crate::{
     control::{Dataplane, DataplaneError},
-    model::{Desired, Service},
+    health::{
+        quorum::Serving,
+        report::{BackendReport, ChangeReport, HealthReport, ProbeReport, ResultReport, ServiceReport},
+        state::{State, Verdict},
+    },
+    model::{CheckType, Desired, Service, ServiceAddress},
     report::{
         AttachMode, BackendState, BackendStats, BackendStatus, Conn, ConnFilter, ConnState, FlowTables, InterfaceStats,
         InterfaceStatus, ServiceStats, ServiceStatus, Stats, Status, TableUse, Traffic, VerdictCount, VipStatus,
@@ -51,6 +56,43 @@ impl Recording {
     }
 }
 
+fn backend_report(address: SocketAddr) -> BackendReport {
+    let reason = Some("tcp: connection refused".to_owned());
+    BackendReport {
+        address,
+        state: State::Down,
+        since_seconds: 12.5,
+        takes_new: false,
+        share_percent: 100,
+        reported_weight: None,
+        reason: reason.clone(),
+        flaps: 1,
+        held_out_seconds: None,
+        probes: vec![ProbeReport {
+            kind: CheckType::Tcp,
+            vip: false,
+            verdict: Verdict::Down,
+            total: 40,
+            failed: 3,
+            p50_microseconds: Some(180),
+            p99_microseconds: Some(2_400),
+            note: None,
+            results: vec![ResultReport {
+                seconds_ago: 0.5,
+                outcome: "down".into(),
+                microseconds: 90,
+                reason: Some("connection refused".into()),
+            }],
+        }],
+        changes: vec![ChangeReport {
+            seconds_ago: 12.5,
+            from: State::Up,
+            to: State::Down,
+            reason,
+        }],
+    }
+}
+
 impl Dataplane for Recording {
     fn detach(&self) -> BoxFuture<'_, Result<(), DataplaneError>> {
         Box::pin(future::ready(Ok(())))
@@ -76,6 +118,8 @@ impl Dataplane for Recording {
             address: service.address,
             forward: service.forward,
             scheduler: service.scheduler,
+            serving: Serving::Healthy,
+            quorum_lost: false,
             vip: Some(VipStatus {
                 address: service.address.ip,
                 interface: "lan0".into(),
@@ -117,6 +161,26 @@ impl Dataplane for Recording {
             },
         };
         Box::pin(future::ready(status))
+    }
+
+    fn health(&self, service: Option<ServiceAddress>) -> BoxFuture<'_, HealthReport> {
+        let last = self.last();
+        let asked = last
+            .services()
+            .values()
+            .filter(|known| service.is_none_or(|service| service == known.address));
+        let services = asked.map(|service| ServiceReport {
+            address: service.address,
+            serving: Serving::Healthy,
+            quorum_lost: false,
+            quorum: service.availability.quorum,
+            available: 3,
+            backends: Self::sockets(service).into_iter().map(backend_report).collect(),
+        });
+        let report = HealthReport {
+            services: services.collect(),
+        };
+        Box::pin(future::ready(report))
     }
 
     fn stats(&self) -> BoxFuture<'_, Stats> {

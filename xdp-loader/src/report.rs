@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::health::quorum::Serving;
 use crate::model::{BackendAddress, Forward, Protocol, Scheduler, ServiceAddress};
 
 /// Answer to `GET /v1/status`: what is attached and healthy.
@@ -72,6 +73,12 @@ pub struct ServiceStatus {
     pub forward: Forward,
     /// How new connections are spread.
     pub scheduler: Scheduler,
+    /// Who takes its new connections.
+    #[serde(default)]
+    pub serving: Serving,
+    /// Whether its healthy backends are fewer than its quorum asks for.
+    #[serde(default)]
+    pub quorum_lost: bool,
     /// Where its VIP is on this node; null when it is on no interface.
     pub vip: Option<VipStatus>,
     /// Its backends, in order of address and port.
@@ -112,9 +119,19 @@ pub struct BackendStatus {
 pub enum BackendState {
     /// It does, by its weight.
     Up,
+    /// It does, and something is not as it should be: a probe fails now and then, or it is loaded.
+    Degraded,
+    /// Not enough probes were answered, or failed, to tell. It does if no other backend is known to be healthy.
+    Unknown,
+    /// It does not: its probes fail, or it is held out because it flaps.
+    Down,
+    /// It does not: the operator took it out of use.
+    Disabled,
+    /// It does not: it is a sorry backend, and the service has its quorum.
+    Standby,
     /// It does not: the kernel has no route to it, or nobody answers for its MAC address.
     Unreachable,
-    /// It does not, because it was asked to drain; connections that it has go on.
+    /// It does not, because it was asked to drain, or asks for that itself; connections that it has go on.
     Drained,
 }
 
@@ -123,6 +140,11 @@ impl BackendState {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Up => "up",
+            Self::Degraded => "degraded",
+            Self::Unknown => "unknown",
+            Self::Down => "down",
+            Self::Disabled => "disabled",
+            Self::Standby => "standby",
             Self::Unreachable => "unreachable",
             Self::Drained => "drained",
         }

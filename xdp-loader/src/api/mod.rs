@@ -40,6 +40,7 @@ pub fn router(api: Api) -> Router {
     let backend = "/v1/services/{service}/backends/{backend}";
     Router::new()
         .route("/v1/status", get(reports::status))
+        .route("/v1/health", get(reports::health))
         .route("/v1/stats", get(reports::stats))
         .route("/v1/conns", get(reports::conns))
         .route("/v1/services", get(services::list).post(services::add))

@@ -10,16 +10,40 @@ use axum::{
     response::IntoResponse,
 };
 use futures::stream;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::{Api, error::Params};
+use super::{
+    Api,
+    error::{ApiError, Params},
+};
 use crate::report::{Conn, ConnFilter, Stats, Status};
+use crate::{health::report::HealthReport, model::ServiceAddress};
 
 /// How many entries of the flow table go into one piece of the answer at most.
 const CONNS_PER_CHUNK: usize = 512;
 
 pub(super) async fn status(State(api): State<Api>) -> Json<Status> {
     Json(api.controller.dataplane().status().await)
+}
+
+/// Query of `GET /v1/health`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HealthQuery {
+    /// Only this service's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceAddress>,
+}
+
+pub(super) async fn health(
+    State(api): State<Api>,
+    Params(query): Params<HealthQuery>,
+) -> Result<Json<HealthReport>, ApiError> {
+    if let Some(service) = query.service {
+        api.controller.desired().service(service)?;
+    }
+    Ok(Json(api.controller.dataplane().health(query.service).await))
 }
 
 pub(super) async fn stats(State(api): State<Api>) -> Json<Stats> {

@@ -13,7 +13,9 @@ use clap_complete::Shell;
 
 use crate::{
     config::XdpMode,
-    model::{BackendAddress, Forward, Scheduler, ServiceAddress},
+    model::{
+        BackendAddress, Check, CheckForm, CheckType, Forward, Period, Scheduler, ServiceAddress, check::CheckError,
+    },
     report::ConnFilter,
 };
 
@@ -88,6 +90,15 @@ A file:
     Export,
     /// What is attached and healthy
     Status,
+    /// How backends are, what their probes say, and why
+    #[command(after_help = "Examples:
+  lvx health
+  lvx health tcp://10.0.0.100:80               with the last results and changes
+  lvx health -o json | jq '.services[].backends[] | {address, state, reason}'")]
+    Health {
+        /// The service; all of them, in less detail, if none is given
+        service: Option<ServiceAddress>,
+    },
     /// Counters of interfaces, services and backends; rates with --rate
     #[command(after_help = "Examples:
   lvx stats                   what was counted since the program was attached
@@ -183,6 +194,7 @@ pub(super) enum ServiceCommand {
     /// Add a service
     #[command(after_help = "Examples:
   lvx service add tcp://10.0.0.100:80
+  lvx service add tcp://10.0.0.100:80 --health http --health-path /healthz --health-interval 1s
   lvx service add 'udp://[2001:db8::1]:53' --forward nat --scheduler wrr")]
     Add {
         /// Where clients will reach it, such as tcp://10.0.0.100:80 or udp://[2001:db8::1]:53
@@ -192,7 +204,7 @@ pub(super) enum ServiceCommand {
     },
     /// Change a service; what is not named stays
     #[command(
-        group = clap::ArgGroup::new("change").required(true).multiple(true).args(["forward", "scheduler", "mh_slots"]),
+        group = clap::ArgGroup::new("change").required(true).multiple(true).args(["forward", "scheduler", "mh_slots", "health"]),
         after_help = "Example:
   lvx service set tcp://10.0.0.100:80 --scheduler wrr"
     )]
@@ -227,6 +239,54 @@ pub(super) struct ServiceFields {
     /// Slots of the Maglev table, a prime between 251 and 131071 [default: 65537]
     #[arg(long, value_name = "N")]
     pub mh_slots: Option<u32>,
+    #[command(flatten)]
+    pub health: HealthFields,
+}
+
+/// The simple cases; documents have them all.
+#[derive(Debug, Args)]
+pub(super) struct HealthFields {
+    /// How the backends are probed: icmp, tcp, http, https, grpc, or none (others: `lvx apply`)
+    #[arg(long, value_name = "TYPE", value_parser = ["none", "icmp", "tcp", "http", "https", "grpc"])]
+    pub health: Option<String>,
+    /// The path that an http probe asks for [default: /]
+    #[arg(long, value_name = "PATH", requires = "health")]
+    pub health_path: Option<String>,
+    /// The port that is probed [default: the backend's]
+    #[arg(long, value_name = "PORT", requires = "health")]
+    pub health_port: Option<u16>,
+    /// Time between probes [default: 2s]
+    #[arg(long, value_name = "TIME", requires = "health")]
+    pub health_interval: Option<Period>,
+    /// Time for an answer [default: 1s]
+    #[arg(long, value_name = "TIME", requires = "health")]
+    pub health_timeout: Option<Period>,
+    /// Successes in a row that make a backend up [default: 2]
+    #[arg(long, value_name = "N", requires = "health")]
+    pub health_rise: Option<u32>,
+    /// Failures in a row that make it down [default: 3]
+    #[arg(long, value_name = "N", requires = "health")]
+    pub health_fall: Option<u32>,
+}
+
+impl HealthFields {
+    /// The probes that were asked for, if any were.
+    pub(super) fn checks(self) -> Result<Option<Vec<Check>>, CheckError> {
+        let Some(name) = self.health else { return Ok(None) };
+        let Some(kind) = CheckType::ALL.iter().find(|kind| kind.name() == name) else {
+            return Ok(Some(Vec::new()));
+        };
+        let form = CheckForm {
+            path: self.health_path,
+            port: self.health_port,
+            interval: self.health_interval,
+            timeout: self.health_timeout,
+            rise: self.health_rise,
+            fall: self.health_fall,
+            ..CheckForm::new(*kind)
+        };
+        Ok(Some(vec![Check::try_from(form)?]))
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,6 +5,7 @@ mod args;
 mod backend;
 mod client;
 mod conns;
+mod health;
 mod node;
 mod output;
 mod service;
@@ -86,6 +87,7 @@ async fn ask(command: Command, client: &Client, output: &mut Output<impl io::Wri
         Command::Apply { file, dry_run } => apply::apply(&file, dry_run, client, output).await,
         Command::Export => apply::export(client, output).await,
         Command::Status => status::run(client, output).await,
+        Command::Health { service } => health::run(service, client, output).await,
         Command::Stats { rate } => stats::run(rate, client, output).await,
         Command::Conns(filter) => conns::run(filter.into(), client, output).await,
         Command::Run(_) | Command::Detach(_) | Command::Completion { .. } => {

@@ -25,6 +25,7 @@ pub(super) async fn run(
                 forward: fields.forward.unwrap_or_default(),
                 scheduler: fields.scheduler.unwrap_or_default(),
                 mh_slots: fields.mh_slots.unwrap_or(DEFAULT_MH_SLOTS),
+                health: fields.health.checks()?.unwrap_or_default(),
                 ..Service::new(service)
             };
             let added: Service = client.send(Method::POST, PATH, &body).await?;
@@ -37,11 +38,13 @@ pub(super) async fn run(
                 forward,
                 scheduler,
                 mh_slots,
+                health,
             } = fields;
             let body = ServiceChange {
                 forward,
                 scheduler,
                 mh_slots,
+                health: health.checks()?,
                 ..ServiceChange::default()
             };
             let changed: Service = client.send(Method::PATCH, &path(service), &body).await?;
@@ -100,6 +103,16 @@ fn show(output: &mut Output<impl Write>, service: &Service) -> io::Result<()> {
     output.line(&format!("scheduler  {}", service.scheduler))?;
     if service.mh_slots != DEFAULT_MH_SLOTS {
         output.line(&format!("mh_slots   {}", service.mh_slots))?;
+    }
+    for check in &service.health {
+        output.line(&format!(
+            "health     {} every {}, timeout {}, rise {}, fall {}",
+            check.kind(),
+            check.interval(),
+            check.timeout(),
+            check.rise(),
+            check.fall()
+        ))?;
     }
     if service.backends.is_empty() {
         return output.line("no backends: add one with `lvx backend add`");

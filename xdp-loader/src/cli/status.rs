@@ -7,6 +7,7 @@ use super::{
     output::{Colour, Output},
     table::{Cell, Table},
 };
+use crate::health::quorum::Serving;
 use crate::report::{AttachMode, BackendState, BackendStatus, InterfaceStatus, ServiceStatus, Status};
 
 pub(super) async fn run(client: &Client, output: &mut Output<impl Write>) -> anyhow::Result<()> {
@@ -33,6 +34,11 @@ fn show(output: &mut Output<impl Write>, status: &Status) -> io::Result<()> {
     }
     output.line("")?;
     output.table(&services(&status.services))?;
+    for service in &status.services {
+        if let Some(words) = serving(service) {
+            output.coloured(Colour::Bad, &format!("{}: {words}", service.address))?;
+        }
+    }
     output.line("")?;
     output.table(&backends(&status.services))
 }
@@ -65,7 +71,7 @@ fn services(services: &[ServiceStatus]) -> Table {
         let up = service
             .backends
             .iter()
-            .filter(|backend| backend.state == BackendState::Up)
+            .filter(|backend| matches!(backend.state, BackendState::Up | BackendState::Degraded))
             .count();
         let vip = match &service.vip {
             Some(vip) if vip.added_by_lvx => vip.interface.clone(),
@@ -86,6 +92,18 @@ fn services(services: &[ServiceStatus]) -> Table {
         ]);
     }
     table
+}
+
+/// What is to be known of who serves, if anything is.
+fn serving(service: &ServiceStatus) -> Option<&'static str> {
+    match service.serving {
+        _ if service.backends.is_empty() => None,
+        Serving::Sorry => Some("quorum lost: the sorry backends serve"),
+        Serving::FailOpen => Some("no backend is healthy: fails open, all get connections"),
+        Serving::None => Some("no backend is healthy: none gets connections"),
+        Serving::Healthy if service.quorum_lost => Some("quorum lost, and there is no sorry backend"),
+        Serving::Unproven | Serving::Healthy => None,
+    }
 }
 
 fn backends(services: &[ServiceStatus]) -> Table {
@@ -112,14 +130,18 @@ fn backends(services: &[ServiceStatus]) -> Table {
 fn state(backend: &BackendStatus) -> Cell {
     let colour = match backend.state {
         BackendState::Up => Colour::Good,
-        BackendState::Unreachable => Colour::Bad,
-        BackendState::Drained => Colour::Notable,
+        BackendState::Unreachable | BackendState::Down => Colour::Bad,
+        BackendState::Degraded
+        | BackendState::Unknown
+        | BackendState::Disabled
+        | BackendState::Standby
+        | BackendState::Drained => Colour::Notable,
     };
     Cell::coloured(backend.state.name(), colour)
 }
 
 /// The two largest units of a duration.
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3_600 => format!("{}m {}s", seconds / 60, seconds % 60),

@@ -15,6 +15,7 @@ use xdp_common::{
 
 use super::{Error, Numbers, endpoints::Endpoints, ring::Member, schedules::Schedule, words};
 use crate::{
+    health::view::HealthView,
     model::{Backend, Desired, Forward, Protocol, Scheduler, Service, ServiceAddress},
     netlink::{LinkTable, NextHop, NextHops},
 };
@@ -68,6 +69,7 @@ pub fn backend_key(service: &Service, backend: &Backend) -> BackendKey {
 pub fn compile(
     desired: &Desired,
     hops: &NextHops,
+    health: &HealthView,
     names: &mut Names,
     endpoint_buckets: u32,
     links: &LinkTable,
@@ -105,7 +107,7 @@ pub fn compile(
             .map_err(|_| backends_full())?;
 
         let mut members = Vec::with_capacity(service.backends.len());
-        for backend in &service.backends {
+        for (backend, healthy_weight) in service.backends.iter().zip(health.weights(service)) {
             let limit = names.backends.limit();
             let Some(name) = names.backends.give(&backend_key(service, backend)) else {
                 return Err(Error::Full {
@@ -135,8 +137,8 @@ pub fn compile(
                     .enter(backend.address, backend.port(service), protocol, Target::REAL)
                     .map_err(|_| backends_full())?;
             }
-            // A backend that cannot be reached gets no new connections; nor does one that drains.
-            let weight = if hop.is_some() { backend.scheduled_weight() } else { 0 };
+            // A backend that cannot be reached gets no new connections; nor does one that drains or is not healthy.
+            let weight = if hop.is_some() { healthy_weight } else { 0 };
             members.push((
                 name.number,
                 Member {

@@ -25,6 +25,7 @@ use super::{
     words,
 };
 use crate::{
+    health::view::HealthView,
     model::{Desired, Protocol, ServiceAddress},
     netlink::{LinkTable, NextHops},
 };
@@ -147,13 +148,20 @@ impl Tables {
     /// # Errors
     ///
     /// If something has no room or the kernel refuses a map; packets then see what they saw before.
-    pub fn apply(&mut self, desired: &Desired, hops: &NextHops, links: &LinkTable) -> Result<(), Error> {
+    pub fn apply(
+        &mut self,
+        desired: &Desired,
+        hops: &NextHops,
+        health: &HealthView,
+        links: &LinkTable,
+    ) -> Result<(), Error> {
         let port_of = self.maps.port_of()?;
         self.ports.retain(|ifindex| links.get(ifindex).is_ok(), &port_of);
         let (ports, tx_ports) = (&mut self.ports, &mut self.tx_ports);
         let mut image = image::compile(
             desired,
             hops,
+            health,
             &mut self.names,
             self.maps.endpoint_buckets(),
             links,

@@ -125,10 +125,6 @@ impl Watched {
         self.probes.iter().map(|asked| &asked.check).eq(checks)
     }
 
-    pub(super) fn disabled(&self) -> bool {
-        self.disabled
-    }
-
     pub(super) fn address(&self) -> SocketAddr {
         SocketAddr::new(self.key.1, self.key.2)
     }
@@ -296,7 +292,7 @@ impl Watched {
     }
 
     /// What users are told.
-    pub(super) fn report(&self, health: BackendHealth, now: Duration) -> BackendReport {
+    pub(super) fn report(&self, health: BackendHealth, now: Duration, whole: bool) -> BackendReport {
         let ago = |at: Duration| now.saturating_sub(at).as_secs_f64();
         BackendReport {
             address: self.address(),
@@ -308,10 +304,16 @@ impl Watched {
             reason: self.explain(now),
             flaps: self.machine.flaps(),
             held_out_seconds: self.machine.held_for(now).map(|span| span.as_secs_f64()),
-            probes: self.probes.iter().map(|asked| probe_report(asked, &ago)).collect(),
+            probes: self
+                .probes
+                .iter()
+                .filter(|_| whole)
+                .map(|asked| probe_report(asked, &ago))
+                .collect(),
             changes: self
                 .changes
                 .iter()
+                .filter(|_| whole)
                 .map(|change| ChangeReport {
                     seconds_ago: ago(change.at),
                     from: change.from,

@@ -44,12 +44,20 @@ const WAY_WITHIN: Duration = Duration::from_secs(2);
 /// How often a failing probe of a VIP is looked into.
 const DIAGNOSE: Duration = Duration::from_secs(5);
 
+/// How much is to be told.
+pub(super) enum Detail {
+    /// Of all services, without probes and history.
+    Brief,
+    /// Everything of a service, or of all.
+    Whole(Option<ServiceAddress>),
+}
+
 /// What the engine is asked.
 pub(super) enum Command {
     /// To watch these; answered when the view is published.
     Targets(Arc<Desired>, oneshot::Sender<()>),
-    /// What it knows of a service, or of all.
-    Report(Option<ServiceAddress>, oneshot::Sender<HealthReport>),
+    /// What it knows.
+    Report(Detail, oneshot::Sender<HealthReport>),
     /// To keep its results on disk; answered when they are.
     Save(oneshot::Sender<()>),
 }
@@ -185,8 +193,8 @@ impl Engine {
                 self.decide();
                 let _ = done.send(());
             }
-            Command::Report(service, answer) => {
-                let _ = answer.send(self.report(service));
+            Command::Report(detail, answer) => {
+                let _ = answer.send(self.report(detail));
             }
             Command::Save(done) => {
                 self.save();
@@ -526,8 +534,12 @@ impl Engine {
         }
     }
 
-    fn report(&self, service: Option<ServiceAddress>) -> HealthReport {
+    fn report(&self, detail: Detail) -> HealthReport {
         let now = self.now();
+        let (service, whole) = match detail {
+            Detail::Brief => (None, false),
+            Detail::Whole(service) => (service, true),
+        };
         let asked = self
             .groups
             .iter()
@@ -542,7 +554,7 @@ impl Engine {
                 .backends
                 .iter()
                 .filter_map(|key| Some((self.backends.get(key)?, self.view.backends.get(key)?)))
-                .map(|(watched, health)| watched.report(*health, now))
+                .map(|(watched, health)| watched.report(*health, now, whole))
                 .collect(),
         });
         HealthReport {

@@ -31,7 +31,7 @@ use tokio::{
 };
 
 use self::{
-    engine::{Command, Engine},
+    engine::{Command, Detail, Engine},
     persist::Memory,
     pick::{Rate, Source},
     report::HealthReport,
@@ -129,7 +129,14 @@ impl Health {
 
     /// What is known of a service, or of all.
     pub async fn report(&self, service: Option<ServiceAddress>) -> HealthReport {
-        self.ask(|answer| Command::Report(service, answer))
+        self.ask(|answer| Command::Report(Detail::Whole(service), answer))
+            .await
+            .unwrap_or_default()
+    }
+
+    /// How all backends are, without their probes and history.
+    pub async fn brief(&self) -> HealthReport {
+        self.ask(|answer| Command::Report(Detail::Brief, answer))
             .await
             .unwrap_or_default()
     }

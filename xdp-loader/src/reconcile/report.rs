@@ -1,6 +1,9 @@
 //! What the reconciler reports: what is attached and healthy, and what was counted.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use tracing::error;
 use xdp_common::layout::BackendCounters;
@@ -13,6 +16,7 @@ use crate::{
         image::{self, BackendKey, Names},
         tables::Tables,
     },
+    health::{report::BackendReport, state::State},
     model::{Backend, Service},
     netlink::VipState,
     report::{
@@ -24,6 +28,12 @@ use crate::{
 /// What is attached and healthy.
 pub(super) async fn status(shared: &Shared) -> Status {
     let known = shared.known();
+    let health = shared.health.brief().await;
+    let health: BTreeMap<_, _> = health
+        .services
+        .into_iter()
+        .map(|service| (service.address, service))
+        .collect();
     let desired = known.desired.clone().unwrap_or_default();
     let sizes = shared.maps.sizes();
     let tables = shared.tables.lock().await;
@@ -31,11 +41,22 @@ pub(super) async fn status(shared: &Shared) -> Status {
         address: service.address,
         forward: service.forward,
         scheduler: service.scheduler,
+        serving: health
+            .get(&service.address)
+            .map(|health| health.serving)
+            .unwrap_or_default(),
+        quorum_lost: health.get(&service.address).is_some_and(|health| health.quorum_lost),
         vip: vip(shared, &known, service.address.ip),
         backends: service
             .backends
             .iter()
-            .map(|backend| backend_status(&known, tables.names(), service, backend))
+            .map(|backend| {
+                let address = SocketAddr::new(backend.address, backend.port(service));
+                let health = health
+                    .get(&service.address)
+                    .and_then(|health| health.backends.iter().find(|backend| backend.address == address));
+                backend_status(&known, tables.names(), service, backend, health)
+            })
             .collect(),
     });
     // Half of a table's places are what it promises to hold; see `Sizes`.
@@ -81,20 +102,33 @@ fn vip(shared: &Shared, known: &Known, address: IpAddr) -> Option<VipStatus> {
 }
 
 /// The state of a backend.
-fn backend_status(known: &Known, names: &Names, service: &Service, backend: &Backend) -> BackendStatus {
+fn backend_status(
+    known: &Known,
+    names: &Names,
+    service: &Service,
+    backend: &Backend,
+    health: Option<&BackendReport>,
+) -> BackendStatus {
     let unreachable = match known.hops.0.get(&backend.address) {
         Some(Ok(_)) => None,
         Some(Err(error)) => Some(error.to_string()),
         None => Some("its next hop is being looked up".to_owned()),
     };
-    let state = match (&unreachable, backend.drain) {
-        (_, true) => BackendState::Drained,
-        (Some(_), false) => BackendState::Unreachable,
-        (None, false) => BackendState::Up,
-    };
-    let reason = match state {
-        BackendState::Drained => Some("asked to drain".to_owned()),
-        _ => unreachable,
+    let healthy = health.map_or(State::Up, |health| health.state);
+    let why = || health.and_then(|health| health.reason.clone());
+    let (state, reason) = match (unreachable, healthy) {
+        _ if backend.disabled => (BackendState::Disabled, Some("disabled by the operator".to_owned())),
+        _ if backend.drain => (BackendState::Drained, Some("asked to drain".to_owned())),
+        (Some(words), _) => (BackendState::Unreachable, Some(words)),
+        (None, State::Down) => (BackendState::Down, why()),
+        (None, State::Draining) => (BackendState::Drained, why()),
+        (None, State::Unknown) => (BackendState::Unknown, why()),
+        (None, State::Disabled) => (BackendState::Disabled, why()),
+        (None, _) if backend.sorry && health.is_some_and(|health| !health.takes_new) => {
+            (BackendState::Standby, Some("serves when the quorum is lost".to_owned()))
+        }
+        (None, State::Degraded) => (BackendState::Degraded, why()),
+        (None, State::Up) => (BackendState::Up, None),
     };
     let key = image::backend_key(service, backend);
     BackendStatus {
