@@ -1,0 +1,99 @@
+//! Servers that run as processes of their own: this test program, started again.
+
+use std::{
+    env,
+    io::{Read as _, Write as _},
+    net::{TcpListener, UdpSocket},
+    thread,
+    time::Duration,
+};
+
+use crate::lab::{Namespace, Process};
+
+/// Says which server to be, and where: `grpc 10.9.0.11:80`.
+const VARIABLE: &str = "LVX_TEST_SERVER";
+
+impl Namespace {
+    /// Starts a server of this file inside.
+    pub fn serve(&self, kind: &str, address: &str) -> Process {
+        let this = env::current_exe().unwrap();
+        let variable = format!("{VARIABLE}={kind} {address}");
+        self.start(
+            "env",
+            &[
+                &variable,
+                this.to_str().unwrap(),
+                "--exact",
+                "server::be_a_server",
+                "--ignored",
+                "--nocapture",
+            ],
+        )
+    }
+}
+
+#[test]
+#[ignore = "a server for the other tests, which start it"]
+fn be_a_server() {
+    let Ok(wish) = env::var(VARIABLE) else { return };
+    let (kind, address) = wish.split_once(' ').unwrap();
+    match kind {
+        "udp" => {
+            let socket = UdpSocket::bind(address).unwrap();
+            let mut buffer = [0; 2_048];
+            loop {
+                let (length, from) = socket.recv_from(&mut buffer).unwrap();
+                socket.send_to(&buffer[..length], from).unwrap();
+            }
+        }
+        // Answers PONG to whatever comes.
+        "tcp" => answer(address, |stream| {
+            let mut buffer = [0; 512];
+            let _ = stream.read(&mut buffer);
+            let _ = stream.write_all(b"+PONG\r\n");
+        }),
+        // An agent that is half loaded.
+        "agent" => answer(address, |stream| {
+            let _ = stream.write_all(b"up 50%\n");
+        }),
+        // Serves for a second and is gone for a second.
+        "flapping" => loop {
+            let listener = TcpListener::bind(address).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            for _ in 0..100 {
+                while listener.accept().is_ok() {}
+                thread::sleep(Duration::from_millis(10));
+            }
+            drop(listener);
+            thread::sleep(Duration::from_secs(1));
+        },
+        "grpc" => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let (reporter, service) = tonic_health::server::health_reporter();
+                reporter
+                    .set_service_status("shop", tonic_health::ServingStatus::Serving)
+                    .await;
+                reporter
+                    .set_service_status("stock", tonic_health::ServingStatus::NotServing)
+                    .await;
+                let address = address.parse().unwrap();
+                tonic::transport::Server::builder()
+                    .add_service(service)
+                    .serve(address)
+                    .await
+                    .unwrap();
+            });
+        }
+        other => panic!("no server {other}"),
+    }
+}
+
+fn answer(address: &str, with: impl Fn(&mut std::net::TcpStream)) {
+    for stream in TcpListener::bind(address).unwrap().incoming() {
+        with(&mut stream.unwrap());
+    }
+}

@@ -1,0 +1,105 @@
+//! Probes of the VIP under direct routing, each at one backend.
+
+use std::{sync::Arc, time::Duration};
+
+use xdp_loader::health::{settings::HealthSettings, state::State};
+
+use crate::lab::{Net, Watch, figure};
+
+fn text(vip: &str, backends: &[&str]) -> String {
+    let backends: String = backends
+        .iter()
+        .map(|backend| format!("[[service.backend]]\naddress = \"{backend}\"\n"))
+        .collect();
+    format!(
+        "[[service]]\naddress = \"tcp://{vip}:80\"\nforward = \"dr\"\n[[service.health]]\ntype = \"tcp\"\nsend = \"PING\"\n\
+         expect = \"PONG\"\ninterval = \"200ms\"\ntimeout = \"150ms\"\nrise = 2\nfall = 2\n{backends}"
+    )
+}
+
+fn black_hole(
+    vip: &'static str,
+    length: u8,
+    any: &'static str,
+    backends: [&'static str; 2],
+    addresses: &'static [&'static str],
+) {
+    let net = Net::new(2);
+    let inner = Arc::clone(&net);
+    net.balancer.enter(move || async move {
+        let balancer = &inner.balancer;
+        // As in life: the balancer has the VIP itself.
+        balancer.ip(&format!("addr add {vip}/{length} dev eth0"));
+        for backend in &inner.backends {
+            backend.ip(&format!("addr add {vip}/{length} dev lo"));
+        }
+        let _servers: Vec<_> = inner.backends.iter().map(|backend| backend.serve("tcp", any)).collect();
+        let settings = HealthSettings {
+            probe_addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            ..HealthSettings::default()
+        };
+        let shown = if vip.contains(':') {
+            format!("[{vip}]")
+        } else {
+            vip.to_owned()
+        };
+        let mut watch = Watch::start(&text(&shown, &backends), settings).await;
+        watch.until(backends[0], State::Up).await;
+        watch.until(backends[1], State::Up).await;
+        let report = watch.health.report(None).await;
+        for backend in &report.services[0].backends {
+            assert!(backend.probes[0].vip, "{backend:?}");
+        }
+        // The backend forgets the VIP: its own address still answers.
+        inner.backends[1].ip(&format!("addr del {vip}/{length} dev lo"));
+        let took = watch.until(backends[1], State::Down).await;
+        figure(
+            &format!("DR black hole of {vip}"),
+            took,
+            Duration::from_millis(2 * 200 + 150),
+        );
+        watch.until_reason(backends[1], "DR black hole").await;
+        println!("  because: {}", watch.reason(backends[1]).await);
+        assert_eq!(watch.backend(backends[0]).state, State::Up);
+        inner.backends[1].ip(&format!("addr add {vip}/{length} dev lo"));
+        watch.until(backends[1], State::Up).await;
+    });
+}
+
+#[test]
+fn a_backend_without_the_vip_is_found_and_named() {
+    black_hole(
+        "10.9.0.100",
+        32,
+        "0.0.0.0:80",
+        ["10.9.0.11", "10.9.0.12"],
+        &["10.9.0.250/24"],
+    );
+}
+
+#[test]
+fn over_ipv6_no_address_of_its_own_is_needed() {
+    black_hole(
+        "2001:db8:9::100",
+        128,
+        "[::]:80",
+        ["2001:db8:9::11", "2001:db8:9::12"],
+        &[],
+    );
+}
+
+#[test]
+fn without_an_address_to_probe_from_the_backends_own_is_asked_and_that_is_said() {
+    let net = Net::new(1);
+    let inner = Arc::clone(&net);
+    net.balancer.enter(move || async move {
+        let _server = inner.backends[0].serve("tcp", "0.0.0.0:80");
+        let mut watch = Watch::start(&text("10.9.0.100", &["10.9.0.11"]), HealthSettings::default()).await;
+        watch.until("10.9.0.11", State::Up).await;
+        let report = watch.health.report(None).await;
+        let probe = &report.services[0].backends[0].probes[0];
+        assert!(!probe.vip);
+        let note = probe.note.as_deref().unwrap();
+        assert!(note.contains("give probe_addresses under [health]"), "{note}");
+    });
+}
