@@ -33,6 +33,7 @@ fn a_flapping_server_does_not_flap_in_the_dataplane() {
         let _steady = inner.backends[1].serve("tcp", "10.9.0.12:80");
         let text = service("", "type = \"tcp\"", &["\"10.9.0.11\"", "\"10.9.0.12\""]);
         let mut watch = Watch::start(&text, HealthSettings::default()).await;
+        watch.until("10.9.0.12", State::Up).await;
         watch.until("10.9.0.11", State::Up).await;
         let (begin, mut changes, mut last) = (Instant::now(), 0, watch.weights());
         while begin.elapsed() < Duration::from_secs(15) {

@@ -57,7 +57,7 @@ fn nginx(net: &Net, namespace: &Namespace) -> Process {
     if !dir.join("key.pem").exists() {
         run(&format!(
             "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=shop.example \
-             -addext subjectAltName=DNS:shop.example -keyout {0}/key.pem -out {0}/cert.pem",
+             -addext subjectAltName=DNS:shop.example -addext basicConstraints=critical,CA:FALSE -keyout {0}/key.pem -out {0}/cert.pem",
             dir.display()
         ));
     }
@@ -238,7 +238,7 @@ fn grpc_believes_what_the_server_says_of_a_service() {
 fn exec_finds_what_its_program_finds() {
     // The program is the check: it asks the UDP server in its own way.
     let check = "type = \"exec\"\ncommand = [\"/bin/bash\", \"-c\", \"exec 3<>/dev/tcp/$LVX_BACKEND/$LVX_PORT && \
-                 echo PING >&3 && read -t 0.1 -u 3 line && [[ $line == *PONG* ]]\"]";
+                 echo PING >&3 && read -t 0.1 -u 3 line && [[ $line == *PONG* ]] || exit 1\"]";
     prove("exec", check, true, |_, namespace| {
         namespace.serve("tcp", "10.9.0.11:80")
     });

@@ -1,5 +1,6 @@
 //! What an answer must contain.
 
+use memchr::memmem;
 use regex::bytes::Regex;
 
 use crate::model::check;
@@ -30,8 +31,16 @@ impl Expect {
     /// Whether the bytes contain it.
     pub fn is_in(&self, bytes: &[u8]) -> bool {
         match self {
-            Self::Text(text) => text.is_empty() || bytes.windows(text.len()).any(|window| window == text),
+            Self::Text(text) => memmem::find(bytes, text).is_some(),
             Self::Pattern(pattern) => pattern.is_match(bytes),
+        }
+    }
+
+    /// The same, where the bytes before `from` were looked at and did not contain it.
+    pub fn is_in_from(&self, bytes: &[u8], from: usize) -> bool {
+        match self {
+            Self::Text(text) => self.is_in(&bytes[from.saturating_sub(text.len())..]),
+            Self::Pattern(_) => self.is_in(bytes),
         }
     }
 }

@@ -11,7 +11,7 @@ use tonic::{
 };
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use super::{Finding, ProbeError, Route, refused, socket, tls::Tls, why};
+use super::{Finding, ProbeError, Route, bounded::Bounded, refused, socket, tls::Tls, why};
 use crate::model::CheckForm;
 
 /// The longest list of headers and the longest message that are read, in bytes.
@@ -39,7 +39,7 @@ impl Grpc {
 
     pub(super) async fn run(&self, route: Route) -> Finding {
         let stream = match socket::connect(route, socket::End::Close).await {
-            Ok(stream) => stream,
+            Ok(stream) => Bounded::new(stream),
             Err(error) => return Finding::down(refused(&error)),
         };
         let authority = self.host.clone().unwrap_or_else(|| route.to.to_string());
@@ -79,8 +79,8 @@ impl Grpc {
 
 /// A stream that tonic can take.
 trait Stream: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static {}
-impl Stream for TokioIo<TcpStream> {}
-impl Stream for TokioIo<TlsStream<TcpStream>> {}
+impl Stream for TokioIo<Bounded<TcpStream>> {}
+impl Stream for TokioIo<TlsStream<Bounded<TcpStream>>> {}
 
 /// A channel over a stream that is connected already: the one socket that was bound and marked for it.
 async fn channel<S: Stream>(scheme: &str, authority: &str, stream: S) -> Result<Channel, String> {

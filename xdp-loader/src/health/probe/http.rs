@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Expect, Finding, Outcome, ProbeError, Route, refused, socket, tls::Tls, why};
+use super::{Expect, Finding, Outcome, ProbeError, Route, bounded::Bounded, refused, socket, tls::Tls, why};
 use crate::model::{CheckForm, CheckType, check::Statuses};
 
 /// The longest head of an answer, in bytes.
@@ -67,7 +67,7 @@ impl Http {
 
     pub(super) async fn run(&self, route: Route) -> Finding {
         let stream = match socket::connect(route, socket::End::Close).await {
-            Ok(stream) => stream,
+            Ok(stream) => Bounded::new(stream),
             Err(error) => return Finding::down(refused(&error)),
         };
         match &self.tls {

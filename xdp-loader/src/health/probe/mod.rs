@@ -4,6 +4,7 @@
 //! whatever it sends and however slowly.
 
 mod agent;
+mod bounded;
 mod dns;
 mod exec;
 mod expect;

@@ -35,11 +35,12 @@ impl Tcp {
 }
 
 async fn hear(stream: &mut TcpStream, expect: &Expect) -> Finding {
-    let mut answer = Vec::with_capacity(512);
+    let mut answer = Vec::with_capacity(2_048);
     loop {
+        let before = answer.len();
         match stream.read_buf(&mut answer).await {
             Ok(0) => return Finding::down(format!("closed the connection without {expect}")),
-            Ok(_) if expect.is_in(&answer) => return Finding::up(),
+            Ok(_) if expect.is_in_from(&answer, before) => return Finding::up(),
             Ok(_) if answer.len() >= ANSWER => {
                 return Finding::down(format!("{expect} is not in the first {ANSWER} bytes of the answer"));
             }

@@ -12,7 +12,7 @@ use rustls::{
     crypto::CryptoProvider,
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject as _},
 };
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{ProbeError, why};
@@ -63,7 +63,10 @@ impl Tls {
     }
 
     /// Shakes hands; the error is a reason.
-    pub(super) async fn connect(&self, stream: TcpStream, to: IpAddr) -> Result<TlsStream<TcpStream>, String> {
+    pub(super) async fn connect<S>(&self, stream: S, to: IpAddr) -> Result<TlsStream<S>, String>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let name = self.name.clone().unwrap_or_else(|| ServerName::from(to));
         self.connector
             .connect(name, stream)
