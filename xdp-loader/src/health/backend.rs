@@ -83,6 +83,8 @@ pub(super) struct Watched {
     disabled: bool,
     pub(super) direct: bool,
     reason: Option<String>,
+    /// What the last decision was made from.
+    seen: Option<(Candidate, State, u32)>,
     shown: State,
     shown_since: Duration,
     changes: VecDeque<Change>,
@@ -104,6 +106,7 @@ impl Watched {
             disabled: false,
             direct: false,
             reason: kept.and_then(|kept| kept.reason.clone()),
+            seen: None,
             shown_since: now,
             changes: VecDeque::new(),
         };
@@ -173,6 +176,19 @@ impl Watched {
         } else {
             self.machine.tick(now, policy);
         }
+    }
+
+    /// Whether anything is another since this was last asked that a decision is made from.
+    pub(super) fn moved(&mut self, now: Duration, policy: &Availability) -> bool {
+        let seen = Some((self.candidate(), self.state(), self.share(now, policy)));
+        let moved = self.seen != seen;
+        self.seen = seen;
+        moved
+    }
+
+    /// The share of its weight that it gets, in percent.
+    fn share(&self, now: Duration, policy: &Availability) -> u32 {
+        (self.machine.share(now, policy) * self.load.share() / 100).max(1)
     }
 
     /// The state that users see.
@@ -269,7 +285,7 @@ impl Watched {
     pub(super) fn health(&self, takes_new: bool, now: Duration, policy: &Availability) -> BackendHealth {
         BackendHealth {
             takes_new,
-            share: (self.machine.share(now, policy) * self.load.share() / 100).max(1),
+            share: self.share(now, policy),
             weight: self.reported_weight(),
             state: self.state(),
         }

@@ -391,7 +391,9 @@ impl Engine {
             return;
         };
         watched.take(id, report, now, &group.policy);
-        self.dirty.insert(key.0);
+        if watched.moved(now, &group.policy) {
+            self.dirty.insert(key.0);
+        }
         let Some(asked) = watched.probes.iter_mut().find(|asked| asked.id == id) else {
             return;
         };
@@ -441,14 +443,20 @@ impl Engine {
 
     fn tick(&mut self) {
         let now = self.now();
-        for group in self.groups.values() {
-            for key in &group.backends {
-                if let Some(watched) = self.backends.get_mut(key) {
-                    watched.tick(now, &group.policy);
+        let mut group = None;
+        for watched in self.backends.values_mut() {
+            let address = watched.key.0;
+            // Backends are in the order of their services.
+            if group.is_none_or(|(known, _)| known != address) {
+                group = self.groups.get(&address).map(|group| (address, group));
+            }
+            if let Some((_, group)) = group {
+                watched.tick(now, &group.policy);
+                if watched.moved(now, &group.policy) {
+                    self.dirty.insert(address);
                 }
             }
         }
-        self.dirty.extend(self.groups.keys());
         if Instant::now() >= self.save_at {
             self.save();
         }

@@ -106,7 +106,7 @@ fn hostile_backends_cost_bounded_time_and_memory() {
         ),
         (
             "endless stream for tcp",
-            "type = \"tcp\"\nexpect = \"never there\"",
+            "type = \"tcp\"\nsend = \"x\"\nexpect = \"never there\"",
             |stream| endlessly(stream, b"", &[b'a'; 4_096], Duration::ZERO),
             "is not in the first 16384 bytes",
         ),
