@@ -97,11 +97,15 @@ impl Balancer {
     }
 
     pub fn del_backend(&mut self, service: &str, name: &str) {
-        self.desired.del_backend(address(service), name.parse().unwrap()).unwrap();
+        self.desired
+            .del_backend(address(service), name.parse().unwrap())
+            .unwrap();
     }
 
     pub fn drain(&mut self, service: &str, name: &str) {
-        self.desired.drain(address(service), name.parse().unwrap(), true).unwrap();
+        self.desired
+            .drain(address(service), name.parse().unwrap(), true)
+            .unwrap();
     }
 
     pub fn weigh(&mut self, service: &str, name: &str, weight: i64) {

@@ -108,7 +108,10 @@ impl Case {
                         let mut answer = Frame::new(real, frame.source, self.transport).payload(&payload);
                         answer.hops = hops;
                         let answer = answer.macs(from, to);
-                        let back = answer.clone().translated_from(socket(self.vip)).macs(frame.from, mac(OUTSIDE));
+                        let back = answer
+                            .clone()
+                            .translated_from(socket(self.vip))
+                            .macs(frame.from, mac(OUTSIDE));
                         balancer.forwards(ifindex, &answer, &back, action);
                     }
                 }
@@ -186,7 +189,10 @@ fn a_udp_datagram_without_a_checksum_has_none_after_translation() {
         balancer.forwards(OUTSIDE, &frame, &expected, Action::Redirect);
 
         let answer = Frame::new(real, frame.source, frame.transport).macs(mac(INSIDE), to);
-        let back = answer.clone().translated_from(socket(case.vip)).macs(frame.from, mac(OUTSIDE));
+        let back = answer
+            .clone()
+            .translated_from(socket(case.vip))
+            .macs(frame.from, mac(OUTSIDE));
         balancer.forwards(INSIDE, &answer, &back, Action::Redirect);
     }
 }
@@ -225,14 +231,24 @@ fn a_checksum_that_is_or_becomes_zero_is_sent_as_its_protocol_says() {
         balancer.forwards(OUTSIDE, &frame, &leaves_as_zero, Action::Redirect);
 
         let answer = Frame::new(real, socket(case.client), case.transport).macs(from, to);
-        let back = summing_to_zero(&answer.clone().translated_from(socket(case.vip)).macs(frame.from, mac(OUTSIDE)));
+        let back = summing_to_zero(
+            &answer
+                .clone()
+                .translated_from(socket(case.vip))
+                .macs(frame.from, mac(OUTSIDE)),
+        );
         balancer.forwards(INSIDE, &answer.payload(&back.payload), &back, Action::Redirect);
     }
 }
 
 #[test]
 fn a_wrong_checksum_stays_as_wrong_as_it_was() {
-    for (case, at) in [(&TCP_V4, 34 + 16), (&UDP_V4, 34 + 6), (&TCP_V6, 54 + 16), (&UDP_V6, 54 + 6)] {
+    for (case, at) in [
+        (&TCP_V4, 34 + 16),
+        (&UDP_V4, 34 + 6),
+        (&TCP_V6, 54 + 16),
+        (&UDP_V6, 54 + 6),
+    ] {
         let real = std::net::SocketAddr::new(case.inside.parse().unwrap(), 8080);
         let mut balancer = case.balancer(Forward::Nat, &real.to_string());
         let right = case.request();
@@ -240,8 +256,13 @@ fn a_wrong_checksum_stays_as_wrong_as_it_was() {
         wrong[at + 1] ^= 0x10;
         let (action, after) = balancer.run(OUTSIDE, &wrong);
         assert_eq!(action, Action::Redirect);
-        let expected = right.translated_to(real).macs(backend_mac(real.ip()), mac(INSIDE)).bytes();
-        let differing: Vec<usize> = (0..after.len()).filter(|byte| after[*byte] != expected[*byte]).collect();
+        let expected = right
+            .translated_to(real)
+            .macs(backend_mac(real.ip()), mac(INSIDE))
+            .bytes();
+        let differing: Vec<usize> = (0..after.len())
+            .filter(|byte| after[*byte] != expected[*byte])
+            .collect();
         assert!(!differing.is_empty() && differing.iter().all(|byte| (at..at + 2).contains(byte)));
     }
 }
@@ -257,7 +278,10 @@ fn answers_go_to_the_neighbour_that_the_client_s_latest_packets_came_from() {
         let expected = frame.clone().translated_to(real).macs(to, mac(INSIDE));
         balancer.forwards(OUTSIDE, &frame, &expected, Action::Redirect);
         let answer = Frame::new(real, frame.source, Transport::Tcp { flags: ACK }).macs(mac(INSIDE), to);
-        let back = answer.clone().translated_from(socket(TCP_V4.vip)).macs(gateway, mac(OUTSIDE));
+        let back = answer
+            .clone()
+            .translated_from(socket(TCP_V4.vip))
+            .macs(gateway, mac(OUTSIDE));
         balancer.forwards(INSIDE, &answer, &back, Action::Redirect);
     }
     // The same client behind another interface.
@@ -265,7 +289,10 @@ fn answers_go_to_the_neighbour_that_the_client_s_latest_packets_came_from() {
     let expected = frame.clone().translated_to(real).macs(to, mac(INSIDE));
     balancer.forwards(VETH, &frame, &expected, Action::Redirect);
     let answer = Frame::new(real, frame.source, Transport::Tcp { flags: ACK }).macs(mac(INSIDE), to);
-    let back = answer.clone().translated_from(socket(TCP_V4.vip)).macs(frame.from, mac(VETH));
+    let back = answer
+        .clone()
+        .translated_from(socket(TCP_V4.vip))
+        .macs(frame.from, mac(VETH));
     balancer.forwards(INSIDE, &answer, &back, Action::Redirect);
 }
 
@@ -283,17 +310,25 @@ fn backends_of_one_service_may_be_reached_in_different_ways() {
     balancer.add("tcp://10.9.9.9:80", Forward::Dr, Scheduler::Rr, &["10.0.1.11"]);
     let mut nat = xdp_loader::model::Backend::new("10.0.1.12:8080".parse().unwrap());
     nat.forward = Some(Forward::Nat);
-    balancer.desired.add_backend("tcp://10.9.9.9:80".parse().unwrap(), nat).unwrap();
+    balancer
+        .desired
+        .add_backend("tcp://10.9.9.9:80".parse().unwrap(), nat)
+        .unwrap();
     balancer.hops.0.insert(
         "10.0.1.12".parse().unwrap(),
         Ok(crate::network::next_hop("10.0.1.12".parse().unwrap())),
     );
     balancer.apply();
     let mut frame = TCP_V4.request();
-    let first = frame.clone().macs(backend_mac("10.0.1.11".parse().unwrap()), mac(INSIDE));
+    let first = frame
+        .clone()
+        .macs(backend_mac("10.0.1.11".parse().unwrap()), mac(INSIDE));
     balancer.forwards(OUTSIDE, &frame, &first, Action::Redirect);
     frame.source = socket("10.7.0.1:40002");
     let real = socket("10.0.1.12:8080");
-    let second = frame.clone().translated_to(real).macs(backend_mac(real.ip()), mac(INSIDE));
+    let second = frame
+        .clone()
+        .translated_to(real)
+        .macs(backend_mac(real.ip()), mac(INSIDE));
     balancer.forwards(OUTSIDE, &frame, &second, Action::Redirect);
 }

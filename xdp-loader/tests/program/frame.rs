@@ -157,7 +157,12 @@ impl Frame {
 
     fn ipv6(&self, source: [u8; 16], destination: [u8; 16]) -> Vec<u8> {
         let transport = self.transport(&[&source[..], &destination].concat());
-        let kinds: Vec<u8> = self.extensions.iter().map(|(kind, _)| *kind).chain([self.protocol()]).collect();
+        let kinds: Vec<u8> = self
+            .extensions
+            .iter()
+            .map(|(kind, _)| *kind)
+            .chain([self.protocol()])
+            .collect();
         let extensions: Vec<u8> = self
             .extensions
             .iter()
@@ -251,12 +256,16 @@ pub fn assert_checksums(frame: &[u8]) {
         (_, Some(TransportSlice::Udp(udp))) if udp.checksum() == 0 => return,
         (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Udp(udp))) => {
             let (source, destination) = (ip.header().source(), ip.header().destination());
-            let right = udp.to_header().calc_checksum_ipv4_raw(source, destination, udp.payload());
+            let right = udp
+                .to_header()
+                .calc_checksum_ipv4_raw(source, destination, udp.payload());
             (udp.checksum(), right)
         }
         (Some(NetSlice::Ipv6(ip)), Some(TransportSlice::Udp(udp))) => {
             let (source, destination) = (ip.header().source(), ip.header().destination());
-            let right = udp.to_header().calc_checksum_ipv6_raw(source, destination, udp.payload());
+            let right = udp
+                .to_header()
+                .calc_checksum_ipv6_raw(source, destination, udp.payload());
             (udp.checksum(), right)
         }
         _ => panic!("neither TCP nor UDP"),

@@ -25,7 +25,11 @@ fn sequence(balancer: &mut Balancer, clients: u16) -> Vec<u8> {
 }
 
 fn syn(client: SocketAddr) -> Frame {
-    let vip = if client.is_ipv4() { "10.9.9.9:80" } else { "[2001:db8:9::9]:80" };
+    let vip = if client.is_ipv4() {
+        "10.9.9.9:80"
+    } else {
+        "[2001:db8:9::9]:80"
+    };
     Frame::new(client, socket(vip), Transport::Tcp { flags: SYN })
 }
 
@@ -70,7 +74,12 @@ fn a_backend_with_no_weight_draining_or_out_of_reach_gets_no_new_flows() {
 #[test]
 fn two_services_take_turns_of_their_own() {
     let mut balancer = Balancer::serving(SERVICE, Forward::Dr, Scheduler::Rr, &["10.0.1.11", "10.0.1.12"]);
-    balancer.add("tcp://10.9.9.9:81", Forward::Dr, Scheduler::Rr, &["10.0.1.11", "10.0.1.12"]);
+    balancer.add(
+        "tcp://10.9.9.9:81",
+        Forward::Dr,
+        Scheduler::Rr,
+        &["10.0.1.11", "10.0.1.12"],
+    );
     balancer.apply();
     for port in 20_000..20_010_u16 {
         let mut frame = syn(SocketAddr::new("10.7.0.1".parse().unwrap(), port));
@@ -95,7 +104,10 @@ fn clients() -> Vec<SocketAddr> {
     (0..500_u16)
         .flat_map(|number| {
             [
-                SocketAddr::new([10, 7, (number / 100) as u8, (number % 100) as u8].into(), 1024 + number * 7),
+                SocketAddr::new(
+                    [10, 7, (number / 100) as u8, (number % 100) as u8].into(),
+                    1024 + number * 7,
+                ),
                 SocketAddr::new([0x2001, 0xdb8, 7, number, 0, 0, number % 3, 1].into(), 50_000 - number),
             ]
         })
@@ -105,11 +117,25 @@ fn clients() -> Vec<SocketAddr> {
 #[test]
 fn maglev_gives_each_client_the_backend_of_its_slot_in_the_table() {
     let mut balancer = Balancer::new();
-    balancer.add(SERVICE, Forward::Dr, Scheduler::Mh, &["10.0.1.11", "10.0.1.12", "10.0.1.13"]);
+    balancer.add(
+        SERVICE,
+        Forward::Dr,
+        Scheduler::Mh,
+        &["10.0.1.11", "10.0.1.12", "10.0.1.13"],
+    );
     balancer.weigh(SERVICE, "10.0.1.13", 2);
-    balancer.add(SERVICE_V6, Forward::Nat, Scheduler::Mh, &["[2001:db8:1::11]:8080", "2001:db8:1::12"]);
+    balancer.add(
+        SERVICE_V6,
+        Forward::Nat,
+        Scheduler::Mh,
+        &["[2001:db8:1::11]:8080", "2001:db8:1::12"],
+    );
     balancer.apply();
-    let v4 = [member("10.0.1.11:80", 1), member("10.0.1.12:80", 1), member("10.0.1.13:80", 2)];
+    let v4 = [
+        member("10.0.1.11:80", 1),
+        member("10.0.1.12:80", 1),
+        member("10.0.1.13:80", 2),
+    ];
     let v6 = [member("[2001:db8:1::11]:8080", 1), member("[2001:db8:1::12]:80", 1)];
     let (table_v4, table_v6) = (maglev::table(&v4, 251), maglev::table(&v6, 251));
     let (seed_v4, seed_v6) = (
@@ -140,7 +166,12 @@ fn maglev_gives_the_same_backends_on_every_node_whatever_was_configured_first() 
     one.apply();
 
     let mut other = Balancer::with(None, sizes(), one.links.clone());
-    other.add("udp://10.9.9.1:53", Forward::Dr, Scheduler::Rr, &["10.0.1.99", "10.0.1.12"]);
+    other.add(
+        "udp://10.9.9.1:53",
+        Forward::Dr,
+        Scheduler::Rr,
+        &["10.0.1.99", "10.0.1.12"],
+    );
     other.apply();
     other.add(SERVICE_V6, Forward::Dr, Scheduler::Mh, &backends_v6[2..]);
     other.apply();
@@ -191,14 +222,21 @@ fn a_table_of_the_default_size_reaches_every_backend_in_its_share() {
         let address = [10, 7, (client >> 8) as u8, client as u8];
         *shares.entry(balancer.host(&syn((address, 40_000).into()))).or_insert(0) += 1;
     }
-    assert!(shares.len() == 3 && shares.values().all(|share| (850..1150).contains(share)), "{shares:?}");
+    assert!(
+        shares.len() == 3 && shares.values().all(|share| (850..1150).contains(share)),
+        "{shares:?}"
+    );
 }
 
 #[test]
 fn a_service_of_many_backends_reaches_all_of_them() {
     let names: Vec<String> = (1..=200).map(|host| format!("10.0.1.{host}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let mut balancer = Balancer::with(None, xdp_loader::dataplane::Sizes::new(16, 256, 4096, 4096), network::enter());
+    let mut balancer = Balancer::with(
+        None,
+        xdp_loader::dataplane::Sizes::new(16, 256, 4096, 4096),
+        network::enter(),
+    );
     balancer.add(SERVICE, Forward::Dr, Scheduler::Rr, &names);
     balancer.apply();
     assert_eq!(sequence(&mut balancer, 200), (1..=200).collect::<Vec<u8>>());
