@@ -49,16 +49,21 @@ pub const fn spread(hash: u64, slots: u32) -> u32 {
 #[inline(always)]
 #[must_use]
 pub const fn endpoint_v4(key: u64) -> u32 {
-    let word = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (word ^ (word >> 32)) as u32
+    bucket(key)
 }
 
 /// The bucket of the IPv6 endpoint table for an address and a packed port and protocol.
 #[inline(always)]
 #[must_use]
 pub const fn endpoint_v6(address: [u64; 2], port_protocol: u32) -> u32 {
-    let word = fold_v6(address, port_protocol as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (word ^ (word >> 32)) as u32
+    bucket(fold_v6(address, port_protocol as u64))
+}
+
+/// Fibonacci hashing (Knuth, The Art of Computer Programming 3, section 6.4). The last byte of an address is the highest
+/// of its word on most machines, and a product's high bits do not reach its low ones, so the halves are folded first.
+#[inline(always)]
+const fn bucket(word: u64) -> u32 {
+    ((word ^ (word >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
 }
 
 #[cfg(test)]
@@ -74,6 +79,23 @@ mod tests {
         }
         let expected = 65_536 / BUCKETS as u32;
         assert!(counts.iter().all(|count| (expected / 2..expected * 2).contains(count)));
+    }
+
+    #[test]
+    fn endpoints_of_neighbouring_addresses_and_ports_spread_evenly_over_buckets() {
+        const BUCKETS: usize = 1024;
+        let mut counts = [[0_u32; BUCKETS]; 2];
+        for number in 0..BUCKETS as u32 * 16 {
+            let (address, port) = (0x0a00_0000 + number / 16, 80 + number % 16);
+            let port_protocol = (port as u16).to_be() as u32 * 65_536 + 6;
+            let key = u64::from(address.to_be()) << 32 | u64::from(port_protocol);
+            counts[0][endpoint_v4(key) as usize % BUCKETS] += 1;
+            let v6 = [0x0000_0000_b80d_0120, u64::from(address).to_be()];
+            counts[1][endpoint_v6(v6, port_protocol) as usize % BUCKETS] += 1;
+        }
+        for counts in counts {
+            assert!(counts.iter().all(|count| *count <= 48), "three times the mean");
+        }
     }
 
     #[test]

@@ -12,6 +12,10 @@ use core::{
 
 const RELAXED: AtomicOrdering = AtomicOrdering::Relaxed;
 
+/// For operations whose result counts: LLVM gives a relaxed one the form that returns nothing (`lock xadd`), and the
+/// result is then whatever was added.
+const ORDERED: AtomicOrdering = AtomicOrdering::AcqRel;
+
 /// Whether the processor keeps loads in order, and stores.
 const IN_ORDER: bool = cfg!(bpf_target_arch = "x86_64");
 
@@ -49,7 +53,7 @@ pub unsafe fn load_last(word: *mut u64) -> u64 {
         if IN_ORDER {
             load(word)
         } else {
-            atomic_or::<u64, u64, RELAXED>(word, 0)
+            atomic_or::<u64, u64, ORDERED>(word, 0)
         }
     }
 }
@@ -66,7 +70,7 @@ pub unsafe fn publish(word: *mut u64, value: u64) {
         if IN_ORDER {
             store(word, value);
         } else {
-            atomic_xchg::<u64, RELAXED>(word, value);
+            atomic_xchg::<u64, ORDERED>(word, value);
         }
     }
 }
@@ -90,5 +94,5 @@ pub unsafe fn replace<T: Copy>(word: *mut T, old: T, new: T) -> bool {
 #[inline(always)]
 pub unsafe fn add(word: *mut u64, value: u64) -> u64 {
     // SAFETY: the caller's.
-    unsafe { atomic_xadd::<u64, u64, RELAXED>(word, value) }
+    unsafe { atomic_xadd::<u64, u64, ORDERED>(word, value) }
 }

@@ -4,7 +4,7 @@ use xdp_common::{
     hash,
     layout::{
         Backend, BucketFlowV4, BucketFlowV6, EndpointV4, FlowV4, FlowV6, FragmentV4, FragmentV6, FragmentWay,
-        HopBucket, Record, Target, port_protocol,
+        HopBucket, REACH, Record, Target, port_protocol,
     },
     wire::{Ipv4, Ipv6, protocol},
 };
@@ -163,23 +163,17 @@ impl Family for V4 {
         let key = EndpointV4::key(address, port_protocol(port, protocol));
         let mask = maps::size::endpoints_mask();
         let number = hash::endpoint_v4(key) & mask;
-        let Some(bucket) = maps::ENDPOINTS_V4.get(number << 1 | bank) else {
-            return Target::NONE;
-        };
-        for endpoint in bucket {
-            if endpoint.key == key {
-                return endpoint.target;
+        for step in 0..REACH {
+            let Some(bucket) = maps::ENDPOINTS_V4.get(((number + step) & mask) << 1 | bank) else {
+                break;
+            };
+            for endpoint in bucket {
+                if endpoint.key == key {
+                    return endpoint.target;
+                }
             }
-        }
-        if bucket[0].spilled == 0 {
-            return Target::NONE;
-        }
-        let Some(bucket) = maps::ENDPOINTS_V4.get(((number + 1) & mask) << 1 | bank) else {
-            return Target::NONE;
-        };
-        for endpoint in bucket {
-            if endpoint.key == key {
-                return endpoint.target;
+            if bucket[0].spilled == 0 {
+                break;
             }
         }
         Target::NONE
@@ -299,23 +293,17 @@ impl Family for V6 {
         let key = port_protocol(port, protocol);
         let mask = maps::size::endpoints_mask();
         let number = hash::endpoint_v6(address, key) & mask;
-        let Some(bucket) = maps::ENDPOINTS_V6.get(number << 1 | bank) else {
-            return Target::NONE;
-        };
-        for endpoint in bucket {
-            if endpoint.port_protocol == key && endpoint.address == address {
-                return endpoint.target;
+        for step in 0..REACH {
+            let Some(bucket) = maps::ENDPOINTS_V6.get(((number + step) & mask) << 1 | bank) else {
+                break;
+            };
+            for endpoint in bucket {
+                if endpoint.port_protocol == key && endpoint.address == address {
+                    return endpoint.target;
+                }
             }
-        }
-        if bucket[0].spilled == 0 {
-            return Target::NONE;
-        }
-        let Some(bucket) = maps::ENDPOINTS_V6.get(((number + 1) & mask) << 1 | bank) else {
-            return Target::NONE;
-        };
-        for endpoint in bucket {
-            if endpoint.port_protocol == key && endpoint.address == address {
-                return endpoint.target;
+            if bucket[0].spilled == 0 {
+                break;
             }
         }
         Target::NONE

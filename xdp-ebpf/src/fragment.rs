@@ -10,7 +10,7 @@ use crate::{
     family::{self, Family},
     parse::{Frame, Header, Packet, Piece},
     rewrite::{self, Translate},
-    service, transmit,
+    transmit,
 };
 
 /// Remembers where a datagram goes, if this is its first fragment.
@@ -29,15 +29,15 @@ pub fn first<F: Family>(packet: &Packet<F>, backend: u32, inbound: bool, hop: Ho
 /// Sends another fragment after the first one.
 #[inline(always)]
 pub fn later<F: Translate>(env: &Env<'_>, frame: Frame, header: &Header<F>, identification: u64) -> Result<End, End> {
-    // SAFETY: the header's view was checked when it was followed.
-    let (_, destination, bytes) = unsafe { F::addresses(header.ip) };
+    let unknown = End::Pass(Verdict::PassedFragment);
     let Some(way) = F::fragment(header, identification) else {
-        return Err(match service::is_vip::<F>(env.bank, destination) {
-            true => End::Drop(Verdict::DroppedFragment),
-            false => End::Pass(Verdict::PassedFragment),
-        });
+        return Err(unknown);
     };
-    let backend = family::backend(env.bank, way.backend).ok_or(End::Drop(Verdict::DroppedFragment))?;
+    let Some(backend) = family::backend(env.bank, way.backend) else {
+        return Err(unknown);
+    };
+    // SAFETY: the header's view was checked when it was followed.
+    let (.., bytes) = unsafe { F::addresses(header.ip) };
     if way.inbound == 0 {
         rewrite::fragment_outbound(header, backend)?;
         count::outbound(way.backend, bytes);

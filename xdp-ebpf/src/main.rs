@@ -18,6 +18,7 @@ mod flow;
 mod forget;
 mod fragment;
 mod icmp;
+mod log;
 mod maps;
 mod parse;
 mod rewrite;
@@ -61,6 +62,7 @@ pub fn lvx(context: XdpContext) -> u32 {
         }
         End::Drop(verdict) => {
             count::verdict(&context, verdict);
+            log::dropped(&context, verdict);
             xdp_action::XDP_DROP
         }
     }

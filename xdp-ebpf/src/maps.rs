@@ -87,6 +87,10 @@ pub static BACKEND_COUNTERS: Array<BackendCounters, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static VERDICT_COUNTERS: Array<Verdicts, 1, MMAPABLE> = Array::new();
 
+/// When something was last logged, jiffies.
+#[btf_map]
+pub static LOGGED: Array<u64, 1> = Array::new();
+
 /// Sizes, constants for the verifier once the program is loaded. Each is one less than a power of two, but `BACKENDS`.
 pub mod size {
     use core::ptr::read_volatile;

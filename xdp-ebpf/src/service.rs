@@ -32,9 +32,3 @@ pub fn role<F: Family>(bank: u32, tuple: &Tuple<F>) -> Role {
 pub fn get(bank: u32, number: u32) -> Option<&'static Service> {
     maps::SERVICES.get(number << 1 | bank)
 }
-
-/// Whether an address has services.
-#[inline(always)]
-pub fn is_vip<F: Family>(bank: u32, address: F::Address) -> bool {
-    F::endpoint(bank, address, 0, 0) == Target::VIP
-}

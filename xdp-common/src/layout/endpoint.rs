@@ -1,5 +1,5 @@
-/// What an address and port stand for: 0 nothing, [`Target::REAL`] a backend that answers through NAT, [`Target::VIP`] (at
-/// port and protocol 0) the address of a service, else a service's number.
+/// What an address and port stand for: 0 nothing, [`Target::REAL`] a backend that answers through NAT, else a service's
+/// number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Target(pub u32);
@@ -9,9 +9,6 @@ impl Target {
     pub const NONE: Self = Self(0);
     /// A NAT backend: packets from here may be the way back of a flow.
     pub const REAL: Self = Self(1 << 31);
-
-    /// An address that has services, whatever the port.
-    pub const VIP: Self = Self(1 << 30);
 
     /// The number of the service, if it is one.
     #[inline(always)]
@@ -25,12 +22,11 @@ impl Target {
     }
 }
 
-/// Port (network order) and protocol of an endpoint in one word, never zero: the lowest bit of the upper byte of the
-/// protocol's half is always set.
+/// Port (network order) and protocol of an endpoint in one word. Never zero, as no protocol of ours is.
 #[inline(always)]
 #[must_use]
 pub const fn port_protocol(port: u16, protocol: u8) -> u32 {
-    (port as u32) << 16 | 1 << 8 | protocol as u32
+    (port as u32) << 16 | protocol as u32
 }
 
 /// An IPv4 endpoint: 16 bytes.
@@ -41,7 +37,7 @@ pub struct EndpointV4 {
     pub key: u64,
     /// What is there.
     pub target: Target,
-    /// In the first place of a bucket: 1 if the bucket is full and has spilled into the next one.
+    /// In the first place of a bucket: 1 if something that belongs here or before has spilled into the next bucket.
     pub spilled: u32,
 }
 
@@ -74,6 +70,10 @@ pub struct EndpointV6 {
 pub const BUCKET_V4: usize = 4;
 /// Places in a bucket of the IPv6 table: two cache lines.
 pub const BUCKET_V6: usize = 4;
+
+/// Buckets that an endpoint may be in: its own and the next ones. With as many buckets as endpoints, one in 300 spills
+/// into the next; four in a row that are full are not met.
+pub const REACH: u32 = 4;
 
 /// A bucket of the IPv4 endpoint table.
 pub type BucketV4 = [EndpointV4; BUCKET_V4];

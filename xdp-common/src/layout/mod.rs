@@ -21,7 +21,7 @@ mod service;
 pub use backend::{Backend, Method};
 pub use control::Control;
 pub use counters::{BackendCounters, Verdicts};
-pub use endpoint::{BUCKET_V4, BUCKET_V6, BucketV4, BucketV6, EndpointV4, EndpointV6, Target, port_protocol};
+pub use endpoint::{BUCKET_V4, BUCKET_V6, BucketV4, BucketV6, EndpointV4, EndpointV6, REACH, Target, port_protocol};
 pub use flow::{BUSY, BucketFlowV4, BucketFlowV6, FlowV4, FlowV6, Hop, HopBucket, Record, WAYS};
 pub use fragment::{FRAGMENTS, FragmentV4, FragmentV6, FragmentWay};
 pub use port::{Port, PortOf, VIA_DEVMAP};

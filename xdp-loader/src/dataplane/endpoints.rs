@@ -1,13 +1,13 @@
 //! Lays out the endpoint tables: which address and port is which service, and which is a NAT backend.
 //!
-//! A bucket that is full spills into the next one and says so; a packet looks at one bucket, rarely at two. The layout
+//! A bucket that is full spills into the next and says so; a packet looks at one bucket, rarely at two. The layout
 //! is made anew for every change and written into the bank that is not in use.
 
 use std::net::IpAddr;
 
 use xdp_common::{
     hash,
-    layout::{BucketV4, BucketV6, EndpointV4, EndpointV6, Target, port_protocol},
+    layout::{BucketV4, BucketV6, EndpointV4, EndpointV6, REACH, Target, port_protocol},
 };
 
 use super::words::{self, Words};
@@ -20,7 +20,7 @@ pub struct Endpoints {
     pub v6: Vec<BucketV6>,
 }
 
-/// A bucket and the one after it are full: there are too many endpoints for the table.
+/// A bucket and those after it are full: there are too many endpoints for the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
@@ -74,7 +74,7 @@ impl Endpoints {
     }
 }
 
-/// Puts an endpoint into its bucket or the next one.
+/// Puts an endpoint into its bucket or one of the next.
 fn place<E, const WAYS: usize>(
     buckets: &mut [[E; WAYS]],
     hash: u32,
@@ -85,14 +85,15 @@ fn place<E, const WAYS: usize>(
 ) -> Result<(), Full> {
     let mask = buckets.len() - 1;
     let home = hash as usize & mask;
-    for (step, number) in [home, (home + 1) & mask].into_iter().enumerate() {
+    let reach = (0..(REACH as usize).min(buckets.len())).map(|step| (home + step) & mask);
+    for (step, number) in reach.clone().enumerate() {
         if buckets[number].iter().any(&is_same) {
             return Ok(());
         }
         if let Some(endpoint) = buckets[number].iter_mut().find(|endpoint| is_free(endpoint)) {
             write(endpoint);
-            if step > 0 {
-                spill(&mut buckets[home][0]);
+            for passed in reach.take(step) {
+                spill(&mut buckets[passed][0]);
             }
             return Ok(());
         }
@@ -108,19 +109,16 @@ mod tests {
     fn find_v4(table: &[BucketV4], address: u32, port: u16, protocol: u8) -> Target {
         let key = EndpointV4::key(address, port_protocol(port.to_be(), protocol));
         let home = hash::endpoint_v4(key) as usize & (table.len() - 1);
-        let look = |bucket: &BucketV4| {
-            bucket
-                .iter()
-                .find(|endpoint| endpoint.key == key)
-                .map(|found| found.target)
-        };
-        look(&table[home])
-            .or_else(|| {
-                (table[home][0].spilled != 0)
-                    .then(|| look(&table[(home + 1) & (table.len() - 1)]))
-                    .flatten()
-            })
-            .unwrap_or(Target::NONE)
+        for step in 0..REACH as usize {
+            let bucket = &table[(home + step) & (table.len() - 1)];
+            if let Some(found) = bucket.iter().find(|endpoint| endpoint.key == key) {
+                return found.target;
+            }
+            if bucket[0].spilled == 0 {
+                break;
+            }
+        }
+        Target::NONE
     }
 
     #[test]

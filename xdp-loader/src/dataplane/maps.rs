@@ -76,9 +76,9 @@ impl Sizes {
         }
     }
 
-    /// Buckets of an endpoint table: one per endpoint there can be (a service is two, with its address), so that a bucket of four seldom fills.
+    /// Buckets of an endpoint table: one per endpoint there can be, so that a bucket of four seldom fills.
     fn endpoint_buckets(self) -> u32 {
-        (2 * self.services + self.backends).next_power_of_two().max(64)
+        (self.services + self.backends).next_power_of_two().max(64)
     }
 }
 
