@@ -27,7 +27,7 @@ fn fragments(frame: &Frame, size: usize, identification: u16) -> Vec<Vec<u8>> {
             if v4 {
                 bytes[IP + 2..IP + 4].copy_from_slice(&(20 + piece.len() as u16).to_be_bytes());
                 bytes[IP + 4..IP + 6].copy_from_slice(&identification.to_be_bytes());
-                bytes[IP + 6..IP + 8].copy_from_slice(&(more << 13 | offset / 8).to_be_bytes());
+                bytes[IP + 6..IP + 8].copy_from_slice(&((more << 13) | (offset / 8)).to_be_bytes());
                 seal_ipv4(&mut bytes);
             } else {
                 bytes[IP + 4..IP + 6].copy_from_slice(&(8 + piece.len() as u16).to_be_bytes());

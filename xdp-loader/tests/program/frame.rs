@@ -17,8 +17,6 @@ pub const DESTINATION: u8 = 60;
 
 /// Where the IP header starts in a frame without tags.
 pub const IP: usize = 14;
-/// Where the transport header starts in a plain IPv4 frame.
-pub const L4_V4: usize = IP + 20;
 /// Where the transport header starts in a plain IPv6 frame.
 pub const L4_V6: usize = IP + 40;
 
@@ -140,7 +138,7 @@ impl Frame {
     }
 
     fn ipv4(&self, source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {
-        assert!(self.options.len() <= 40 && self.options.len() % 4 == 0);
+        assert!(self.options.len() <= 40 && self.options.len().is_multiple_of(4));
         let transport = self.transport(&[&source[..], &destination].concat());
         let header_length = 20 + self.options.len();
         let mut header = vec![0x40 | (header_length / 4) as u8, 0x28];
@@ -184,7 +182,7 @@ impl Frame {
         let mut segment = [self.source.port().to_be_bytes(), self.destination.port().to_be_bytes()].concat();
         let at = match self.transport {
             Transport::Tcp { flags } => {
-                assert!(self.tcp_options.len() <= 40 && self.tcp_options.len() % 4 == 0);
+                assert!(self.tcp_options.len() <= 40 && self.tcp_options.len().is_multiple_of(4));
                 let words = 5 + self.tcp_options.len() / 4;
                 segment.extend([0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc, 0xde, 0xf0]);
                 segment.extend([(words << 4) as u8, flags, 0xfa, 0xf0, 0, 0, 0, 7]);

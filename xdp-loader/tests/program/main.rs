@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod balancer;
+mod changes;
 mod counting;
 mod flows;
 mod forwarding;

@@ -24,17 +24,17 @@ const CLIENT: &str = "10.7.0.1:40001";
 const VIP: &str = "10.9.9.9:80";
 
 /// A directory of the BPF file system, removed when dropped.
-struct Pins(PathBuf);
+pub struct Pins(PathBuf);
 
 impl Pins {
-    fn new() -> Self {
+    pub fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("/sys/fs/bpf/lvx-program-test-{}-{number}/pins", std::process::id());
         Self(PathBuf::from(name))
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.0
     }
 }
