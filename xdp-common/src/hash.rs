@@ -49,21 +49,14 @@ pub const fn spread(hash: u64, slots: u32) -> u32 {
 #[inline(always)]
 #[must_use]
 pub const fn endpoint_v4(key: u64) -> u32 {
-    bucket(key)
+    mix(key) as u32
 }
 
 /// The bucket of the IPv6 endpoint table for an address and a packed port and protocol.
 #[inline(always)]
 #[must_use]
 pub const fn endpoint_v6(address: [u64; 2], port_protocol: u32) -> u32 {
-    bucket(fold_v6(address, port_protocol as u64))
-}
-
-/// Fibonacci hashing (Knuth, The Art of Computer Programming 3, section 6.4). The last byte of an address is the highest
-/// of its word on most machines, and a product's high bits do not reach its low ones, so the halves are folded first.
-#[inline(always)]
-const fn bucket(word: u64) -> u32 {
-    ((word ^ (word >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+    mix(fold_v6(address, port_protocol as u64)) as u32
 }
 
 #[cfg(test)]
