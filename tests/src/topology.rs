@@ -220,8 +220,9 @@ impl Switch {
         ])?;
         for (interface, bridge) in cables {
             let port = format!("{name}.{interface}");
-            // An XDP program's transmission into a virtual interface needs NAPI at the other end, which receive
-            // merging brings; the size limit then keeps it from merging anything.
+            // What is redirected into a virtual interface needs NAPI at the other end, which receive merging brings;
+            // the size limit then keeps it from merging anything. (XDP_TX would need an XDP program there, or its last
+            // frames wait for the next packet: `veth_xdp_flush` in drivers/net/veth.c.)
             self.namespace.ip(&format!(
                 "link add name {port} type veth peer name {interface} netns {}\n\
                  link set {port} gro_max_size 1500 master {bridge} up\n",

@@ -63,7 +63,7 @@ fn a_stream_and_a_slow_download_pass_the_bare_lab_without_loss() -> Result<()> {
     let stream = Stream::start(&lab.client, &address, 3, lab.directory())?;
     let result = stream.finish(Duration::from_secs(20))?;
     assert_eq!(result.lost, 0, "{result:?}");
-    assert!(result.sent > 5_000, "{result:?}");
+    assert!(result.sent > 1_000, "{result:?}");
     assert!(download.finish(Duration::from_secs(20))? == lab.body("1m.bin")?);
     Ok(())
 }

@@ -33,7 +33,7 @@ fn refuse(lvx: &Balancer<'_>, arguments: &[&str], words: &[&str]) -> Result<()> 
 
 /// Asserts that a daemon started by `command` ends with a refusal, attached to nothing.
 fn refuse_to_run(lab: &Lab, lvx: &Balancer<'_>, command: &mut Command, words: &[&str]) -> Result<()> {
-    let before = lab.balancer.run("ip", ["-details", "address"])?;
+    let before = lab.balancer.run("ip", ["address"])?;
     let output = lvx.run_in_vain(command)?;
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -43,7 +43,7 @@ fn refuse_to_run(lab: &Lab, lvx: &Balancer<'_>, command: &mut Command, words: &[
     for word in words {
         assert!(reason.contains(word), "no `{word}` in: {said}");
     }
-    assert_eq!(lab.balancer.run("ip", ["-details", "address"])?, before);
+    assert_eq!(lab.balancer.run("ip", ["address"])?, before);
     assert!(!lvx.pins().exists(), "pins are left behind");
     Ok(())
 }

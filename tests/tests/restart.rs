@@ -54,7 +54,7 @@ fn a_killed_daemon_costs_nothing(lab: &Lab, vip: &str, forward: &str) -> Result<
     assert!(download.finish(Duration::from_secs(30))? == lab.body("1m.bin")?);
     let result = stream.finish(Duration::from_secs(30))?;
     assert_eq!(result.lost, 0, "{result:?}");
-    assert!(result.sent > 10_000, "{result:?}");
+    assert!(result.sent > 2_500, "{result:?}");
     let answers = client::requests(&lab.client, vip, 60)?;
     assert_eq!(answers.len(), 2, "both backends answer: {answers:?}");
     Ok(())

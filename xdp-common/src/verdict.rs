@@ -13,7 +13,7 @@ pub enum Verdict {
     PassedNoService = 2,
     /// Passed: a header is cut short or contradicts itself; the kernel drops it and counts it where operators look.
     PassedMalformed = 3,
-    /// Passed: a fragment of something that is not for a service, or whose first fragment was not seen.
+    /// Passed: a fragment of something that is not for a service.
     PassedFragment = 4,
     /// Passed: more than two VLAN tags, or more IPv6 extension headers than are followed.
     PassedTooDeep = 5,
@@ -25,15 +25,17 @@ pub enum Verdict {
     DroppedTtlExceeded = 8,
     /// Dropped: the interface to send it out by is not known.
     DroppedNoInterface = 9,
+    /// Dropped: a fragment for a service's address whose first fragment, which has the ports, was not seen.
+    DroppedFragment = 10,
     /// Not an end but an event: a flow was forgotten to make room for a new one.
-    FlowEvicted = 10,
+    FlowEvicted = 11,
     /// Not an end but an event: a new flow found no place in its bucket and was forwarded without a record.
-    FlowUntracked = 11,
+    FlowUntracked = 12,
 }
 
 impl Verdict {
     /// All verdicts, in the order of their counters.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::PassedNotIp,
         Self::PassedOtherProtocol,
         Self::PassedNoService,
@@ -44,6 +46,7 @@ impl Verdict {
         Self::DroppedNoNextHop,
         Self::DroppedTtlExceeded,
         Self::DroppedNoInterface,
+        Self::DroppedFragment,
         Self::FlowEvicted,
         Self::FlowUntracked,
     ];
@@ -62,6 +65,7 @@ impl Verdict {
             Self::DroppedNoNextHop => "dropped_no_next_hop",
             Self::DroppedTtlExceeded => "dropped_ttl_exceeded",
             Self::DroppedNoInterface => "dropped_no_interface",
+            Self::DroppedFragment => "dropped_fragment",
             Self::FlowEvicted => "flow_evicted",
             Self::FlowUntracked => "flow_untracked",
         }

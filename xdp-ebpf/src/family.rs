@@ -2,11 +2,17 @@
 
 use xdp_common::{
     hash,
-    layout::{Backend, BucketFlowV4, BucketFlowV6, FlowV4, FlowV6, HopBucket, Record, Target, port_protocol},
-    wire::{Ipv4, Ipv6},
+    layout::{
+        Backend, BucketFlowV4, BucketFlowV6, EndpointV4, FlowV4, FlowV6, FragmentV4, FragmentV6, FragmentWay,
+        HopBucket, Record, Target, port_protocol,
+    },
+    wire::{Ipv4, Ipv6, protocol},
 };
 
-use crate::maps;
+use crate::{
+    End, maps,
+    parse::{self, Frame, Header, Packet},
+};
 
 /// An address family: its header, addresses and tables.
 pub trait Family {
@@ -19,12 +25,30 @@ pub trait Family {
     /// A bucket of the flow table.
     type Bucket;
 
+    /// The protocol number of its ICMP.
+    const ICMP: u8;
+
+    /// Follows the IP header `at` bytes into the frame.
+    fn header(frame: Frame, at: usize) -> Result<Header<Self>, End>
+    where
+        Self: Sized;
+
+    /// Where the first fragment of a datagram went.
+    fn fragment(header: &Header<Self>, identification: u64) -> Option<FragmentWay>
+    where
+        Self: Sized;
+
+    /// Remembers where the first fragment of a datagram goes.
+    fn remember(packet: &Packet<Self>, identification: u64, way: FragmentWay)
+    where
+        Self: Sized;
+
     /// Source, destination and length from the IP header on.
     ///
     /// # Safety
     ///
     /// `ip` must be a checked view.
-    unsafe fn addresses(ip: *const Self::Header) -> (Self::Address, Self::Address, u32);
+    unsafe fn addresses(ip: *const Self::Header) -> (Self::Address, Self::Address, u64);
 
     /// The address in a backend's entry, or its VIP.
     fn of_backend(words: &[u64; 2]) -> Self::Address;
@@ -88,11 +112,45 @@ impl Family for V4 {
     type Flow = FlowV4;
     type Bucket = BucketFlowV4;
 
+    const ICMP: u8 = protocol::ICMP;
+
     #[inline(always)]
-    unsafe fn addresses(ip: *const Ipv4) -> (u32, u32, u32) {
+    fn header(frame: Frame, at: usize) -> Result<Header<Self>, End> {
+        parse::ipv4(frame, at)
+    }
+
+    #[inline(always)]
+    fn fragment(header: &Header<Self>, identification: u64) -> Option<FragmentWay> {
+        // SAFETY: the header's view was checked when it was followed.
+        let (source, destination, _) = unsafe { Self::addresses(header.ip) };
+        let key = FragmentV4 {
+            source,
+            destination,
+            identification: identification as u32,
+            protocol: u32::from(header.protocol),
+        };
+        // SAFETY: an entry that is replaced while it is read is of a datagram with the same key or of a later one that
+        // took its place; either way the copy is a whole way.
+        unsafe { maps::FRAGMENTS_V4.get(&key) }.copied()
+    }
+
+    #[inline(always)]
+    fn remember(packet: &Packet<Self>, identification: u64, way: FragmentWay) {
+        let key = FragmentV4 {
+            source: packet.tuple.source,
+            destination: packet.tuple.destination,
+            identification: identification as u32,
+            protocol: u32::from(packet.tuple.protocol),
+        };
+        // Without room the fragments that follow are dropped under their own reason.
+        let _: Result<(), i32> = maps::FRAGMENTS_V4.insert(&key, &way, 0);
+    }
+
+    #[inline(always)]
+    unsafe fn addresses(ip: *const Ipv4) -> (u32, u32, u64) {
         // SAFETY: the caller's view was checked.
         let ip = unsafe { &*ip };
-        (ip.source.0, ip.destination.0, ip.total_length.get() as u32)
+        (ip.source.0, ip.destination.0, u64::from(ip.total_length.get()))
     }
 
     #[inline(always)]
@@ -102,7 +160,7 @@ impl Family for V4 {
 
     #[inline(always)]
     fn endpoint(bank: u32, address: u32, port: u16, protocol: u8) -> Target {
-        let key = xdp_common::layout::EndpointV4::key(address, port_protocol(port, protocol));
+        let key = EndpointV4::key(address, port_protocol(port, protocol));
         let mask = maps::size::endpoints_mask();
         let number = hash::endpoint_v4(key) & mask;
         let Some(bucket) = maps::ENDPOINTS_V4.get(number << 1 | bank) else {
@@ -187,14 +245,47 @@ impl Family for V6 {
     type Flow = FlowV6;
     type Bucket = BucketFlowV6;
 
+    const ICMP: u8 = protocol::ICMPV6;
+
     #[inline(always)]
-    unsafe fn addresses(ip: *const Ipv6) -> ([u64; 2], [u64; 2], u32) {
+    fn header(frame: Frame, at: usize) -> Result<Header<Self>, End> {
+        parse::ipv6(frame, at)
+    }
+
+    #[inline(always)]
+    fn fragment(header: &Header<Self>, identification: u64) -> Option<FragmentWay> {
+        // SAFETY: the header's view was checked when it was followed.
+        let (source, destination, _) = unsafe { Self::addresses(header.ip) };
+        let key = FragmentV6 {
+            source,
+            destination,
+            identification: identification as u32,
+            reserved: 0,
+        };
+        // SAFETY: as for IPv4.
+        unsafe { maps::FRAGMENTS_V6.get(&key) }.copied()
+    }
+
+    #[inline(always)]
+    fn remember(packet: &Packet<Self>, identification: u64, way: FragmentWay) {
+        let key = FragmentV6 {
+            source: packet.tuple.source,
+            destination: packet.tuple.destination,
+            identification: identification as u32,
+            reserved: 0,
+        };
+        // Without room the fragments that follow are dropped under their own reason.
+        let _: Result<(), i32> = maps::FRAGMENTS_V6.insert(&key, &way, 0);
+    }
+
+    #[inline(always)]
+    unsafe fn addresses(ip: *const Ipv6) -> ([u64; 2], [u64; 2], u64) {
         // SAFETY: the caller's view was checked.
         let ip = unsafe { &*ip };
         (
             ip.source,
             ip.destination,
-            ip.payload_length.get() as u32 + size_of::<Ipv6>() as u32,
+            u64::from(ip.payload_length.get()) + size_of::<Ipv6>() as u64,
         )
     }
 

@@ -2,15 +2,18 @@
 //!
 //! See [`xdp_common::layout`] for how an entry is found, published and replaced without a lock.
 
+use aya_ebpf::helpers::bpf_jiffies64;
 use xdp_common::{
     layout::{BUSY, Backend, Control, Hop, Method, Record, WAYS},
-    tcp_state::{STATES, State},
+    tcp_state::{ACK, From, STATES, SYN, State},
+    wire::protocol,
 };
 
 use crate::{
-    atomic,
+    Env, atomic,
     family::{self, Family},
-    parse::Packet,
+    parse::{Packet, Tuple},
+    transmit,
 };
 
 /// Where a client's flows are.
@@ -86,10 +89,10 @@ impl<F: Family> Place<F> {
         None
     }
 
-    /// The flow of this place's client whose backend sent the packet, and that backend.
+    /// The flow of this place's client whose backend is at the source, and that backend.
     #[inline(always)]
-    pub fn outbound(&self, bank: u32, packet: &Packet<F>) -> Option<(Found<F>, &'static Backend)> {
-        let client = F::client_part(F::key(packet.destination, packet.destination_port, self.hash, 0));
+    pub fn outbound(&self, bank: u32, tuple: &Tuple<F>) -> Option<(Found<F>, &'static Backend)> {
+        let client = F::client_part(F::key(tuple.destination, tuple.destination_port, self.hash, 0));
         for step in 0..WAYS {
             let way = self.way(step);
             // SAFETY: the way is masked; the words belong to the entry.
@@ -97,7 +100,7 @@ impl<F: Family> Place<F> {
                 let flow = F::flow(self.bucket, way);
                 let (key_word, record, seen) = F::words(flow);
                 let key = atomic::load(key_word);
-                if F::client_part(key) != client || !F::is_client(flow, packet.destination) {
+                if F::client_part(key) != client || !F::is_client(flow, tuple.destination) {
                     continue;
                 }
                 let record = Record(atomic::load(record.cast::<u32>()));
@@ -106,9 +109,9 @@ impl<F: Family> Place<F> {
                     continue;
                 }
                 if let Some(backend) = family::backend(bank, record.backend())
-                    && F::of_backend(&backend.address) == packet.source
-                    && backend.port.0 == packet.source_port
-                    && backend.protocol == packet.protocol
+                    && F::of_backend(&backend.address) == tuple.source
+                    && backend.port.0 == tuple.source_port
+                    && backend.protocol == tuple.protocol
                     && backend.method == Method::Nat as u8
                 {
                     return Some((
@@ -126,22 +129,66 @@ impl<F: Family> Place<F> {
         None
     }
 
+    /// The flow of a client's packet, if it is known and goes on; the packet is noted with it.
+    #[inline(always)]
+    pub fn known(&self, env: &Env<'_>, packet: &Packet<F>, key: u64, service: u32) -> Known {
+        let Some(found) = self.inbound(key, packet.tuple.source) else {
+            return Known::Not { over: None };
+        };
+        let now = now();
+        let state = found.record.state();
+        let number = found.record.backend();
+        let opens = packet.flags & (SYN | ACK) == SYN;
+        match family::backend(env.bank, number) {
+            Some(backend)
+                if backend.method != Method::None as u8
+                    && u32::from(backend.service) == service
+                    && !(opens && state.is_over())
+                    && !found.is_expired(now, env.control) =>
+            {
+                let next = match packet.tuple.protocol {
+                    protocol::TCP => state.next(packet.flags, From::Client),
+                    _ => State::Udp,
+                };
+                self.touch(&found, next, now, env.control, || hop_back(env, packet, backend));
+                Known::Flow(number, backend)
+            }
+            _ => Known::Not { over: Some(found.way) },
+        }
+    }
+
+    /// Notes a backend's packet with its flow.
+    #[inline(always)]
+    pub fn answered(&self, env: &Env<'_>, packet: &Packet<F>, found: &Found<F>) {
+        let next = match packet.tuple.protocol {
+            protocol::TCP => found.record.state().next(packet.flags, From::Backend),
+            _ => State::Udp,
+        };
+        self.touch(found, next, now(), env.control, || Hop::NONE);
+    }
+
     /// Records a new flow, in place of `over` if that was found and is over, else of a free or the most dispensable
     /// one.
     #[inline(always)]
     pub fn insert(
         &self,
+        env: &Env<'_>,
+        packet: &Packet<F>,
         over: Option<usize>,
         key: u64,
-        client: F::Address,
-        record: Record,
-        hop: Hop,
-        now: u32,
-        control: &Control,
+        number: u32,
+        backend: &Backend,
     ) -> Insertion {
+        let now = now();
+        let state = match packet.tuple.protocol {
+            protocol::TCP => State::first(packet.flags),
+            _ => State::Udp,
+        };
+        let record = Record::new(number, state);
+        let hop = hop_back(env, packet, backend);
         let (way, rank) = match over {
             Some(way) => (way, FREE),
-            None => self.most_dispensable(now, control),
+            None => self.most_dispensable(now, env.control),
         };
         // SAFETY: the way is masked; the words belong to the entry, which is this CPU's while its key is BUSY.
         unsafe {
@@ -151,7 +198,7 @@ impl<F: Family> Place<F> {
             if old == BUSY || !atomic::replace(key_word, old, BUSY) {
                 return Insertion::Lost;
             }
-            F::set_client(flow, client);
+            F::set_client(flow, packet.tuple.source);
             atomic::store(record_word.cast::<u32>(), record.0);
             atomic::store(seen_word, now);
             if hop != Hop::NONE {
@@ -223,7 +270,7 @@ impl<F: Family> Place<F> {
     /// Notes a packet of a flow: its state if that changed, and from time to time when it was seen and where the
     /// client's packets come from. `hop` is asked for only then.
     #[inline(always)]
-    pub fn touch(&self, found: &Found<F>, state: State, now: u32, control: &Control, hop: impl FnOnce() -> Hop) {
+    fn touch(&self, found: &Found<F>, state: State, now: u32, control: &Control, hop: impl FnOnce() -> Hop) {
         // SAFETY: the words belong to the entry that was found.
         unsafe {
             let (_, record, seen) = F::words(found.flow);
@@ -240,6 +287,34 @@ impl<F: Family> Place<F> {
                 }
             }
         }
+    }
+}
+
+/// Whether a client's packet belongs to a flow.
+pub enum Known {
+    /// It does: the backend and its number.
+    Flow(u32, &'static Backend),
+    /// It does not, or its flow is over, in this way of the bucket.
+    Not {
+        /// The way to use again.
+        over: Option<usize>,
+    },
+}
+
+/// Jiffies, low word.
+#[inline(always)]
+fn now() -> u32 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_jiffies64() as u32 }
+}
+
+/// The next hop that the answers of a NAT backend take.
+#[inline(always)]
+fn hop_back<F: Family>(env: &Env<'_>, packet: &Packet<F>, backend: &Backend) -> Hop {
+    if backend.method == Method::Nat as u8 {
+        transmit::hop_back(env.context, packet.frame)
+    } else {
+        Hop::NONE
     }
 }
 
@@ -262,15 +337,9 @@ fn timeout(record: Record, control: &Control) -> i32 {
 }
 
 impl<F: Family> Found<F> {
-    /// The place within the bucket.
-    #[inline(always)]
-    pub fn way(&self) -> usize {
-        self.way
-    }
-
     /// Whether the flow has been idle for longer than its state allows.
     #[inline(always)]
-    pub fn is_expired(&self, now: u32, control: &Control) -> bool {
+    fn is_expired(&self, now: u32, control: &Control) -> bool {
         idle(self.seen, now) > timeout(self.record, control)
     }
 }

@@ -1,6 +1,6 @@
 //! LVX's XDP program. A packet's way, one module each, in this order and never back:
 //!
-//! [`parse`] -> [`icmp`] -> [`service`] -> [`flow`] -> [`scheduler`] -> [`rewrite`] -> [`transmit`]
+//! [`parse`] -> ([`fragment`], [`icmp`]) -> [`service`] -> [`flow`] -> [`scheduler`] -> [`rewrite`] -> [`transmit`]
 //!
 //! Everything is inlined into one function; [`family`] lets IPv4 and IPv6 share each step. A packet that is not for a
 //! service is passed as it came; nothing is written into a packet before its fate is known.
@@ -16,6 +16,9 @@ mod count;
 mod family;
 mod flow;
 mod forget;
+mod fragment;
+mod icmp;
+mod log;
 mod maps;
 mod parse;
 mod rewrite;
@@ -23,17 +26,15 @@ mod scheduler;
 mod service;
 mod transmit;
 
-use aya_ebpf::{bindings::xdp_action, helpers::bpf_jiffies64, macros::xdp, programs::XdpContext};
+use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 use xdp_common::{
-    layout::{Backend, Control, Hop, Method, Record},
-    tcp_state::{ACK, From, SYN, State},
+    layout::{Backend, Control, Hop, Method},
     verdict::Verdict,
-    wire::protocol,
 };
 
 use crate::{
-    flow::{Insertion, Place},
-    parse::{Frame, Header, Network, Packet},
+    flow::{Insertion, Known, Place},
+    parse::{Frame, Header, Network, Packet, Piece},
     rewrite::Translate,
     service::Role,
 };
@@ -50,6 +51,7 @@ pub enum End {
 
 /// The entry point.
 #[xdp]
+#[inline(always)]
 pub fn lvx(context: XdpContext) -> u32 {
     let (Ok(end) | Err(end)) = frame(&context);
     match end {
@@ -60,106 +62,69 @@ pub fn lvx(context: XdpContext) -> u32 {
         }
         End::Drop(verdict) => {
             count::verdict(&context, verdict);
+            log::dropped(&context, verdict);
             xdp_action::XDP_DROP
         }
     }
+}
+
+/// What every step may look at.
+pub struct Env<'a> {
+    /// The kernel's word on the frame.
+    pub context: &'a XdpContext,
+    /// Seeds and timeouts.
+    pub control: &'static Control,
+    /// The bank of the configuration that this packet uses.
+    pub bank: u32,
 }
 
 /// From the frame to its IP header.
 #[inline(always)]
 fn frame(context: &XdpContext) -> Result<End, End> {
     let frame = Frame::of(context);
+    let control = maps::CONTROL.get(0).ok_or(End::Pass(Verdict::PassedNoService))?;
+    let env = Env {
+        context,
+        control,
+        bank: control.bank as u32 & 1,
+    };
     match parse::ethernet(frame)? {
-        Network::V4(at) => packet(context, frame, &parse::ipv4(frame, at)?),
-        Network::V6(at) => packet(context, frame, &parse::ipv6(frame, at)?),
+        Network::V4(at) => network(&env, frame, &parse::ipv4(frame, at)?),
+        Network::V6(at) => network(&env, frame, &parse::ipv6(frame, at)?),
     }
 }
 
 /// From the IP header to the service.
 #[inline(always)]
-fn packet<F: Translate>(context: &XdpContext, frame: Frame, header: &Header<F>) -> Result<End, End> {
+fn network<F: Translate>(env: &Env<'_>, frame: Frame, header: &Header<F>) -> Result<End, End> {
+    if let Piece::Later(identification) = header.piece {
+        return fragment::later(env, frame, header, identification);
+    }
+    if header.protocol == F::ICMP {
+        return icmp::error(env, frame, header);
+    }
     let packet = parse::transport(frame, header)?;
-    let control = maps::CONTROL.get(0).ok_or(End::Pass(Verdict::PassedNoService))?;
-    let bank = control.bank as u32 & 1;
-    match service::role(bank, &packet) {
-        Role::Inbound(service) => inbound(context, control, bank, &packet, service),
-        Role::Outbound => outbound(context, control, bank, &packet),
+    match service::role(env.bank, &packet.tuple) {
+        Role::Inbound(service) => inbound(env, &packet, service),
+        Role::Outbound => outbound(env, &packet),
         Role::Foreign => Err(End::Pass(Verdict::PassedNoService)),
     }
 }
 
-/// Jiffies, low word.
-#[inline(always)]
-fn now() -> u32 {
-    // SAFETY: the helper has no preconditions.
-    unsafe { bpf_jiffies64() as u32 }
-}
-
 /// A client's packet: its flow, or a new one; the backend; out.
 #[inline(always)]
-fn inbound<F: Translate>(
-    context: &XdpContext,
-    control: &Control,
-    bank: u32,
-    packet: &Packet<F>,
-    service: u32,
-) -> Result<End, End> {
-    let place: Place<F> =
-        Place::of(packet.source, packet.source_port, control).ok_or(End::Drop(Verdict::DroppedNoBackend))?;
-    let key = F::key(packet.source, packet.source_port, place.hash, service);
-    let now = now();
-    let opens = packet.flags & (SYN | ACK) == SYN;
-
-    let mut over = None;
-    let mut known: Option<(u32, &'static Backend)> = None;
-    if let Some(found) = place.inbound(key, packet.source) {
-        let state = found.record.state();
-        let number = found.record.backend();
-        match family::backend(bank, number) {
-            Some(backend)
-                if backend.method != Method::None as u8
-                    && u32::from(backend.service) == service
-                    && !(opens && state.is_over())
-                    && !found.is_expired(now, control) =>
-            {
-                let next = match packet.protocol {
-                    protocol::TCP => state.next(packet.flags, From::Client),
-                    _ => State::Udp,
-                };
-                place.touch(&found, next, now, control, || {
-                    match backend.method == Method::Nat as u8 {
-                        true => transmit::hop_back(context, packet),
-                        false => Hop::NONE,
-                    }
-                });
-                known = Some((number, backend));
-            }
-            _ => over = Some(found.way()),
-        }
-    }
-
-    let is_new = known.is_none();
-    let (number, backend) = match known {
-        Some(known) => known,
-        None => {
-            let entry = service::get(bank, service).ok_or(End::Drop(Verdict::DroppedNoBackend))?;
-            let number = scheduler::choose(service, entry, packet).ok_or(End::Drop(Verdict::DroppedNoBackend))?;
-            let backend = family::backend(bank, number).ok_or(End::Drop(Verdict::DroppedNoBackend))?;
-            let state = match packet.protocol {
-                protocol::TCP => State::first(packet.flags),
-                _ => State::Udp,
-            };
-            let hop = match backend.method == Method::Nat as u8 {
-                true => transmit::hop_back(context, packet),
-                false => Hop::NONE,
-            };
-            match place.insert(over, key, packet.source, Record::new(number, state), hop, now, control) {
-                Insertion::Done => {}
-                Insertion::Evicted => count::verdict(context, Verdict::FlowEvicted),
-                Insertion::Lost => count::verdict(context, Verdict::FlowUntracked),
-            }
-            (number, backend)
-        }
+fn inbound<F: Translate>(env: &Env<'_>, packet: &Packet<F>, service: u32) -> Result<End, End> {
+    let no_backend = End::Drop(Verdict::DroppedNoBackend);
+    let Some(place) = Place::<F>::of(packet.tuple.source, packet.tuple.source_port, env.control) else {
+        return Err(no_backend);
+    };
+    let key = F::key(packet.tuple.source, packet.tuple.source_port, place.hash, service);
+    let (number, backend, is_new) = match place.known(env, packet, key, service) {
+        Known::Flow(number, backend) => (number, backend, false),
+        Known::Not { over } => match begin(env, packet, &place, key, service, over) {
+            Some((number, backend)) => (number, backend, true),
+            None => return Err(no_backend),
+        },
     };
     if backend.ifindex == 0 {
         return Err(End::Drop(Verdict::DroppedNoNextHop));
@@ -168,28 +133,47 @@ fn inbound<F: Translate>(
         rewrite::inbound(packet, backend)?;
     }
     count::inbound(number, packet.bytes, is_new);
-    Ok(transmit::to_backend(context, packet, backend))
+    fragment::first(packet, number, true, Hop::NONE);
+    Ok(transmit::to_backend(env.context, packet.frame, backend))
+}
+
+/// A new flow: the scheduler's backend, and a record of it.
+#[inline(always)]
+fn begin<F: Translate>(
+    env: &Env<'_>,
+    packet: &Packet<F>,
+    place: &Place<F>,
+    key: u64,
+    service: u32,
+    over: Option<usize>,
+) -> Option<(u32, &'static Backend)> {
+    let entry = service::get(env.bank, service)?;
+    let number = scheduler::choose(service, entry, &packet.tuple)?;
+    let backend = family::backend(env.bank, number)?;
+    match place.insert(env, packet, over, key, number, backend) {
+        Insertion::Done => {}
+        Insertion::Evicted => count::verdict(env.context, Verdict::FlowEvicted),
+        Insertion::Lost => count::verdict(env.context, Verdict::FlowUntracked),
+    }
+    Some((number, backend))
 }
 
 /// A NAT backend's packet: its flow; the service's address; back to the client.
 #[inline(always)]
-fn outbound<F: Translate>(context: &XdpContext, control: &Control, bank: u32, packet: &Packet<F>) -> Result<End, End> {
+fn outbound<F: Translate>(env: &Env<'_>, packet: &Packet<F>) -> Result<End, End> {
     let none = End::Pass(Verdict::PassedNoService);
-    let Some(place) = Place::<F>::of(packet.destination, packet.destination_port, control) else {
+    let Some(place) = Place::<F>::of(packet.tuple.destination, packet.tuple.destination_port, env.control) else {
         return Err(none);
     };
-    let Some((found, backend)) = place.outbound(bank, packet) else {
+    let Some((found, backend)) = place.outbound(env.bank, &packet.tuple) else {
         return Err(none);
     };
     let hop = place.hop(&found);
     rewrite::outbound(packet, backend)?;
-    let next = match packet.protocol {
-        protocol::TCP => found.record.state().next(packet.flags, From::Backend),
-        _ => State::Udp,
-    };
-    place.touch(&found, next, now(), control, || Hop::NONE);
+    place.answered(env, packet, &found);
     count::outbound(found.record.backend(), packet.bytes);
-    Ok(transmit::to_client(context, bank, packet, hop))
+    fragment::first(packet, found.record.backend(), false, hop);
+    Ok(transmit::to_client(env.context, env.bank, packet.frame, hop))
 }
 
 /// The kernel lets GPL-compatible programs call all helpers.

@@ -1,12 +1,13 @@
 //! The maps. Their keys and values are in [`xdp_common::layout`]; the loader sets the sizes that are 1 here.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, DevMap},
+    btf_maps::{Array, ArrayOfMaps, DevMap, LruHashMap},
     macros::btf_map,
 };
 use xdp_common::layout::{
     BANKS, Backend, BackendCounters, BucketFlowV4, BucketFlowV6, BucketV4, BucketV6, CHUNKS_PER_SEGMENT, Chunk,
-    Control, HopBucket, PORT_SLOTS, PORTS as MAX_PORTS, Port, PortOf, SEGMENTS, Service, Verdicts,
+    Control, FRAGMENTS, FragmentV4, FragmentV6, FragmentWay, HopBucket, PORT_SLOTS, PORTS as MAX_PORTS, Port, PortOf,
+    SEGMENTS, Service, Verdicts,
 };
 
 /// `BPF_F_MMAPABLE`: userspace reads and writes these arrays through memory, a word at a time.
@@ -58,6 +59,14 @@ pub static HOPS_V4: Array<HopBucket, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static HOPS_V6: Array<HopBucket, 1, MMAPABLE> = Array::new();
 
+/// Where the first fragments of IPv4 datagrams went. Fragments are rare: a hash map that finds its own oldest entry does.
+#[btf_map]
+pub static FRAGMENTS_V4: LruHashMap<FragmentV4, FragmentWay, { FRAGMENTS as usize }> = LruHashMap::new();
+
+/// Where the first fragments of IPv6 datagrams went.
+#[btf_map]
+pub static FRAGMENTS_V6: LruHashMap<FragmentV6, FragmentWay, { FRAGMENTS as usize }> = LruHashMap::new();
+
 /// Interfaces: place `2 * port + bank`.
 #[btf_map]
 pub static PORTS: Array<Port, { (MAX_PORTS * BANKS) as usize }, MMAPABLE> = Array::new();
@@ -77,6 +86,10 @@ pub static BACKEND_COUNTERS: Array<BackendCounters, 1, MMAPABLE> = Array::new();
 /// Verdicts per interface and CPU.
 #[btf_map]
 pub static VERDICT_COUNTERS: Array<Verdicts, 1, MMAPABLE> = Array::new();
+
+/// When something was last logged, jiffies.
+#[btf_map]
+pub static LOGGED: Array<u64, 1> = Array::new();
 
 /// Sizes, constants for the verifier once the program is loaded. Each is one less than a power of two, but `BACKENDS`.
 pub mod size {

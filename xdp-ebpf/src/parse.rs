@@ -93,7 +93,21 @@ pub fn ethernet(frame: Frame) -> Result<Network, End> {
     }
 }
 
-/// A TCP or UDP packet, or the start of one.
+/// The two ends of a packet.
+pub struct Tuple<F: Family> {
+    /// [`protocol::TCP`] or [`protocol::UDP`].
+    pub protocol: u8,
+    /// Where it comes from.
+    pub source: F::Address,
+    /// Where it goes to.
+    pub destination: F::Address,
+    /// The port it comes from, as on the wire.
+    pub source_port: u16,
+    /// The port it goes to, as on the wire.
+    pub destination_port: u16,
+}
+
+/// A TCP or UDP packet, or its first fragment.
 pub struct Packet<F: Family> {
     /// The bytes.
     pub frame: Frame,
@@ -103,20 +117,25 @@ pub struct Packet<F: Family> {
     pub ports: *mut Ports,
     /// The checksum in that header.
     pub checksum: *mut u16,
-    /// [`protocol::TCP`] or [`protocol::UDP`].
-    pub protocol: u8,
     /// TCP's flags; 0 for UDP.
     pub flags: u8,
-    /// Where it comes from.
-    pub source: F::Address,
-    /// Where it goes to.
-    pub destination: F::Address,
-    /// The port it comes from, as on the wire.
-    pub source_port: u16,
-    /// The port it goes to, as on the wire.
-    pub destination_port: u16,
+    /// Its ends.
+    pub tuple: Tuple<F>,
     /// Bytes from the IP header on, as that header says.
-    pub bytes: u32,
+    pub bytes: u64,
+    /// Whether more fragments follow.
+    pub piece: Piece,
+}
+
+/// How much of a datagram a packet is; fragments with their identification, as on the wire.
+#[derive(Clone, Copy)]
+pub enum Piece {
+    /// All of it.
+    Whole,
+    /// The first fragment, which has the ports.
+    First(u64),
+    /// Another fragment.
+    Later(u64),
 }
 
 /// A network header that was followed to the transport header.
@@ -127,6 +146,8 @@ pub struct Header<F: Family> {
     pub protocol: u8,
     /// Where that starts in the frame.
     pub at: usize,
+    /// Whether it is a fragment.
+    pub piece: Piece,
 }
 
 /// An IPv4 header `at` bytes into the frame and its options.
@@ -139,13 +160,17 @@ pub fn ipv4(frame: Frame, at: usize) -> Result<Header<V4>, End> {
     if header.version() != 4 || length < size_of::<Ipv4>() || (header.total_length.get() as usize) < length {
         return Err(End::Pass(Verdict::PassedMalformed));
     }
-    if header.is_fragment() {
-        return Err(End::Pass(Verdict::PassedFragment));
-    }
+    let identification = u64::from(header.identification.0);
+    let piece = match (header.is_fragment(), header.is_later_fragment()) {
+        (false, _) => Piece::Whole,
+        (true, false) => Piece::First(identification),
+        (true, true) => Piece::Later(identification),
+    };
     Ok(Header {
         ip,
         protocol: header.protocol,
         at: forget::below::<127>(at + length, usize::from(header.protocol)),
+        piece,
     })
 }
 
@@ -159,6 +184,7 @@ pub fn ipv6(frame: Frame, at: usize) -> Result<Header<V6>, End> {
         return Err(End::Pass(Verdict::PassedMalformed));
     }
     let mut next = header.next_header;
+    let mut piece = Piece::Whole;
     let mut at = at + size_of::<Ipv6>();
     for _ in 0..EXTENSIONS {
         if ExtensionHeader::follows(next) {
@@ -171,20 +197,32 @@ pub fn ipv6(frame: Frame, at: usize) -> Result<Header<V6>, End> {
             let fragment: *mut Fragment = frame.view(at).ok_or(End::Pass(Verdict::PassedMalformed))?;
             // SAFETY: the view was checked.
             let fragment = unsafe { &*fragment };
-            if !fragment.is_atomic() {
-                return Err(End::Pass(Verdict::PassedFragment));
-            }
+            piece = match (fragment.is_atomic(), fragment.is_later_fragment()) {
+                (true, _) => Piece::Whole,
+                (false, false) => Piece::First(u64::from(fragment.identification.0)),
+                (false, true) => Piece::Later(u64::from(fragment.identification.0)),
+            };
             next = fragment.next_header;
             at += FRAGMENT_HEADER;
+            if matches!(piece, Piece::Later(_)) {
+                // What follows is data, whatever the header says.
+                break;
+            }
         } else {
             break;
         }
     }
-    if ExtensionHeader::follows(next) || next == protocol::FRAGMENT {
+    let leads_on = ExtensionHeader::follows(next) || next == protocol::FRAGMENT;
+    if leads_on && !matches!(piece, Piece::Later(_)) {
         return Err(End::Pass(Verdict::PassedTooDeep));
     }
     let at = forget::below::<0x3fff>(at, usize::from(next));
-    Ok(Header { ip, protocol: next, at })
+    Ok(Header {
+        ip,
+        protocol: next,
+        at,
+        piece,
+    })
 }
 
 /// The transport header that an IP header leads to.
@@ -211,12 +249,36 @@ pub fn transport<F: Family>(frame: Frame, header: &Header<F>) -> Result<Packet<F
         ip: header.ip,
         ports,
         checksum,
-        protocol: header.protocol,
         flags,
-        source,
-        destination,
-        source_port,
-        destination_port,
+        tuple: Tuple {
+            protocol: header.protocol,
+            source,
+            destination,
+            source_port,
+            destination_port,
+        },
         bytes,
+        piece: header.piece,
+    })
+}
+
+/// The ends of the packets that answer the one that begins with this header, of which no more than the ports need be
+/// there.
+#[inline(always)]
+pub fn reverse<F: Family>(frame: Frame, header: &Header<F>) -> Result<Tuple<F>, End> {
+    if header.protocol != protocol::TCP && header.protocol != protocol::UDP {
+        return Err(End::Pass(Verdict::PassedOtherProtocol));
+    }
+    let ports: *mut Ports = frame.view(header.at).ok_or(End::Pass(Verdict::PassedMalformed))?;
+    // SAFETY: the view was checked.
+    let (source_port, destination_port) = unsafe { ((*ports).source.0, (*ports).destination.0) };
+    // SAFETY: the header's view was checked when it was followed.
+    let (source, destination, _) = unsafe { F::addresses(header.ip) };
+    Ok(Tuple {
+        protocol: header.protocol,
+        source: destination,
+        destination: source,
+        source_port: destination_port,
+        destination_port: source_port,
     })
 }

@@ -4,17 +4,40 @@ use xdp_common::{
     checksum,
     layout::Backend,
     verdict::Verdict,
-    wire::{Be16, Be32, Ipv4, Ipv6, protocol},
+    wire::{Be16, Be32, Icmp, Ipv4, Ipv6, protocol},
 };
 
 use crate::{
     End,
     family::{Family, V4, V6},
-    parse::Packet,
+    parse::{Frame, Header, Packet},
 };
 
 /// What NAT changes in a family's header.
 pub trait Translate: Family {
+    /// Whether the checksum of its ICMP covers the addresses (RFC 4443, section 2.3).
+    const PSEUDO_HEADER: bool;
+
+    /// Whether an ICMP type is an error, which quotes a packet.
+    fn is_icmp_error(kind: u8) -> bool;
+
+    /// The delta of the checksum when an address becomes another one.
+    fn delta(old: Self::Address, new: Self::Address) -> u16;
+
+    /// Sets the source of a quoted header; `delta` is that of the addresses.
+    ///
+    /// # Safety
+    ///
+    /// `ip` must be a checked view.
+    unsafe fn quote_source(ip: *mut Self::Header, address: Self::Address, delta: u16);
+
+    /// Sets the destination of a quoted header; `delta` is that of the addresses.
+    ///
+    /// # Safety
+    ///
+    /// `ip` must be a checked view.
+    unsafe fn quote_destination(ip: *mut Self::Header, address: Self::Address, delta: u16);
+
     /// Hops that the packet has left.
     ///
     /// # Safety
@@ -37,7 +60,44 @@ pub trait Translate: Family {
     unsafe fn set_source(ip: *mut Self::Header, address: Self::Address, delta: u16);
 }
 
+/// The sum of the four 16-bit words of `word`.
+#[inline(always)]
+fn sum(word: u64) -> u32 {
+    let halves = (word & 0xffff_ffff) + (word >> 32);
+    ((halves & 0xffff) + ((halves >> 16) & 0xffff) + (halves >> 32)) as u32
+}
+
 impl Translate for V4 {
+    const PSEUDO_HEADER: bool = false;
+
+    #[inline(always)]
+    fn is_icmp_error(kind: u8) -> bool {
+        Icmp::is_error_v4(kind)
+    }
+
+    #[inline(always)]
+    fn delta(old: u32, new: u32) -> u16 {
+        checksum::fold(sum(u64::from(!old)) + sum(u64::from(new)))
+    }
+
+    #[inline(always)]
+    unsafe fn quote_source(ip: *mut Ipv4, address: u32, delta: u16) {
+        // SAFETY: the caller's view was checked.
+        unsafe {
+            (*ip).source = Be32(address);
+            (*ip).checksum = checksum::update((*ip).checksum, delta);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn quote_destination(ip: *mut Ipv4, address: u32, delta: u16) {
+        // SAFETY: the caller's view was checked.
+        unsafe {
+            (*ip).destination = Be32(address);
+            (*ip).checksum = checksum::update((*ip).checksum, delta);
+        }
+    }
+
     #[inline(always)]
     unsafe fn hops_left(ip: *const Ipv4) -> u8 {
         // SAFETY: the caller's view was checked.
@@ -79,6 +139,30 @@ unsafe fn take_hop_v4(ip: *mut Ipv4, delta: u16) {
 }
 
 impl Translate for V6 {
+    const PSEUDO_HEADER: bool = true;
+
+    #[inline(always)]
+    fn is_icmp_error(kind: u8) -> bool {
+        Icmp::is_error_v6(kind)
+    }
+
+    #[inline(always)]
+    fn delta(old: [u64; 2], new: [u64; 2]) -> u16 {
+        checksum::fold(sum(!old[0]) + sum(!old[1]) + sum(new[0]) + sum(new[1]))
+    }
+
+    #[inline(always)]
+    unsafe fn quote_source(ip: *mut Ipv6, address: [u64; 2], _delta: u16) {
+        // SAFETY: the caller's view was checked.
+        unsafe { (*ip).source = address }
+    }
+
+    #[inline(always)]
+    unsafe fn quote_destination(ip: *mut Ipv6, address: [u64; 2], _delta: u16) {
+        // SAFETY: the caller's view was checked.
+        unsafe { (*ip).destination = address }
+    }
+
     #[inline(always)]
     unsafe fn hops_left(ip: *const Ipv6) -> u8 {
         // SAFETY: the caller's view was checked.
@@ -135,6 +219,36 @@ pub fn outbound<F: Translate>(packet: &Packet<F>, backend: &Backend) -> Result<(
     Ok(())
 }
 
+/// Sends a fragment other than the first, which has neither ports nor checksum, to the backend.
+#[inline(always)]
+pub fn fragment_inbound<F: Translate>(header: &Header<F>, backend: &Backend) -> Result<(), End> {
+    // SAFETY: the header's view was checked when it was followed.
+    unsafe {
+        if F::hops_left(header.ip) <= 1 {
+            return Err(End::Drop(Verdict::DroppedTtlExceeded));
+        }
+        F::set_destination(header.ip, F::of_backend(&backend.address), backend.address_delta);
+    }
+    Ok(())
+}
+
+/// Makes a fragment other than the first, which the backend sent, one from the service.
+#[inline(always)]
+pub fn fragment_outbound<F: Translate>(header: &Header<F>, backend: &Backend) -> Result<(), End> {
+    // SAFETY: the header's view was checked when it was followed.
+    unsafe {
+        if F::hops_left(header.ip) <= 1 {
+            return Err(End::Drop(Verdict::DroppedTtlExceeded));
+        }
+        F::set_source(
+            header.ip,
+            F::of_backend(&backend.vip),
+            checksum::inverse(backend.address_delta),
+        );
+    }
+    Ok(())
+}
+
 /// Updates the checksum of the transport header, whose pseudo header and ports changed by `delta`.
 ///
 /// # Safety
@@ -145,7 +259,7 @@ unsafe fn update_transport<F: Family>(packet: &Packet<F>, delta: u16) {
     // SAFETY: the caller's view was checked.
     unsafe {
         let old = *packet.checksum;
-        *packet.checksum = match packet.protocol {
+        *packet.checksum = match packet.tuple.protocol {
             protocol::UDP => checksum::update_udp(old, delta),
             _ => checksum::update(old, delta),
         };
@@ -158,7 +272,7 @@ unsafe fn update_transport<F: Family>(packet: &Packet<F>, delta: u16) {
 ///
 /// The frame's Ethernet header must have been checked.
 #[inline(always)]
-pub unsafe fn macs<F: Family>(packet: &Packet<F>, macs: &[Be16; 6]) {
+pub unsafe fn macs(frame: Frame, macs: &[Be16; 6]) {
     // SAFETY: the caller's view was checked.
-    unsafe { (*packet.frame.ethernet()).addresses = *macs }
+    unsafe { (*frame.ethernet()).addresses = *macs }
 }

@@ -5,17 +5,17 @@ use xdp_common::{
     layout::{Chunk, ChunkIndex, MEMBERS_PER_CHUNK, SLOTS_PER_CHUNK, Scheduler, Service},
 };
 
-use crate::{atomic, family::Family, maps, parse::Packet};
+use crate::{atomic, family::Family, maps, parse::Tuple};
 
-/// The number of the backend that a new flow of this packet's client gets, if any takes new connections.
+/// The number of the backend that a new flow of this client gets, if any takes new connections.
 #[inline(always)]
-pub fn choose<F: Family>(number: u32, service: &Service, packet: &Packet<F>) -> Option<u32> {
+pub fn choose<F: Family>(number: u32, service: &Service, tuple: &Tuple<F>) -> Option<u32> {
     if service.slots == 0 {
         return None;
     }
     let slot = if service.scheduler == Scheduler::Hash as u8 {
         hash::spread(
-            F::client_hash(packet.source, packet.source_port, service.seed),
+            F::client_hash(tuple.source, tuple.source_port, service.seed),
             service.slots,
         )
     } else {

@@ -2,7 +2,7 @@
 
 use xdp_common::layout::{Service, Target};
 
-use crate::{family::Family, maps, parse::Packet};
+use crate::{family::Family, maps, parse::Tuple};
 
 /// What a packet is, seen from the services.
 pub enum Role {
@@ -16,12 +16,12 @@ pub enum Role {
 
 /// Finds the service that a packet goes to, or the backend that it comes from.
 #[inline(always)]
-pub fn role<F: Family>(bank: u32, packet: &Packet<F>) -> Role {
-    let to = F::endpoint(bank, packet.destination, packet.destination_port, packet.protocol);
+pub fn role<F: Family>(bank: u32, tuple: &Tuple<F>) -> Role {
+    let to = F::endpoint(bank, tuple.destination, tuple.destination_port, tuple.protocol);
     if let Some(service) = to.service() {
         return Role::Inbound(service);
     }
-    if F::endpoint(bank, packet.source, packet.source_port, packet.protocol) == Target::REAL {
+    if F::endpoint(bank, tuple.source, tuple.source_port, tuple.protocol) == Target::REAL {
         return Role::Outbound;
     }
     Role::Foreign
@@ -31,4 +31,10 @@ pub fn role<F: Family>(bank: u32, packet: &Packet<F>) -> Role {
 #[inline(always)]
 pub fn get(bank: u32, number: u32) -> Option<&'static Service> {
     maps::SERVICES.get(number << 1 | bank)
+}
+
+/// Whether an address has services.
+#[inline(always)]
+pub fn is_vip<F: Family>(bank: u32, address: F::Address) -> bool {
+    F::endpoint(bank, address, 0, 0) == Target::VIP
 }

@@ -7,7 +7,7 @@ use xdp_common::{
     wire::Ethernet,
 };
 
-use crate::{End, family::Family, maps, parse::Packet, rewrite};
+use crate::{End, maps, parse::Frame, rewrite};
 
 /// The index of the interface that a packet came in by.
 #[inline(always)]
@@ -28,8 +28,8 @@ pub fn ingress_port(context: &XdpContext) -> u32 {
 
 /// The next hop that an answer to this packet takes: back to where it came from.
 #[inline(always)]
-pub fn hop_back<F: Family>(context: &XdpContext, packet: &Packet<F>) -> Hop {
-    let ethernet: *mut Ethernet = packet.frame.ethernet();
+pub fn hop_back(context: &XdpContext, frame: Frame) -> Hop {
+    let ethernet: *mut Ethernet = frame.ethernet();
     // SAFETY: parsing has checked the Ethernet header.
     let macs = unsafe { (*ethernet).addresses };
     Hop::new([macs[3], macs[4], macs[5]], ingress_port(context))
@@ -37,15 +37,15 @@ pub fn hop_back<F: Family>(context: &XdpContext, packet: &Packet<F>) -> Hop {
 
 /// To a backend, whose next hop is known.
 #[inline(always)]
-pub fn to_backend<F: Family>(context: &XdpContext, packet: &Packet<F>, backend: &Backend) -> End {
+pub fn to_backend(context: &XdpContext, frame: Frame, backend: &Backend) -> End {
     // SAFETY: parsing has checked the Ethernet header.
-    unsafe { rewrite::macs(packet, &backend.macs) };
+    unsafe { rewrite::macs(frame, &backend.macs) };
     out(context, backend.ifindex, u32::from(backend.out))
 }
 
 /// To a client, by the way its own packets came.
 #[inline(always)]
-pub fn to_client<F: Family>(context: &XdpContext, bank: u32, packet: &Packet<F>, hop: Hop) -> End {
+pub fn to_client(context: &XdpContext, bank: u32, frame: Frame, hop: Hop) -> End {
     let Some(port) = maps::PORTS.get((hop.port() & (PORTS - 1)) << 1 | bank) else {
         return End::Drop(Verdict::DroppedNoInterface);
     };
@@ -55,7 +55,7 @@ pub fn to_client<F: Family>(context: &XdpContext, bank: u32, packet: &Packet<F>,
     let [a, b, c] = hop.mac();
     let [d, e, f] = port.mac;
     // SAFETY: parsing has checked the Ethernet header.
-    unsafe { rewrite::macs(packet, &[a, b, c, d, e, f]) };
+    unsafe { rewrite::macs(frame, &[a, b, c, d, e, f]) };
     out(context, port.ifindex, hop.port())
 }
 

@@ -10,8 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aya_log::EbpfLogger;
 use futures::future::BoxFuture;
 use tokio::{
+    io::{Interest, unix::AsyncFd},
     sync::{Mutex, mpsc},
     task::{JoinSet, spawn_blocking},
     time::{MissedTickBehavior, interval},
@@ -82,7 +84,8 @@ struct Shared {
 /// What was last made so.
 #[derive(Clone, Default)]
 struct Known {
-    desired: Arc<Desired>,
+    /// Nothing before the first reconcile: what was taken over stays until then.
+    desired: Option<Arc<Desired>>,
     hops: Arc<NextHops>,
     vips: BTreeMap<IpAddr, VipState>,
     /// The index of the interface that the VIPs are on.
@@ -116,7 +119,7 @@ impl Reconciler {
             settings.flows_v6,
         );
         let (pins, mode) = (settings.pin_dir.clone(), settings.xdp_mode);
-        let (tables, attachments) = spawn_blocking(move || -> Result<_, Error> {
+        let (mut tables, attachments) = spawn_blocking(move || -> Result<_, Error> {
             let mut tables = Tables::open(Some(&pins), sizes)?;
             let fresh = !tables.taken_over();
             let attached = interfaces
@@ -128,6 +131,7 @@ impl Reconciler {
                 Err(error) => {
                     if fresh {
                         unpin_maps(&pins)?;
+                        remove_directory(&pins)?;
                     }
                     Err(error)
                 }
@@ -136,6 +140,11 @@ impl Reconciler {
         .await??;
         if tables.taken_over() {
             info!("took over the maps of an earlier daemon");
+        }
+        let mut tasks = JoinSet::new();
+        match EbpfLogger::init(tables.ebpf()) {
+            Ok(logger) => drop(tasks.spawn(log_packets(logger))),
+            Err(error) => warn!(%error, "what the packet path logs will not be seen"),
         }
         let shared = Arc::new(Shared {
             maps: Arc::clone(tables.maps()),
@@ -149,10 +158,22 @@ impl Reconciler {
             known: RwLock::default(),
             started: Instant::now(),
         });
-        let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&shared).follow());
         tasks.spawn(Arc::clone(&shared).sweep());
         Ok(Self { shared, _tasks: tasks })
+    }
+}
+
+/// Passes on what the packet path logs: rare things, at most one a second.
+async fn log_packets(logger: EbpfLogger<&'static dyn log::Log>) {
+    // SAFETY: the logger owns its descriptor, and both live in this task.
+    let mut logger = match unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) } {
+        Ok(logger) => logger,
+        Err(error) => return warn!(%error, "what the packet path logs will not be seen"),
+    };
+    while let Ok(mut guard) = logger.readable_mut().await {
+        guard.get_inner_mut().flush();
+        guard.clear_ready();
     }
 }
 
@@ -204,17 +225,26 @@ impl Shared {
         change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Makes the maps follow.
-    async fn make(&self, desired: Arc<Desired>) -> Result<(), DataplaneError> {
+    /// Makes the maps follow: `desired`, or what was last desired if that is `None`. Both that and the state of the
+    /// network are looked up once the tables are ours, so that whoever comes last writes what holds last.
+    async fn make(&self, desired: Option<Arc<Desired>>) -> Result<(), DataplaneError> {
         let mut tables = Arc::clone(&self.tables).lock_owned().await;
+        let Some(desired) = desired.or_else(|| self.known().desired) else {
+            return Ok(());
+        };
         let hops = Arc::clone(&self.tracker.subscribe().borrow());
         let links = self.links.table();
         let (wanted, seen) = (Arc::clone(&desired), Arc::clone(&hops));
-        spawn_blocking(move || tables.apply(&wanted, &seen, &links))
-            .await
-            .map_err(|error| DataplaneError::Kernel(error.to_string()))??;
+        // The tables come back with the answer: nobody else has them before what was made is noted.
+        let (_tables, made) = spawn_blocking(move || {
+            let made = tables.apply(&wanted, &seen, &links);
+            (tables, made)
+        })
+        .await
+        .map_err(|error| DataplaneError::Kernel(error.to_string()))?;
+        made?;
         self.note(|known| {
-            known.desired = desired;
+            known.desired = Some(desired);
             known.hops = hops;
         });
         Ok(())
@@ -249,17 +279,18 @@ impl Shared {
                 changed = hops.changed() => if changed.is_err() { return },
                 changed = links.changed() => if changed.is_err() { return },
             }
-            let known = self.known();
-            if let Err(error) = self.make(Arc::clone(&known.desired)).await {
+            if let Err(error) = self.make(None).await {
                 error!(%error, "the maps could not follow the network");
             }
+            let known = self.known();
+            let Some(desired) = known.desired else { continue };
             let index = self
                 .vip_interface
                 .as_ref()
                 .and_then(|name| self.links.find(name).ok())
                 .map(|link| link.index);
             if index.is_some() && known.vip_index.is_some() && index != known.vip_index {
-                if let Err(error) = self.place_vips(&known.desired).await {
+                if let Err(error) = self.place_vips(&desired).await {
                     warn!(%error, "the VIPs could not follow their interface");
                 }
             }
@@ -308,7 +339,7 @@ impl Dataplane for Reconciler {
         Box::pin(async move {
             self.shared.tracker.set_targets(image::targets(&desired));
             self.shared.tracker.ready().await;
-            self.shared.make(Arc::clone(&desired)).await?;
+            self.shared.make(Some(Arc::clone(&desired))).await?;
             self.shared.place_vips(&desired).await
         })
     }

@@ -1,5 +1,5 @@
-/// What an address and port stand for: 0 nothing, [`Target::REAL`] a backend that answers through NAT, else a service's
-/// number.
+/// What an address and port stand for: 0 nothing, [`Target::REAL`] a backend that answers through NAT, [`Target::VIP`] (at
+/// port and protocol 0) the address of a service, else a service's number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Target(pub u32);
@@ -10,23 +10,27 @@ impl Target {
     /// A NAT backend: packets from here may be the way back of a flow.
     pub const REAL: Self = Self(1 << 31);
 
+    /// An address that has services, whatever the port.
+    pub const VIP: Self = Self(1 << 30);
+
     /// The number of the service, if it is one.
     #[inline(always)]
     #[must_use]
     pub const fn service(self) -> Option<u32> {
-        if self.0 != 0 && self.0 & Self::REAL.0 == 0 {
-            Some(self.0 & 0xffff)
+        if self.0 != 0 && self.0 >> 16 == 0 {
+            Some(self.0)
         } else {
             None
         }
     }
 }
 
-/// Port (network order) and protocol of an endpoint in one word. Never zero, as no protocol of ours is.
+/// Port (network order) and protocol of an endpoint in one word, never zero: the lowest bit of the upper byte of the
+/// protocol's half is always set.
 #[inline(always)]
 #[must_use]
 pub const fn port_protocol(port: u16, protocol: u8) -> u32 {
-    (port as u32) << 16 | protocol as u32
+    (port as u32) << 16 | 1 << 8 | protocol as u32
 }
 
 /// An IPv4 endpoint: 16 bytes.

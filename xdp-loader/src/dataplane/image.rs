@@ -104,6 +104,11 @@ pub fn compile(
             .enter(address.ip, address.port, protocol, Target(given.number))
             .map_err(|_| backends_full())?;
 
+        image
+            .endpoints
+            .enter(address.ip, 0, 0, Target::VIP)
+            .map_err(|_| backends_full())?;
+
         let mut members = Vec::with_capacity(service.backends.len());
         for backend in &service.backends {
             let limit = names.backends.limit();

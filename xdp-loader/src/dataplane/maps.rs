@@ -23,7 +23,7 @@ use super::{
 };
 
 /// The maps, by the names that the program gives them.
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 18] = [
     "CONTROL",
     "ENDPOINTS_V4",
     "ENDPOINTS_V6",
@@ -35,6 +35,8 @@ const NAMES: [&str; 16] = [
     "FLOWS_V6",
     "HOPS_V4",
     "HOPS_V6",
+    "FRAGMENTS_V4",
+    "FRAGMENTS_V6",
     "PORTS",
     "PORT_OF",
     "TX_PORTS",
@@ -74,9 +76,9 @@ impl Sizes {
         }
     }
 
-    /// Buckets of an endpoint table: one per endpoint there can be, so that a bucket of four seldom fills.
+    /// Buckets of an endpoint table: one per endpoint there can be (a service is two, with its address), so that a bucket of four seldom fills.
     fn endpoint_buckets(self) -> u32 {
-        (self.services + self.backends).next_power_of_two().max(64)
+        (2 * self.services + self.backends).next_power_of_two().max(64)
     }
 }
 

@@ -33,6 +33,7 @@ impl Lister {
         let forwards = shared
             .known()
             .desired
+            .unwrap_or_default()
             .services()
             .values()
             .flat_map(|service| {

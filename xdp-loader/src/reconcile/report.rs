@@ -24,9 +24,10 @@ use crate::{
 /// What is attached and healthy.
 pub(super) async fn status(shared: &Shared) -> Status {
     let known = shared.known();
+    let desired = known.desired.clone().unwrap_or_default();
     let sizes = shared.maps.sizes();
     let tables = shared.tables.lock().await;
-    let services = known.desired.services().values().map(|service| ServiceStatus {
+    let services = desired.services().values().map(|service| ServiceStatus {
         address: service.address,
         forward: service.forward,
         scheduler: service.scheduler,
@@ -127,6 +128,7 @@ pub(super) async fn stats(shared: &Shared) -> Stats {
 
 /// Reads the counters.
 fn read(shared: &Shared, known: &Known, tables: &mut Tables) -> Result<Stats, Error> {
+    let desired = known.desired.clone().unwrap_or_default();
     let mut interfaces = Vec::new();
     for attachment in &shared.attachments {
         let port = tables.port(attachment.ifindex)?;
@@ -144,7 +146,7 @@ fn read(shared: &Shared, known: &Known, tables: &mut Tables) -> Result<Stats, Er
     }
     let names = tables.names();
     let counted = counters::backends(&shared.maps, names.backends.iter().map(|(_, number)| number))?;
-    let services = known.desired.services().values().map(|service| {
+    let services = desired.services().values().map(|service| {
         let mut sum = tables.departed(&service.address);
         let mut active_flows = 0;
         let backends = service

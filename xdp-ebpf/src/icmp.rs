@@ -1,0 +1,177 @@
+//! ICMP: an error belongs to the flow of those packets that answer the one it quotes.
+//!
+//! An error on the way to a client quotes what the service sent; it goes to the flow's backend, under NAT with the quoted
+//! source made the backend's again. An error on the way to a NAT backend quotes what the client sent; it goes to the
+//! client, from the service, with the quoted destination made the service's again (RFC 5508, section 4.2).
+
+use xdp_common::{
+    checksum,
+    layout::Method,
+    verdict::Verdict,
+    wire::{Icmp, Ports, Tcp, Udp, protocol},
+};
+
+use crate::{
+    End, Env, count, family,
+    flow::Place,
+    parse::{self, Frame, Header, Tuple},
+    rewrite::Translate,
+    service::{self, Role},
+    transmit,
+};
+
+/// An error and what it quotes.
+struct Error<'a, F: Translate> {
+    frame: Frame,
+    outer: &'a Header<F>,
+    icmp: *mut Icmp,
+    quoted: Header<F>,
+}
+
+/// Sends an ICMP error after the flow that it is about.
+#[inline(always)]
+pub fn error<F: Translate>(env: &Env<'_>, frame: Frame, outer: &Header<F>) -> Result<End, End> {
+    let icmp: *mut Icmp = frame.view(outer.at).ok_or(End::Pass(Verdict::PassedMalformed))?;
+    // SAFETY: the view was checked.
+    if !F::is_icmp_error(unsafe { (*icmp).kind }) {
+        return Err(End::Pass(Verdict::PassedOtherProtocol));
+    }
+    let quoted = F::header(frame, outer.at + size_of::<Icmp>())?;
+    let tuple = parse::reverse(frame, &quoted)?;
+    let error = Error {
+        frame,
+        outer,
+        icmp,
+        quoted,
+    };
+    match service::role(env.bank, &tuple) {
+        Role::Inbound(service) => to_backend(env, &error, &tuple, service),
+        Role::Outbound => to_client(env, &error, &tuple),
+        Role::Foreign => Err(End::Pass(Verdict::PassedNoService)),
+    }
+}
+
+/// An error about what the service sent to a client.
+#[inline(always)]
+fn to_backend<F: Translate>(env: &Env<'_>, error: &Error<'_, F>, tuple: &Tuple<F>, service: u32) -> Result<End, End> {
+    let none = End::Pass(Verdict::PassedNoService);
+    let Some(place) = Place::<F>::of(tuple.source, tuple.source_port, env.control) else {
+        return Err(none);
+    };
+    let key = F::key(tuple.source, tuple.source_port, place.hash, service);
+    let Some(found) = place.inbound(key, tuple.source) else {
+        return Err(none);
+    };
+    let number = found.record.backend();
+    let Some(backend) = family::backend(env.bank, number) else {
+        return Err(none);
+    };
+    if backend.ifindex == 0 {
+        return Err(End::Drop(Verdict::DroppedNoNextHop));
+    }
+    // SAFETY: the headers' views were checked when they were followed.
+    let (.., bytes) = unsafe { F::addresses(error.outer.ip) };
+    if backend.method == Method::Nat as u8 {
+        // SAFETY: the views were checked.
+        unsafe {
+            if F::hops_left(error.outer.ip) <= 1 {
+                return Err(End::Drop(Verdict::DroppedTtlExceeded));
+            }
+            let address = F::of_backend(&backend.address);
+            F::set_destination(error.outer.ip, address, backend.address_delta);
+            F::quote_source(error.quoted.ip, address, backend.address_delta);
+            if let Some(ports) = error.frame.view::<Ports>(error.quoted.at) {
+                (*ports).source = backend.port;
+            }
+            update_checksums(
+                error,
+                backend.address_delta,
+                backend.endpoint_delta,
+                backend.address_delta,
+            );
+        }
+    }
+    count::inbound(number, bytes, false);
+    Ok(transmit::to_backend(env.context, error.frame, backend))
+}
+
+/// An error about what a client sent, on its way back through NAT.
+#[inline(always)]
+fn to_client<F: Translate>(env: &Env<'_>, error: &Error<'_, F>, tuple: &Tuple<F>) -> Result<End, End> {
+    let none = End::Pass(Verdict::PassedNoService);
+    let Some(place) = Place::<F>::of(tuple.destination, tuple.destination_port, env.control) else {
+        return Err(none);
+    };
+    let Some((found, backend)) = place.outbound(env.bank, tuple) else {
+        return Err(none);
+    };
+    let hop = place.hop(&found);
+    // SAFETY: the headers' views were checked when they were followed.
+    let (source, _, bytes) = unsafe { F::addresses(error.outer.ip) };
+    let vip = F::of_backend(&backend.vip);
+    // The source need not be the backend: it may be a router before it.
+    let outer = F::delta(source, vip);
+    let (address, endpoint) = (
+        checksum::inverse(backend.address_delta),
+        checksum::inverse(backend.endpoint_delta),
+    );
+    // SAFETY: the views were checked.
+    unsafe {
+        if F::hops_left(error.outer.ip) <= 1 {
+            return Err(End::Drop(Verdict::DroppedTtlExceeded));
+        }
+        F::set_source(error.outer.ip, vip, outer);
+        F::quote_destination(error.quoted.ip, vip, address);
+        if let Some(ports) = error.frame.view::<Ports>(error.quoted.at) {
+            (*ports).destination = backend.vport;
+        }
+        update_checksums(error, address, endpoint, outer);
+    }
+    count::outbound(found.record.backend(), bytes);
+    Ok(transmit::to_client(env.context, env.bank, error.frame, hop))
+}
+
+/// Updates the checksum of the quoted transport header, if that much is quoted, and of the message: the quoted addresses
+/// changed by `address`, with the ports by `endpoint`, and the addresses of the packet itself by `outer`.
+///
+/// # Safety
+///
+/// The error's views must have been checked.
+#[inline(always)]
+unsafe fn update_checksums<F: Translate>(error: &Error<'_, F>, address: u16, endpoint: u16, outer: u16) {
+    let ports = u32::from(endpoint) + u32::from(checksum::inverse(address));
+    let mut message = ports;
+    // SAFETY: each view is checked here, the message's by the caller.
+    unsafe {
+        let (field, is_udp) = match error.quoted.protocol {
+            protocol::UDP => (
+                error
+                    .frame
+                    .view::<Udp>(error.quoted.at)
+                    .map(|udp| &raw mut (*udp).checksum),
+                true,
+            ),
+            _ => (
+                error
+                    .frame
+                    .view::<Tcp>(error.quoted.at)
+                    .map(|tcp| &raw mut (*tcp).checksum),
+                false,
+            ),
+        };
+        if let Some(field) = field
+            && !(is_udp && *field == 0)
+        {
+            *field = match is_udp {
+                true => checksum::update_udp(*field, endpoint),
+                false => checksum::update(*field, endpoint),
+            };
+            message += u32::from(checksum::inverse(endpoint));
+        }
+        if F::PSEUDO_HEADER {
+            // IPv6's header has no checksum that would offset the quoted address, and the message covers its own.
+            message += u32::from(address) + u32::from(outer);
+        }
+        (*error.icmp).checksum = checksum::update((*error.icmp).checksum, checksum::fold(message));
+    }
+}
