@@ -49,16 +49,21 @@ pub const fn spread(hash: u64, slots: u32) -> u32 {
 #[inline(always)]
 #[must_use]
 pub const fn endpoint_v4(key: u64) -> u32 {
-    let word = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (word ^ (word >> 32)) as u32
+    scatter(key)
 }
 
 /// The bucket of the IPv6 endpoint table for an address and a packed port and protocol.
 #[inline(always)]
 #[must_use]
 pub const fn endpoint_v6(address: [u64; 2], port_protocol: u32) -> u32 {
-    let word = fold_v6(address, port_protocol as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (word ^ (word >> 32)) as u32
+    scatter(fold_v6(address, port_protocol as u64))
+}
+
+/// Low bits that depend on every bit of `word`, by one multiplication. It carries upwards only: the last byte of an
+/// address, which tells neighbours apart, stands highest and is folded down first.
+#[inline(always)]
+const fn scatter(word: u64) -> u32 {
+    ((word ^ (word >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
 }
 
 #[cfg(test)]
@@ -83,6 +88,28 @@ mod tests {
             .count();
         assert!(moved > 990);
         assert_ne!(client_v6([1, 2], 3, 1), client_v6([1, 2], 3, 2));
+    }
+
+    #[test]
+    fn endpoints_of_one_subnet_spread_over_buckets() {
+        const BUCKETS: u32 = 256;
+        let fullest = |bucket_of: &dyn Fn(u8) -> u32| {
+            let mut counts = [0; BUCKETS as usize];
+            for host in 0..=255_u8 {
+                counts[(bucket_of(host) % BUCKETS) as usize] += 1;
+            }
+            counts.into_iter().max()
+        };
+        let port_protocol = 80_u32.to_be() | 6;
+        let v4 = |host| {
+            let address = u32::from_ne_bytes([10, 0, 0, host]);
+            endpoint_v4((address as u64) << 32 | port_protocol as u64)
+        };
+        let v6 = |host| {
+            let low = u64::from_ne_bytes([0, 0, 0, 0, 0, 0, 0, host]);
+            endpoint_v6([0x0100_00fd, low], port_protocol)
+        };
+        assert!(fullest(&v4) <= Some(6) && fullest(&v6) <= Some(6));
     }
 
     #[test]
