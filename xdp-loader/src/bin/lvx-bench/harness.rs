@@ -2,7 +2,7 @@
 
 use std::{sync::Barrier, thread};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use aya::{
     Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions,
     maps::{MapData, PerCpuArray, PerCpuValues, ProgramArray},
@@ -154,32 +154,27 @@ impl Harness {
     }
 
     /// Sends each flow of the script once.
-    pub fn send(&mut self, script: &Script, cpu: usize, expected: u32) -> Result<()> {
+    pub fn send(&mut self, script: &Script, cpu: usize) -> Result<()> {
         pin(cpu)?;
         let script = Script {
             order: Order::InTurn as u32,
             ..*script
         };
         self.set(&script, 0)?;
-        let (_, action) = self.run(Target::UnderTest, script.flows)?;
-        ensure!(
-            action == expected,
-            "the program answered a packet with action {action} instead of {expected}"
-        );
+        self.run(Target::UnderTest, script.flows)?;
         Ok(())
     }
 
-    /// Sends some packets of the script one by one; each must be answered as expected.
-    pub fn check(&mut self, script: &Script, expected: u32) -> Result<()> {
+    /// Sends some packets of the script one by one: the share that is answered otherwise than expected.
+    pub fn astray(&mut self, script: &Script, expected: u32) -> Result<f64> {
+        const SAMPLE: u32 = 512;
         self.set(script, 0)?;
-        for _ in 0..64 {
+        let mut astray = 0_u32;
+        for _ in 0..SAMPLE {
             let (_, action) = self.run(Target::UnderTest, 1)?;
-            ensure!(
-                action == expected,
-                "the program answered a packet with action {action} instead of {expected}"
-            );
+            astray += u32::from(action != expected);
         }
-        Ok(())
+        Ok(f64::from(astray) / f64::from(SAMPLE))
     }
 
     /// What a packet of the script costs. Flows that are to be `fresh` are others in every run.
