@@ -30,11 +30,12 @@ pub const fn client_v4(address: u32, port: u16, seed: u64) -> u64 {
     mix((((address as u64) << 16) | port as u64) ^ seed)
 }
 
-/// Where the client at this IPv6 address and port (each as loaded from the packet) has its flows.
+/// Where the client at this IPv6 address and port (each as loaded from the packet) has its flows. The port goes in at
+/// the low end: the bytes that tell the hosts of a subnet apart are at the high end, and would cancel out with it.
 #[inline(always)]
 #[must_use]
 pub const fn client_v6(address: [u64; 2], port: u16, seed: u64) -> u64 {
-    mix(fold_v6(address, seed) ^ ((port as u64) << 48))
+    mix(fold_v6(address, seed) ^ port as u64)
 }
 
 /// The slot out of `slots` that a scheduler's ring has for a client: the high word of `hash * slots`, which needs no
@@ -68,6 +69,8 @@ const fn scatter(word: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::*;
 
     #[test]
@@ -79,6 +82,19 @@ mod tests {
         }
         let expected = 65_536 / BUCKETS as u32;
         assert!(counts.iter().all(|count| (expected / 2..expected * 2).contains(count)));
+    }
+
+    #[test]
+    fn flows_of_neighbouring_ipv6_hosts_and_ports_have_hashes_of_their_own() {
+        let mut hashes = std::collections::BTreeSet::new();
+        for host in 0..256_u16 {
+            for port in 0..256_u16 {
+                let [high, low] = host.to_be_bytes();
+                let address = u64::from_ne_bytes([0, 0, 0, 0, 0, 0, high, low]);
+                hashes.insert(client_v6([0x0c00_00fd, address], (1024 + port).to_be(), 42));
+            }
+        }
+        assert_eq!(hashes.len(), 256 * 256);
     }
 
     #[test]
