@@ -24,6 +24,7 @@ use xdp_loader::{
 
 use crate::{
     frame::{Frame, assert_checksums, assert_same},
+    lent::Lent,
     network::{self, INSIDE, OUTSIDE, VETH},
 };
 
@@ -39,22 +40,37 @@ pub enum Action {
     Redirect,
 }
 
+/// Tables that know the interfaces.
+fn open(pins: Option<&Path>, sizes: Sizes) -> Tables {
+    let mut tables = Tables::open(pins, sizes).unwrap();
+    for ifindex in [OUTSIDE, INSIDE, VETH] {
+        tables.port(ifindex).unwrap();
+    }
+    tables
+}
+
 /// Room for what most tests need.
 pub fn sizes() -> Sizes {
     Sizes::new(16, 64, 4096, 4096)
 }
 
 pub struct Balancer {
-    pub tables: Tables,
+    pub tables: Lent,
     pub desired: Desired,
     pub hops: NextHops,
     pub links: LinkTable,
 }
 
 impl Balancer {
-    /// In a network namespace of its own.
+    /// Without a service or a flow, in a network namespace of its own.
     pub fn new() -> Self {
-        Self::with(None, sizes(), network::enter())
+        let (tables, links) = Lent::new(|| open(None, sizes()));
+        Self {
+            tables,
+            desired: Desired::default(),
+            hops: NextHops::default(),
+            links,
+        }
     }
 
     /// With a service and its backends, all with their default weights.
@@ -65,14 +81,10 @@ impl Balancer {
         balancer
     }
 
-    /// In the network namespace of this thread.
+    /// With tables that no other test uses, in the network namespace of this thread.
     pub fn with(pins: Option<&Path>, sizes: Sizes, links: LinkTable) -> Self {
-        let mut tables = Tables::open(pins, sizes).unwrap();
-        for ifindex in [OUTSIDE, INSIDE, VETH] {
-            tables.port(ifindex).unwrap();
-        }
         Self {
-            tables,
+            tables: Lent::Own(Box::new(open(pins, sizes))),
             desired: Desired::default(),
             hops: NextHops::default(),
             links,

@@ -23,7 +23,11 @@ const SERVICE: &str = "tcp://10.9.9.9:80";
 fn either(frame: &Frame) -> [Vec<u8>; 2] {
     ["10.0.1.11:8080", "10.0.1.12:9090"].map(|real| {
         let real = socket(real);
-        frame.clone().translated_to(real).macs(backend_mac(real.ip()), mac(INSIDE)).bytes()
+        frame
+            .clone()
+            .translated_to(real)
+            .macs(backend_mac(real.ip()), mac(INSIDE))
+            .bytes()
     })
 }
 
@@ -43,7 +47,12 @@ fn a_packet_meets_all_of_a_change_or_nothing_of_it() {
                 if done.load(Ordering::Relaxed) {
                     break;
                 }
-                let client = format!("10.7.{}.{}:{}", number % 250, number / 250 % 250, 1024 + number % 60_000);
+                let client = format!(
+                    "10.7.{}.{}:{}",
+                    number % 250,
+                    number / 250 % 250,
+                    1024 + number % 60_000
+                );
                 let frame = tcp(&client, "10.9.9.9:80", SYN);
                 let (action, after) = forwarding.run(OUTSIDE, &frame.bytes());
                 assert_eq!(action, Action::Redirect, "packet {number}");
@@ -53,7 +62,10 @@ fn a_packet_meets_all_of_a_change_or_nothing_of_it() {
             reached
         });
         for _ in 0..20 {
-            for (gone, come) in [("10.0.1.11:8080", "10.0.1.12:9090"), ("10.0.1.12:9090", "10.0.1.11:8080")] {
+            for (gone, come) in [
+                ("10.0.1.11:8080", "10.0.1.12:9090"),
+                ("10.0.1.12:9090", "10.0.1.11:8080"),
+            ] {
                 changing.add_backend(SERVICE, come);
                 changing.del_backend(SERVICE, gone);
                 changing.apply();
@@ -95,7 +107,11 @@ fn as_many_services_and_backends_as_there_is_room_for_are_all_reached() {
     balancer.apply();
     for service in 0..100_usize {
         for backend in 0..4 {
-            let client = if service.is_multiple_of(2) { "10.7.0.1" } else { "2001:db8:7::1" };
+            let client = if service.is_multiple_of(2) {
+                "10.7.0.1"
+            } else {
+                "2001:db8:7::1"
+            };
             let client = std::net::SocketAddr::new(client.parse().unwrap(), 1024 + (service * 4 + backend) as u16);
             let request = tcp(&client.to_string(), &vip(service), SYN);
             let target = socket(&real(service, backend));
@@ -103,7 +119,10 @@ fn as_many_services_and_backends_as_there_is_room_for_are_all_reached() {
             let expected = request.clone().translated_to(target).macs(to, from);
             balancer.forwards(OUTSIDE, &request, &expected, Action::Redirect);
             let answer = tcp(&target.to_string(), &client.to_string(), SYN).macs(from, to);
-            let back = answer.clone().translated_from(request.destination).macs(request.from, mac(OUTSIDE));
+            let back = answer
+                .clone()
+                .translated_from(request.destination)
+                .macs(request.from, mac(OUTSIDE));
             balancer.forwards(INSIDE, &answer, &back, Action::Redirect);
         }
     }
@@ -111,19 +130,49 @@ fn as_many_services_and_backends_as_there_is_room_for_are_all_reached() {
     // One more service, and one more backend: refused, and packets see what they saw.
     let before = balancer.desired.clone();
     balancer.add("tcp://10.9.9.9:9999", Forward::Dr, Scheduler::Rr, &[]);
-    let refused = balancer.tables.apply(&balancer.desired, &balancer.hops, &balancer.links);
-    assert!(matches!(refused, Err(Error::Full { what: "services", limit: 100, .. })), "{refused:?}");
+    let refused = balancer
+        .tables
+        .apply(&balancer.desired, &balancer.hops, &balancer.links);
+    assert!(
+        matches!(
+            refused,
+            Err(Error::Full {
+                what: "services",
+                limit: 100,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
     balancer.desired = before.clone();
     balancer.add_backend(&format!("tcp://{}", vip(0)), "10.0.1.250");
-    let refused = balancer.tables.apply(&balancer.desired, &balancer.hops, &balancer.links);
-    assert!(matches!(refused, Err(Error::Full { what: "backends", limit: 400, .. })), "{refused:?}");
-    assert_eq!(balancer.run(OUTSIDE, &tcp("10.7.0.1:1024", &vip(0), SYN).bytes()).0, Action::Redirect);
+    let refused = balancer
+        .tables
+        .apply(&balancer.desired, &balancer.hops, &balancer.links);
+    assert!(
+        matches!(
+            refused,
+            Err(Error::Full {
+                what: "backends",
+                limit: 400,
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+    assert_eq!(
+        balancer.run(OUTSIDE, &tcp("10.7.0.1:1024", &vip(0), SYN).bytes()).0,
+        Action::Redirect
+    );
 
     // What was refused leaves nothing behind: there is room again for what takes its place.
     balancer.desired = before;
     balancer.apply();
     balancer.sweep();
-    balancer.desired.del_service(format!("tcp://{}", vip(0)).parse().unwrap()).unwrap();
+    balancer
+        .desired
+        .del_service(format!("tcp://{}", vip(0)).parse().unwrap())
+        .unwrap();
     balancer.apply();
     balancer.sweep();
     balancer.add("tcp://10.9.9.9:9999", Forward::Dr, Scheduler::Rr, &["10.0.1.250"]);

@@ -6,9 +6,9 @@ use xdp_common::{layout::BackendCounters, verdict::Verdict};
 use xdp_loader::model::{Forward, Scheduler};
 
 use crate::{
-    balancer::{Action, Balancer},
+    balancer::{Action, Balancer, sizes},
     frame::{ACK, FIN, Frame, SYN, Transport, socket, tcp, udp},
-    network::{INSIDE, OUTSIDE, VETH},
+    network::{self, INSIDE, OUTSIDE, VETH},
 };
 
 const SERVICE: &str = "tcp://10.9.9.9:80";
@@ -42,7 +42,7 @@ fn the_flows_of_a_backend_whose_next_hop_is_lost_wait_for_it() {
     balancer.apply();
     balancer.drops(OUTSIDE, &frame, Verdict::DroppedNoNextHop);
     assert_eq!(balancer.host(&tcp("10.7.0.1:40002", VIP, SYN)), 12);
-    let known = crate::network::next_hop("10.0.1.11".parse().unwrap());
+    let known = network::next_hop("10.0.1.11".parse().unwrap());
     balancer.hops.0.insert("10.0.1.11".parse().unwrap(), Ok(known));
     balancer.apply();
     assert_eq!(balancer.host(&frame), 11);
@@ -94,7 +94,9 @@ fn a_connection_whose_first_packet_has_no_hop_left_is_counted_when_it_begins_aft
 
 #[test]
 fn an_interface_that_is_gone_is_a_reason_of_its_own() {
-    let mut balancer = Balancer::serving(SERVICE, Forward::Nat, Scheduler::Rr, &["10.0.2.11"]);
+    let mut balancer = Balancer::with(None, sizes(), network::enter());
+    balancer.add(SERVICE, Forward::Nat, Scheduler::Rr, &["10.0.2.11"]);
+    balancer.apply();
     balancer.host(&tcp(CLIENT, VIP, SYN));
     assert!(
         Command::new("ip")
@@ -177,7 +179,9 @@ fn every_packet_byte_and_connection_of_a_backend_is_counted_and_no_other_s() {
 
 #[test]
 fn what_is_passed_or_dropped_is_counted_for_the_interface_that_it_came_in_by() {
-    let mut balancer = Balancer::serving(SERVICE, Forward::Nat, Scheduler::Rr, &[]);
+    let mut balancer = Balancer::with(None, sizes(), network::enter());
+    balancer.add(SERVICE, Forward::Nat, Scheduler::Rr, &[]);
+    balancer.apply();
     for (ingress, times) in [(OUTSIDE, 3), (INSIDE, 1), (VETH, 2)] {
         for _ in 0..times {
             balancer.passes(

@@ -1,6 +1,9 @@
 //! Fragments go where the first one of their datagram went, and come back as from the service.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicU16, Ordering},
+};
 
 use xdp_common::verdict::Verdict;
 use xdp_loader::model::{Forward, Scheduler};
@@ -10,6 +13,12 @@ use crate::{
     frame::{ACK, FRAGMENT, Frame, IP, Transport, assert_same, seal_ipv4, socket, udp},
     network::{INSIDE, OUTSIDE, backend_mac, mac},
 };
+
+/// An identification that no other test's datagrams have, nor the two after it: fragments are remembered for a while.
+fn fresh() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    NEXT.fetch_add(3, Ordering::Relaxed)
+}
 
 /// The fragments of a frame's datagram, so many bytes of its payload in each (a multiple of 8).
 fn fragments(frame: &Frame, size: usize, identification: u16) -> Vec<Vec<u8>> {
@@ -110,18 +119,22 @@ fn forwards(balancer: &mut Balancer, ingress: u32, frame: &[u8], expected: &[u8]
 #[test]
 fn fragments_by_direct_routing_go_where_the_first_one_went() {
     for case in CASES {
+        let number = fresh();
         let backend = socket(case.real).ip().to_string();
         let mut balancer = Balancer::serving(&case.service(), Forward::Dr, Scheduler::Rr, &[&backend]);
         let request = case.request();
         let expected = request.clone().macs(case.backend(), mac(INSIDE));
-        for (frame, expected) in fragments(&request, 64, 7).iter().zip(fragments(&expected, 64, 7)) {
+        for (frame, expected) in fragments(&request, 64, number)
+            .iter()
+            .zip(fragments(&expected, 64, number))
+        {
             forwards(&mut balancer, OUTSIDE, frame, &expected);
         }
         let real = SocketAddr::new(socket(case.real).ip(), 80).to_string();
         let counted = balancer.counters(&case.service(), &real);
         assert_eq!(
             (counted.connections, counted.packets_in),
-            (1, fragments(&request, 64, 7).len() as u64)
+            (1, fragments(&request, 64, number).len() as u64)
         );
     }
 }
@@ -129,11 +142,15 @@ fn fragments_by_direct_routing_go_where_the_first_one_went() {
 #[test]
 fn the_fragments_of_a_translated_datagram_are_those_of_the_datagram_translated() {
     for case in CASES {
+        let number = fresh();
         let mut balancer = case.nat();
         let real = socket(case.real);
         let request = case.request();
         let expected = request.clone().translated_to(real).macs(case.backend(), mac(INSIDE));
-        for (frame, expected) in fragments(&request, 64, 7).iter().zip(fragments(&expected, 64, 7)) {
+        for (frame, expected) in fragments(&request, 64, number)
+            .iter()
+            .zip(fragments(&expected, 64, number))
+        {
             forwards(&mut balancer, OUTSIDE, frame, &expected);
         }
         let answer = Frame::new(real, socket(case.client), case.transport)
@@ -143,7 +160,10 @@ fn the_fragments_of_a_translated_datagram_are_those_of_the_datagram_translated()
             .clone()
             .translated_from(socket(case.vip))
             .macs(request.from, mac(OUTSIDE));
-        for (frame, back) in fragments(&answer, 128, 9).iter().zip(fragments(&back, 128, 9)) {
+        for (frame, back) in fragments(&answer, 128, number + 2)
+            .iter()
+            .zip(fragments(&back, 128, number + 2))
+        {
             forwards(&mut balancer, INSIDE, frame, &back);
         }
     }
@@ -152,9 +172,10 @@ fn the_fragments_of_a_translated_datagram_are_those_of_the_datagram_translated()
 #[test]
 fn a_fragment_whose_first_one_was_not_seen_passes() {
     for case in CASES {
+        let number = fresh();
         let mut balancer = case.nat();
         let request = case.request();
-        let pieces = fragments(&request, 64, 7);
+        let pieces = fragments(&request, 64, number);
         for piece in &pieces[1..] {
             balancer.passes(OUTSIDE, piece, Verdict::PassedFragment);
         }
@@ -166,7 +187,10 @@ fn a_fragment_whose_first_one_was_not_seen_passes() {
         } else {
             "2001:db8:7::2".parse().unwrap()
         });
-        for piece in [&fragments(&request, 64, 8)[1], &fragments(&stranger, 64, 7)[1]] {
+        for piece in [
+            &fragments(&request, 64, number + 1)[1],
+            &fragments(&stranger, 64, number)[1],
+        ] {
             balancer.passes(OUTSIDE, piece, Verdict::PassedFragment);
         }
         forwards_some(&mut balancer, &pieces[2]);
@@ -181,13 +205,13 @@ fn forwards_some(balancer: &mut Balancer, frame: &[u8]) {
 
 #[test]
 fn fragments_that_are_not_for_a_service_pass() {
-    let mut balancer = CASES[0].nat();
+    let (mut balancer, number) = (CASES[0].nat(), fresh());
     for (client, other) in [
         ("10.7.0.1:40001", "10.7.0.2:80"),
         ("[2001:db8:7::1]:40001", "[2001:db8:7::2]:80"),
     ] {
         let frame = udp(client, other).payload(&[1; 300]);
-        let pieces = fragments(&frame, 64, 7);
+        let pieces = fragments(&frame, 64, number);
         balancer.passes(OUTSIDE, &pieces[0], Verdict::PassedNoService);
         for piece in &pieces[1..] {
             balancer.passes(OUTSIDE, piece, Verdict::PassedFragment);
@@ -197,9 +221,9 @@ fn fragments_that_are_not_for_a_service_pass() {
 
 #[test]
 fn the_fragments_of_a_flow_that_was_dropped_are_not_forwarded() {
-    let case = &CASES[0];
+    let (case, number) = (&CASES[0], fresh());
     let mut balancer = Balancer::serving(&case.service(), Forward::Nat, Scheduler::Rr, &[]);
-    let pieces = fragments(&case.request(), 64, 7);
+    let pieces = fragments(&case.request(), 64, number);
     let (action, _, counted) = balancer.judge(OUTSIDE, &pieces[0]);
     assert_eq!((action, counted), (Action::Drop, vec![Verdict::DroppedNoBackend]));
     balancer.passes(OUTSIDE, &pieces[1], Verdict::PassedFragment);
@@ -208,11 +232,12 @@ fn the_fragments_of_a_flow_that_was_dropped_are_not_forwarded() {
 #[test]
 fn a_translated_fragment_without_a_hop_left_is_dropped() {
     for case in CASES {
+        let number = fresh();
         let mut balancer = case.nat();
         let mut request = case.request();
-        forwards_some(&mut balancer, &fragments(&request, 64, 7)[0]);
+        forwards_some(&mut balancer, &fragments(&request, 64, number)[0]);
         request.hops = 1;
-        let (action, _, counted) = balancer.judge(OUTSIDE, &fragments(&request, 64, 7)[1]);
+        let (action, _, counted) = balancer.judge(OUTSIDE, &fragments(&request, 64, number)[1]);
         assert_eq!((action, counted), (Action::Drop, vec![Verdict::DroppedTtlExceeded]));
     }
 }
@@ -220,10 +245,11 @@ fn a_translated_fragment_without_a_hop_left_is_dropped() {
 #[test]
 fn fragments_of_a_backend_that_is_gone_are_forwarded_neither_way() {
     for case in CASES {
+        let number = fresh();
         let mut balancer = case.nat();
-        let request = fragments(&case.request(), 64, 7);
+        let request = fragments(&case.request(), 64, number);
         let answer = Frame::new(socket(case.real), socket(case.client), case.transport).payload(&[0x91; 333]);
-        let answer = fragments(&answer, 64, 9);
+        let answer = fragments(&answer, 64, number + 2);
         assert_eq!(balancer.run(OUTSIDE, &request[0]).0, Action::Redirect);
         assert_eq!(balancer.run(INSIDE, &answer[0]).0, Action::Redirect);
         balancer.del_backend(&case.service(), case.real);

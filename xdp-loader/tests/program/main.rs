@@ -12,6 +12,7 @@ mod fragments;
 mod frame;
 mod headers;
 mod icmp;
+mod lent;
 mod malformed;
 mod mutations;
 mod network;

@@ -1,9 +1,8 @@
-//! The interfaces that packets come in by and go out of, in a network namespace of the test's own, which goes with the
-//! test's thread. The frames of the tests never touch them: they only have to be there.
+//! The interfaces that packets come in by and go out of, in a network namespace of the test's own. The frames of the tests never touch them: they only have to be there.
 
-use std::{net::IpAddr, process::Command};
+use std::{fs::File, net::IpAddr, os::fd::AsFd as _, process::Command};
 
-use rustix::thread::{UnshareFlags, unshare_unsafe};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 use xdp_loader::netlink::{Link, LinkTable, NextHop};
 
 /// Where clients are. No veth, so packets may leave by the interface that they came in by.
@@ -39,7 +38,27 @@ pub fn next_hop(address: IpAddr) -> NextHop {
     }
 }
 
-/// Moves this thread into a network namespace with the interfaces, and tells of them.
+/// A network namespace with the interfaces, for as long as this or a thread inside exists.
+pub struct Namespace {
+    file: File,
+    pub links: LinkTable,
+}
+
+impl Namespace {
+    /// A new one, with this thread in it.
+    pub fn new() -> Self {
+        let links = enter();
+        let file = File::open("/proc/thread-self/ns/net").unwrap();
+        Self { file, links }
+    }
+
+    /// Moves this thread into it.
+    pub fn enter(&self) {
+        move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+    }
+}
+
+/// Moves this thread into a new network namespace with the interfaces, and tells of them.
 pub fn enter() -> LinkTable {
     assert!(
         rustix::process::geteuid().is_root(),

@@ -160,7 +160,7 @@ fn maglev_gives_each_client_the_backend_of_its_slot_in_the_table() {
 fn maglev_gives_the_same_backends_on_every_node_whatever_was_configured_first() {
     let backends = ["10.0.1.11", "10.0.1.12", "10.0.1.13", "10.0.1.14"];
     let backends_v6 = ["2001:db8:1::11", "2001:db8:1::12", "2001:db8:1::13"];
-    let mut one = Balancer::new();
+    let mut one = Balancer::with(None, sizes(), network::enter());
     one.add(SERVICE, Forward::Dr, Scheduler::Mh, &backends);
     one.add(SERVICE_V6, Forward::Dr, Scheduler::Mh, &backends_v6);
     one.apply();
