@@ -31,7 +31,7 @@ use crate::{
 /// What to measure, and how much.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Measure only what has this in its name; may be given several times
+    /// Measure only what has all these words in its name
     filter: Vec<String>,
     /// Runs of each case, of which the median counts
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -505,11 +505,7 @@ pub fn measure(arguments: &Arguments) -> Result<Report> {
     };
     let wanted = |case: &&Case| {
         let name = format!("{} {}", case.group, case.name).to_lowercase();
-        arguments.filter.is_empty()
-            || arguments
-                .filter
-                .iter()
-                .any(|filter| name.contains(&filter.to_lowercase()))
+        arguments.filter.iter().all(|word| name.contains(&word.to_lowercase()))
     };
     let mut report = Report::new(
         "program",
