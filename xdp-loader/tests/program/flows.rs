@@ -212,19 +212,19 @@ fn each_packet_of_a_flow_keeps_it_from_being_idle() {
     let hertz = balancer.control().hertz;
     balancer.control_set(|control| {
         control.refresh = 0;
-        control.timeouts[State::Established as usize] = hertz;
+        control.timeouts[State::Established as usize] = 2 * hertz;
     });
     let frame = tcp("10.7.0.1:40001", "10.9.9.9:80", ACK);
+    let answer = tcp("10.0.1.11:80", "10.7.0.1:40001", ACK);
     assert_eq!(balancer.host(&frame), 11);
-    // Twice as long as the timeout in all, the second half kept alive by the backend alone.
-    for step in 0..20 {
-        sleep(Duration::from_millis(100));
-        if step < 10 {
-            assert_eq!(balancer.host(&frame), 11);
-        } else {
-            let answer = tcp("10.0.1.11:80", "10.7.0.1:40001", ACK);
-            assert_eq!(balancer.run(INSIDE, &answer.bytes()).0, Action::Redirect);
-        }
+    // Longer than the timeout by the client's packets alone, then by the backend's alone.
+    for _ in 0..11 {
+        sleep(Duration::from_millis(200));
+        assert_eq!(balancer.host(&frame), 11);
+    }
+    for _ in 0..11 {
+        sleep(Duration::from_millis(200));
+        assert_eq!(balancer.run(INSIDE, &answer.bytes()).0, Action::Redirect);
     }
     assert_eq!(balancer.host(&frame), 11);
 }
