@@ -36,6 +36,9 @@ pub fn later<F: Translate>(env: &Env<'_>, frame: Frame, header: &Header<F>, iden
     let Some(backend) = family::backend(env.bank, way.backend) else {
         return Err(unknown);
     };
+    if backend.method == Method::None as u8 {
+        return Err(unknown);
+    }
     // SAFETY: the header's view was checked when it was followed.
     let (.., bytes) = unsafe { F::addresses(header.ip) };
     if way.inbound == 0 {
@@ -49,6 +52,6 @@ pub fn later<F: Translate>(env: &Env<'_>, frame: Frame, header: &Header<F>, iden
     if backend.method == Method::Nat as u8 {
         rewrite::fragment_inbound(header, backend)?;
     }
-    count::inbound(way.backend, bytes, false);
+    count::inbound(way.backend, bytes);
     Ok(transmit::to_backend(env.context, frame, backend))
 }
