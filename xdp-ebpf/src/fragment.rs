@@ -36,11 +36,16 @@ pub fn later<F: Translate>(env: &Env<'_>, frame: Frame, header: &Header<F>, iden
     let Some(backend) = family::backend(env.bank, way.backend) else {
         return Err(unknown);
     };
-    if backend.method == Method::None as u8 {
+    // SAFETY: the header's view was checked when it was followed.
+    let (source, destination, bytes) = unsafe { F::addresses(header.ip) };
+    // The number may be another backend's by now, or nobody's.
+    let still = match way.inbound {
+        0 => source == F::of_backend(&backend.address) && backend.method == Method::Nat as u8,
+        _ => destination == F::of_backend(&backend.vip) && backend.method != Method::None as u8,
+    };
+    if !still {
         return Err(unknown);
     }
-    // SAFETY: the header's view was checked when it was followed.
-    let (.., bytes) = unsafe { F::addresses(header.ip) };
     if way.inbound == 0 {
         rewrite::fragment_outbound(header, backend)?;
         count::outbound(way.backend, bytes);
