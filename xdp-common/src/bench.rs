@@ -54,14 +54,14 @@ const _: () = assert!(size_of::<Script>() == FRAME + 48);
 impl Script {
     /// The number of the next frame's flow.
     #[inline(always)]
-    pub fn next(&mut self) -> u32 {
+    pub fn advance(&mut self) -> u32 {
         if self.order == Order::AtRandom as u32 {
             // Knuth's linear congruential sequence (MMIX); the high half is the good one.
             self.sequence = self
                 .sequence
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
-            self.first + ((self.sequence >> 32) * u64::from(self.flows) >> 32) as u32
+            self.first + (((self.sequence >> 32) * u64::from(self.flows)) >> 32) as u32
         } else {
             let flow = self.sequence as u32;
             self.sequence = if flow + 1 >= self.flows { 0 } else { u64::from(flow + 1) };
@@ -89,7 +89,7 @@ impl Script {
     pub const fn destination(&self, flow: u32) -> u32 {
         let spread = flow.wrapping_mul(0x9e37_79b1) as u64;
         self.service
-            .wrapping_add((spread * self.services as u64 >> 32) as u32)
+            .wrapping_add(((spread * self.services as u64) >> 32) as u32)
             .to_be()
     }
 }

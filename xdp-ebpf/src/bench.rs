@@ -68,7 +68,7 @@ fn restore(context: &XdpContext) -> Option<()> {
     if script.length > SHORT_FRAME as u32 {
         put(context, SHORT_FRAME, [i, j])?;
     }
-    let flow = script.next();
+    let flow = script.advance();
     put(context, script.address_at as usize & 63, script.client(flow))?;
     put(context, script.port_at as usize & 63, Script::port(flow))?;
     put(context, script.service_at as usize & 63, script.destination(flow))
