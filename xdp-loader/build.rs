@@ -1,4 +1,5 @@
-//! Builds the XDP program (`xdp-ebpf`) for the BPF target and hands it to the crate as `$OUT_DIR/lvx-xdp`.
+//! Builds the XDP program (`xdp-ebpf`) for the BPF target and hands it to the crate as `$OUT_DIR/lvx-xdp`, and the
+//! programs that measure it as `$OUT_DIR/lvx-bench`.
 //!
 //! The program needs `core` built for its target, so a toolchain with the library's source: rustup's nightly with
 //! `rust-src`, or a distribution's compiler with its source package, linked into rustup as `lvx-ebpf`. `cargo xtask
@@ -84,8 +85,10 @@ fn build() -> Result<(), Box<dyn Error>> {
             format!("the XDP program did not build with toolchain {toolchain} (its messages are above)").into(),
         );
     }
-    let program = target.join(format!("{endian}-unknown-none/release/lvx-xdp"));
-    fs::copy(&program, out.join("lvx-xdp"))?;
+    let built = target.join(format!("{endian}-unknown-none/release"));
+    for object in ["lvx-xdp", "lvx-bench"] {
+        fs::copy(built.join(object), out.join(object))?;
+    }
     Ok(())
 }
 

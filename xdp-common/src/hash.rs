@@ -15,12 +15,19 @@ pub const fn mix(mut word: u64) -> u64 {
     word ^ (word >> 33)
 }
 
-/// Folds an IPv6 address (its two halves, as loaded from the packet) into one word under `seed`.
+/// Folds an IPv6 address (its two halves, as loaded from the packet) and a port into one word, to be mixed.
+///
+/// The last byte of an address, which tells the hosts of a subnet apart, is the highest of its word on most machines, and
+/// a multiplication carries upwards only: so the product is turned by half, and the port is multiplied too, so that no
+/// difference of hosts is undone by one of ports.
 #[inline(always)]
 #[must_use]
-pub const fn fold_v6(address: [u64; 2], seed: u64) -> u64 {
-    let high = (address[0] ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (high ^ (high >> 32)) ^ address[1].wrapping_mul(0xd6e8_feb8_6659_fd93)
+pub const fn fold_v6(address: [u64; 2], port: u32, seed: u64) -> u64 {
+    (address[1] ^ seed)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .rotate_left(32)
+        .wrapping_add(address[0].wrapping_mul(0xd6e8_feb8_6659_fd93))
+        .wrapping_add((port as u64).wrapping_mul(0xc2b2_ae3d_27d4_eb4f))
 }
 
 /// Where the client at this IPv4 address and port (each as loaded from the packet) has its flows.
@@ -34,7 +41,7 @@ pub const fn client_v4(address: u32, port: u16, seed: u64) -> u64 {
 #[inline(always)]
 #[must_use]
 pub const fn client_v6(address: [u64; 2], port: u16, seed: u64) -> u64 {
-    mix(fold_v6(address, seed) ^ ((port as u64) << 48))
+    mix(fold_v6(address, port as u32, seed))
 }
 
 /// The slot out of `slots` that a scheduler's ring has for a client: the high word of `hash * slots`, which needs no
@@ -49,25 +56,20 @@ pub const fn spread(hash: u64, slots: u32) -> u32 {
 #[inline(always)]
 #[must_use]
 pub const fn endpoint_v4(key: u64) -> u32 {
-    bucket(key)
+    mix(key) as u32
 }
 
 /// The bucket of the IPv6 endpoint table for an address and a packed port and protocol.
 #[inline(always)]
 #[must_use]
 pub const fn endpoint_v6(address: [u64; 2], port_protocol: u32) -> u32 {
-    bucket(fold_v6(address, port_protocol as u64))
-}
-
-/// Fibonacci hashing (Knuth, The Art of Computer Programming 3, section 6.4). The last byte of an address is the highest
-/// of its word on most machines, and a product's high bits do not reach its low ones, so the halves are folded first.
-#[inline(always)]
-const fn bucket(word: u64) -> u32 {
-    ((word ^ (word >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+    mix(fold_v6(address, port_protocol, 0)) as u32
 }
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::*;
 
     #[test]
@@ -79,6 +81,19 @@ mod tests {
         }
         let expected = 65_536 / BUCKETS as u32;
         assert!(counts.iter().all(|count| (expected / 2..expected * 2).contains(count)));
+    }
+
+    #[test]
+    fn flows_of_neighbouring_ipv6_hosts_and_ports_have_hashes_of_their_own() {
+        let mut hashes = std::collections::BTreeSet::new();
+        for host in 0..256_u16 {
+            for port in 0..256_u16 {
+                let [high, low] = host.to_be_bytes();
+                let address = u64::from_ne_bytes([0, 0, 0, 0, 0, 0, high, low]);
+                hashes.insert(client_v6([0x0c00_00fd, address], (1024 + port).to_be(), 42));
+            }
+        }
+        assert_eq!(hashes.len(), 256 * 256);
     }
 
     #[test]

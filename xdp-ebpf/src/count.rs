@@ -18,16 +18,22 @@ fn backend(number: u32) -> Option<*mut BackendCounters> {
 
 /// Counts a packet from a client.
 #[inline(always)]
-pub fn inbound(number: u32, bytes: u64, is_new: bool) {
+pub fn inbound(number: u32, bytes: u64) {
     if let Some(counters) = backend(number) {
         // SAFETY: the entry is this CPU's, and programs on a CPU do not interrupt each other.
         unsafe {
             (*counters).packets_in += 1;
             (*counters).bytes_in += bytes;
-            if is_new {
-                (*counters).connections += 1;
-            }
         }
+    }
+}
+
+/// Counts a new flow.
+#[inline(always)]
+pub fn connection(number: u32) {
+    if let Some(counters) = backend(number) {
+        // SAFETY: as in `inbound`.
+        unsafe { (*counters).connections += 1 };
     }
 }
 

@@ -37,7 +37,15 @@ pub fn later<F: Translate>(env: &Env<'_>, frame: Frame, header: &Header<F>, iden
         return Err(unknown);
     };
     // SAFETY: the header's view was checked when it was followed.
-    let (.., bytes) = unsafe { F::addresses(header.ip) };
+    let (source, destination, bytes) = unsafe { F::addresses(header.ip) };
+    // The number may be another backend's by now, or nobody's.
+    let still = match way.inbound {
+        0 => source == F::of_backend(&backend.address) && backend.method == Method::Nat as u8,
+        _ => destination == F::of_backend(&backend.vip) && backend.method != Method::None as u8,
+    };
+    if !still {
+        return Err(unknown);
+    }
     if way.inbound == 0 {
         rewrite::fragment_outbound(header, backend)?;
         count::outbound(way.backend, bytes);
@@ -49,6 +57,6 @@ pub fn later<F: Translate>(env: &Env<'_>, frame: Frame, header: &Header<F>, iden
     if backend.method == Method::Nat as u8 {
         rewrite::fragment_inbound(header, backend)?;
     }
-    count::inbound(way.backend, bytes, false);
+    count::inbound(way.backend, bytes);
     Ok(transmit::to_backend(env.context, frame, backend))
 }

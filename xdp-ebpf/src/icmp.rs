@@ -14,7 +14,7 @@ use xdp_common::{
 use crate::{
     End, Env, count, family,
     flow::Place,
-    parse::{self, Frame, Header, Tuple},
+    parse::{self, Frame, Header, Piece, Tuple},
     rewrite::Translate,
     service::{self, Role},
     transmit,
@@ -37,7 +37,15 @@ pub fn error<F: Translate>(env: &Env<'_>, frame: Frame, outer: &Header<F>) -> Re
         return Err(End::Pass(Verdict::PassedOtherProtocol));
     }
     let quoted = F::header(frame, outer.at + size_of::<Icmp>())?;
+    if matches!(quoted.piece, Piece::Later(_)) {
+        return Err(End::Pass(Verdict::PassedFragment));
+    }
     let tuple = parse::reverse(frame, &quoted)?;
+    // SAFETY: the header's view was checked when it was followed.
+    let (_, destination, _) = unsafe { F::addresses(outer.ip) };
+    if destination != tuple.destination {
+        return Err(End::Pass(Verdict::PassedNoService));
+    }
     let error = Error {
         frame,
         outer,
@@ -66,6 +74,9 @@ fn to_backend<F: Translate>(env: &Env<'_>, error: &Error<'_, F>, tuple: &Tuple<F
     let Some(backend) = family::backend(env.bank, number) else {
         return Err(none);
     };
+    if backend.method == Method::None as u8 {
+        return Err(none);
+    }
     if backend.ifindex == 0 {
         return Err(End::Drop(Verdict::DroppedNoNextHop));
     }
@@ -91,7 +102,7 @@ fn to_backend<F: Translate>(env: &Env<'_>, error: &Error<'_, F>, tuple: &Tuple<F
             );
         }
     }
-    count::inbound(number, bytes, false);
+    count::inbound(number, bytes);
     Ok(transmit::to_backend(env.context, error.frame, backend))
 }
 

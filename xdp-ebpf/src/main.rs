@@ -97,6 +97,9 @@ fn frame(context: &XdpContext) -> Result<End, End> {
 /// From the IP header to the service.
 #[inline(always)]
 fn network<F: Translate>(env: &Env<'_>, frame: Frame, header: &Header<F>) -> Result<End, End> {
+    if header.end > frame.length() {
+        return Err(End::Pass(Verdict::PassedMalformed));
+    }
     if let Piece::Later(identification) = header.piece {
         return fragment::later(env, frame, header, identification);
     }
@@ -119,25 +122,35 @@ fn inbound<F: Translate>(env: &Env<'_>, packet: &Packet<F>, service: u32) -> Res
         return Err(no_backend);
     };
     let key = F::key(packet.tuple.source, packet.tuple.source_port, place.hash, service);
-    let (number, backend, is_new) = match place.known(env, packet, key, service) {
-        Known::Flow(number, backend) => (number, backend, false),
-        Known::Not { over } => match begin(env, packet, &place, key, service, over) {
-            Some((number, backend)) => (number, backend, true),
-            None => return Err(no_backend),
-        },
+    let (number, backend) = match place.known(env, packet, key, service) {
+        Known::Flow(number, backend) => {
+            deliverable(packet, backend)?;
+            (number, backend)
+        }
+        Known::Not { over } => begin(env, packet, &place, key, service, over)?,
     };
-    if backend.ifindex == 0 {
-        return Err(End::Drop(Verdict::DroppedNoNextHop));
-    }
     if backend.method == Method::Nat as u8 {
-        rewrite::inbound(packet, backend)?;
+        rewrite::inbound(packet, backend);
     }
-    count::inbound(number, packet.bytes, is_new);
+    count::inbound(number, packet.bytes);
     fragment::first(packet, number, true, Hop::NONE);
     Ok(transmit::to_backend(env.context, packet.frame, backend))
 }
 
-/// A new flow: the scheduler's backend, and a record of it.
+/// Whether a packet can go to a backend: its next hop is known, and NAT finds a hop left to take.
+#[inline(always)]
+fn deliverable<F: Translate>(packet: &Packet<F>, backend: &Backend) -> Result<(), End> {
+    if backend.ifindex == 0 {
+        return Err(End::Drop(Verdict::DroppedNoNextHop));
+    }
+    // SAFETY: parsing has checked the view of the IP header.
+    if backend.method == Method::Nat as u8 && unsafe { F::hops_left(packet.ip) } <= 1 {
+        return Err(End::Drop(Verdict::DroppedTtlExceeded));
+    }
+    Ok(())
+}
+
+/// A new flow: the scheduler's backend, and a record of it. A packet that cannot be delivered begins none.
 #[inline(always)]
 fn begin<F: Translate>(
     env: &Env<'_>,
@@ -146,16 +159,21 @@ fn begin<F: Translate>(
     key: u64,
     service: u32,
     over: Option<usize>,
-) -> Option<(u32, &'static Backend)> {
-    let entry = service::get(env.bank, service)?;
-    let number = scheduler::choose(service, entry, &packet.tuple)?;
-    let backend = family::backend(env.bank, number)?;
+) -> Result<(u32, &'static Backend), End> {
+    let chosen = service::get(env.bank, service)
+        .and_then(|entry| scheduler::choose(service, entry, &packet.tuple))
+        .and_then(|number| Some((number, family::backend(env.bank, number)?)));
+    let Some((number, backend)) = chosen else {
+        return Err(End::Drop(Verdict::DroppedNoBackend));
+    };
+    deliverable(packet, backend)?;
+    count::connection(number);
     match place.insert(env, packet, over, key, number, backend) {
         Insertion::Done => {}
         Insertion::Evicted => count::verdict(env.context, Verdict::FlowEvicted),
         Insertion::Lost => count::verdict(env.context, Verdict::FlowUntracked),
     }
-    Some((number, backend))
+    Ok((number, backend))
 }
 
 /// A NAT backend's packet: its flow; the service's address; back to the client.

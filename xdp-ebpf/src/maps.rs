@@ -5,15 +5,16 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use xdp_common::layout::{
-    BANKS, Backend, BackendCounters, BucketFlowV4, BucketFlowV6, BucketV4, BucketV6, CHUNKS_PER_SEGMENT, Chunk,
+    BANKS, Backend, BackendCounters, BucketFlowV4, BucketFlowV6, BucketV4, BucketV6, CHUNK, CHUNKS_PER_SEGMENT,
     Control, FRAGMENTS, FragmentV4, FragmentV6, FragmentWay, HopBucket, PORT_SLOTS, PORTS as MAX_PORTS, Port, PortOf,
     SEGMENTS, Service, Verdicts,
 };
 
 /// `BPF_F_MMAPABLE`: userspace reads and writes these arrays through memory, a word at a time.
 const MMAPABLE: usize = 1 << 10;
-/// `BPF_F_INNER_MAP` is not set for segments: they are all of one size, so the verifier inlines their lookup.
-type Segment = Array<Chunk, { CHUNKS_PER_SEGMENT as usize }, MMAPABLE>;
+/// A segment of scheduling tables. All are of one size, so the verifier inlines their lookup; and its value is no struct,
+/// or kernel 6.1 would take the loader's maps, which come without type information, for another kind (`map_meta_equal`).
+type Segment = Array<[u64; CHUNK / 8], { CHUNKS_PER_SEGMENT as usize }, MMAPABLE>;
 
 /// The bank in use, seeds and timeouts.
 #[btf_map]

@@ -50,6 +50,12 @@ impl Frame {
         Some(start as *mut T)
     }
 
+    /// Bytes of the frame.
+    #[inline(always)]
+    pub fn length(self) -> usize {
+        self.end - self.start
+    }
+
     /// The Ethernet header, whose presence parsing has proven.
     #[inline(always)]
     pub fn ethernet(self) -> *mut Ethernet {
@@ -146,6 +152,8 @@ pub struct Header<F: Family> {
     pub protocol: u8,
     /// Where that starts in the frame.
     pub at: usize,
+    /// Where the packet ends in the frame, as its header says.
+    pub end: usize,
     /// Whether it is a fragment.
     pub piece: Piece,
 }
@@ -160,6 +168,7 @@ pub fn ipv4(frame: Frame, at: usize) -> Result<Header<V4>, End> {
     if header.version() != 4 || length < size_of::<Ipv4>() || (header.total_length.get() as usize) < length {
         return Err(End::Pass(Verdict::PassedMalformed));
     }
+    let end = at + header.total_length.get() as usize;
     let identification = u64::from(header.identification.0);
     let piece = match (header.is_fragment(), header.is_later_fragment()) {
         (false, _) => Piece::Whole,
@@ -170,6 +179,7 @@ pub fn ipv4(frame: Frame, at: usize) -> Result<Header<V4>, End> {
         ip,
         protocol: header.protocol,
         at: forget::below::<127>(at + length, usize::from(header.protocol)),
+        end,
         piece,
     })
 }
@@ -186,6 +196,7 @@ pub fn ipv6(frame: Frame, at: usize) -> Result<Header<V6>, End> {
     let mut next = header.next_header;
     let mut piece = Piece::Whole;
     let mut at = at + size_of::<Ipv6>();
+    let end = at + header.payload_length.get() as usize;
     for _ in 0..EXTENSIONS {
         if ExtensionHeader::follows(next) {
             let extension: *mut ExtensionHeader = frame.view(at).ok_or(End::Pass(Verdict::PassedMalformed))?;
@@ -221,6 +232,7 @@ pub fn ipv6(frame: Frame, at: usize) -> Result<Header<V6>, End> {
         ip,
         protocol: next,
         at,
+        end,
         piece,
     })
 }
@@ -228,6 +240,14 @@ pub fn ipv6(frame: Frame, at: usize) -> Result<Header<V6>, End> {
 /// The transport header that an IP header leads to.
 #[inline(always)]
 pub fn transport<F: Family>(frame: Frame, header: &Header<F>) -> Result<Packet<F>, End> {
+    let fixed = match header.protocol {
+        protocol::TCP => size_of::<Tcp>(),
+        _ => size_of::<Udp>(),
+    };
+    let is_transport = header.protocol == protocol::TCP || header.protocol == protocol::UDP;
+    if is_transport && header.at + fixed > header.end {
+        return Err(End::Pass(Verdict::PassedMalformed));
+    }
     // SAFETY, for both headers: the view was checked.
     let (ports, checksum, flags) = match header.protocol {
         protocol::TCP => {

@@ -188,19 +188,15 @@ impl Translate for V6 {
     }
 }
 
-/// Sends a packet that was for the service to the backend.
+/// Sends a packet that was for the service to the backend. It must have a hop left to take.
 #[inline(always)]
-pub fn inbound<F: Translate>(packet: &Packet<F>, backend: &Backend) -> Result<(), End> {
+pub fn inbound<F: Translate>(packet: &Packet<F>, backend: &Backend) {
     // SAFETY: parsing has checked the views of the IP and the transport header.
     unsafe {
-        if F::hops_left(packet.ip) <= 1 {
-            return Err(End::Drop(Verdict::DroppedTtlExceeded));
-        }
         F::set_destination(packet.ip, F::of_backend(&backend.address), backend.address_delta);
         (*packet.ports).destination = backend.port;
         update_transport(packet, backend.endpoint_delta);
     }
-    Ok(())
 }
 
 /// Makes a packet that the backend sent one from the service.

@@ -41,5 +41,5 @@ pub fn choose<F: Family>(number: u32, service: &Service, tuple: &Tuple<F>) -> Op
 fn chunk(first: ChunkIndex, further: u32) -> Option<*const Chunk> {
     maps::SCHEDULES
         .get_value(first.segment(), &(first.place() + further))
-        .map(core::ptr::from_ref)
+        .map(|words| core::ptr::from_ref(words).cast())
 }

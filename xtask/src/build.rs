@@ -16,9 +16,45 @@ pub struct Built {
     pub lab: PathBuf,
 }
 
+/// What measuring needs.
+#[derive(Debug)]
+pub struct Measuring {
+    /// The program `lvx`.
+    pub lvx: PathBuf,
+    /// The program that measures the XDP program.
+    pub bench: PathBuf,
+    /// The program that measures `lvx` and others between namespaces.
+    pub load: PathBuf,
+    /// Where all that is built goes.
+    pub target: PathBuf,
+}
+
+/// Builds what measuring needs: everything, or the program that measures the XDP program alone.
+pub fn measuring(everything: bool) -> Result<Measuring> {
+    let mut build = cargo();
+    build.args(["build", "--release"]);
+    if !everything {
+        build.args(["--package", "xdp-loader", "--bin", "lvx-bench"]);
+    }
+    command::run(&mut build)?;
+    let built = built()?;
+    let release = built.lvx.parent().context("lvx is in no directory")?.to_path_buf();
+    Ok(Measuring {
+        bench: release.join("lvx-bench"),
+        load: release.join("lvx-load"),
+        target: release.parent().unwrap_or(&release).to_path_buf(),
+        lvx: built.lvx,
+    })
+}
+
 /// Builds the host's crates for release; `xdp-loader`'s build script builds the XDP program.
 pub fn release() -> Result<Built> {
     command::run(cargo().args(["build", "--release"]))?;
+    built()
+}
+
+/// Where a build for release puts things.
+fn built() -> Result<Built> {
     let metadata = command::output(cargo().args(["metadata", "--format-version=1", "--no-deps", "--offline"]))?;
     let metadata: Value = serde_json::from_str(&metadata)?;
     let target = metadata["target_directory"]

@@ -1,5 +1,6 @@
-//! LVX's developer commands: `cargo xtask setup`, `build`, `run`, `test`.
+//! LVX's developer commands: `cargo xtask setup`, `build`, `run`, `test`, `bench`.
 
+mod bench;
 mod build;
 mod command;
 mod packages;
@@ -36,6 +37,8 @@ enum Task {
     Run(run::Arguments),
     /// Run every test, and say how many passed and failed
     Test(test::Arguments),
+    /// Measure; without an argument, say what there is to measure
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -65,5 +68,6 @@ fn perform(task: Task) -> Result<ExitCode> {
         }
         Task::Run(arguments) => run::run(&arguments),
         Task::Test(arguments) => test::test(&arguments),
+        Task::Bench(arguments) => bench::bench(&arguments),
     }
 }

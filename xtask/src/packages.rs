@@ -33,6 +33,17 @@ pub const VM: &[Program] = &[
     ("cpio", "cpio"),
 ];
 
+/// What benches measure with and compare with.
+pub const BENCHES: &[Program] = &[
+    ("wrk", "wrk"),
+    ("haproxy", "haproxy"),
+    ("nft", "nftables"),
+    ("ipvsadm", "ipvsadm"),
+];
+
+/// What makes a PNG of a plot.
+pub const PLOTTER: Program = ("rsvg-convert", "librsvg2-bin");
+
 /// The kernel that the virtual machine boots.
 pub const KERNEL: &str = "linux-image-amd64";
 

@@ -13,6 +13,8 @@ pub struct Wanted {
     pub programs: bool,
     /// The virtual machine.
     pub vm: bool,
+    /// What benches compare with, and how they plot.
+    pub benches: bool,
 }
 
 impl Wanted {
@@ -20,11 +22,13 @@ impl Wanted {
     pub const BUILDING: Self = Self {
         programs: false,
         vm: false,
+        benches: false,
     };
     /// To build, and to run the lab and the tests.
     pub const TESTING: Self = Self {
         programs: true,
         vm: false,
+        benches: false,
     };
 }
 
@@ -38,6 +42,12 @@ pub fn ensure(wanted: Wanted) -> Result<()> {
         missing.extend(packages::missing(packages::VM));
         if !has_stock_kernel() {
             missing.push(packages::KERNEL);
+        }
+    }
+    if wanted.benches {
+        missing.extend(packages::missing(&[packages::PLOTTER]));
+        if wanted.programs {
+            missing.extend(packages::missing(packages::BENCHES));
         }
     }
     packages::install(&missing)?;

@@ -38,6 +38,7 @@ pub fn test(arguments: &Arguments) -> Result<ExitCode> {
     setup::ensure(Wanted {
         programs: true,
         vm: arguments.vm,
+        benches: false,
     })?;
     let mut runner = if arguments.vm {
         vm::program_tests(&arguments.filters)?

@@ -81,12 +81,29 @@ pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a 
 /// The verifier's word, or want of privileges.
 pub fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
     for name in ["lvx", "lvx_clock"] {
-        program(ebpf, name)?.load().map_err(|error| match permission(&error) {
-            true => Error::NotPermitted("load BPF programs"),
-            false => Error::Load(chain(&error)),
+        program(ebpf, name)?.load().map_err(|error| match &error {
+            ProgramError::LoadError { io_error, verifier_log } => match objection(&verifier_log.to_string()) {
+                // The verifier refuses with "permission denied" too, but then it says why.
+                Some(why) => Error::Load(format!("{io_error}: {why}")),
+                None if permission(&error) => Error::NotPermitted("load BPF programs"),
+                None => Error::Load(chain(&error)),
+            },
+            _ => Error::Load(chain(&error)),
         })?;
     }
     Ok(())
+}
+
+/// What the verifier objects to: the last line of its log but for the statistics.
+fn objection(log: &str) -> Option<&str> {
+    let statistics = |line: &&str| {
+        ["processed ", "verification time ", "stack depth "]
+            .iter()
+            .any(|it| line.starts_with(it))
+    };
+    log.lines()
+        .map(str::trim)
+        .rfind(|line| !line.is_empty() && !statistics(line))
 }
 
 /// Attaches the loaded program to these interfaces and takes it off all others: where an earlier daemon's link is pinned,
@@ -238,5 +255,19 @@ fn name(choice: Choice) -> &'static str {
         Choice::Auto => "auto",
         Choice::Native => "native",
         Choice::Generic => "generic",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verifier_objects_in_the_last_line_before_its_statistics() {
+        let log = "0: (79) r1 = *(u64 *)(r1 +0)\nR2 invalid mem access 'scalar'\nverification time 17 usec\n\
+                   stack depth 0\nprocessed 9 insns (limit 1000000) max_states_per_insn 0\n";
+        assert_eq!(objection(log), Some("R2 invalid mem access 'scalar'"));
+        assert_eq!(objection(""), None);
+        assert_eq!(objection("processed 0 insns (limit 1000000)\n"), None);
     }
 }

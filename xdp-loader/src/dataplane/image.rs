@@ -170,10 +170,8 @@ fn identity(service: &Service, backend: &Backend) -> [u64; 2] {
 /// The seed of a service's client hash, from its address.
 fn seed(address: ServiceAddress) -> u64 {
     let [high, low] = words::wide(address.ip);
-    hash::mix(hash::fold_v6(
-        [high, low],
-        u64::from(address.port) << 8 | u64::from(protocol_number(address.protocol)),
-    ))
+    let port = u32::from(address.port) << 8 | u32::from(protocol_number(address.protocol));
+    hash::mix(hash::fold_v6([high, low], port, 0))
 }
 
 /// A service's entry, but for its scheduling table.

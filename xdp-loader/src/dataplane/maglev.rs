@@ -33,8 +33,7 @@ pub fn table(members: &[Member], slots: u32) -> Vec<u16> {
         .zip(0_u16..)
         .filter(|(member, _)| member.weight > 0)
         .map(|(member, index)| {
-            let offset = fold_v6(member.identity, 0x6d61_676c_6576_0001);
-            let offset = mix(offset);
+            let offset = mix(fold_v6(member.identity, 0, 0x6d61_676c_6576_0001));
             let step = mix(offset ^ 0x6d61_676c_6576_0002);
             let turn = Turn {
                 member: index,

@@ -1,0 +1,142 @@
+//! The frames that are measured with.
+
+use std::net::IpAddr;
+
+use etherparse::PacketBuilder;
+use xdp_common::bench::{FRAME, Order, SHORT_FRAME, Script};
+
+/// The balancer's MAC.
+pub const BALANCER: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// The client's MAC, or its router's.
+pub const CLIENT: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+/// Where a frame comes from or goes to.
+pub type End = (IpAddr, u16);
+
+/// What of TCP's flags a frame has, or that it is of UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// UDP.
+    Udp,
+    /// TCP's first packet.
+    Syn,
+    /// TCP, data flowing.
+    Ack,
+}
+
+/// Which end of a frame is the client's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the client.
+    In,
+    /// To the client.
+    Back,
+}
+
+/// A script without flows: see [`Script`]. The client has the addresses from `client` on, the other end those from
+/// `other` on.
+pub fn script(kind: Kind, way: Way, client: IpAddr, other: End) -> Script {
+    let client_end = (client, u16::from_be(Script::port(0)));
+    let bytes = match way {
+        Way::In => bytes(kind, client_end, other),
+        Way::Back => bytes(kind, other, client_end),
+    };
+    // Ethernet, then the addresses, whose low words vary, then the ports.
+    let (source, destination, ports) = match client {
+        IpAddr::V4(_) => (14 + 12, 14 + 16, 14 + 20),
+        IpAddr::V6(_) => (14 + 8 + 12, 14 + 24 + 12, 14 + 40),
+    };
+    let (address_at, service_at, port_at) = match way {
+        Way::In => (source, destination, ports),
+        Way::Back => (destination, source, ports + 2),
+    };
+    let mut frame = [0_u8; FRAME];
+    frame[..bytes.len()].copy_from_slice(&bytes);
+    Script {
+        frame: words(frame),
+        length: bytes.len() as u32,
+        address_at,
+        port_at,
+        service_at,
+        address: low_word(client),
+        service: low_word(other.0),
+        order: Order::InTurn as u32,
+        first: 0,
+        flows: 1,
+        services: 1,
+        sequence: 0,
+    }
+}
+
+/// A frame that is not IP.
+pub fn arp() -> Script {
+    let mut frame = [0_u8; FRAME];
+    frame[..6].fill(0xff);
+    frame[6..12].copy_from_slice(&CLIENT);
+    frame[12..14].copy_from_slice(&[0x08, 0x06]);
+    Script {
+        frame: words(frame),
+        length: SHORT_FRAME as u32,
+        address_at: 28,
+        port_at: 36,
+        service_at: 38,
+        address: 0x0a00_0001,
+        service: 0x0a00_0002,
+        order: Order::InTurn as u32,
+        first: 0,
+        flows: 1,
+        services: 1,
+        sequence: 0,
+    }
+}
+
+/// A frame of the least length that holds it, with right checksums.
+fn bytes(kind: Kind, from: End, to: End) -> Vec<u8> {
+    let ethernet = PacketBuilder::ethernet2(CLIENT, BALANCER);
+    let (ip, length) = match (from.0, to.0) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => (ethernet.ipv4(from.octets(), to.octets(), 64), SHORT_FRAME),
+        (from, to) => (ethernet.ipv6(wide(from), wide(to), 64), FRAME),
+    };
+    let headers = 14 + if length == FRAME { 40 } else { 20 };
+    let mut frame = Vec::with_capacity(FRAME);
+    // Writing into memory does not fail.
+    let _ = match kind {
+        Kind::Udp => ip
+            .udp(from.1, to.1)
+            .write(&mut frame, &[0x55; FRAME][..length - headers - 8]),
+        Kind::Syn => ip
+            .tcp(from.1, to.1, 1, 1024)
+            .syn()
+            .write(&mut frame, &[0x55; FRAME][..length - headers - 20]),
+        Kind::Ack => ip
+            .tcp(from.1, to.1, 1, 1024)
+            .ack(1)
+            .write(&mut frame, &[0x55; FRAME][..length - headers - 20]),
+    };
+    frame
+}
+
+/// An address as 16 bytes.
+fn wide(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+/// The last four bytes of an address, in host order.
+fn low_word(address: IpAddr) -> u32 {
+    let [.., a, b, c, d] = wide(address);
+    u32::from_be_bytes([a, b, c, d])
+}
+
+/// Bytes as the words that they are in memory.
+fn words(bytes: [u8; FRAME]) -> [u64; FRAME / 8] {
+    let mut words = [0; FRAME / 8];
+    for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+        let mut eight = [0; 8];
+        eight.copy_from_slice(bytes);
+        *word = u64::from_ne_bytes(eight);
+    }
+    words
+}

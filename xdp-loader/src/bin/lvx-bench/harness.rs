@@ -1,0 +1,272 @@
+//! The program under test in its wrapper, and the clock.
+
+use std::{sync::Barrier, thread};
+
+use anyhow::{Context, Result};
+use aya::{
+    Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions,
+    maps::{MapData, PerCpuArray, PerCpuValues, ProgramArray},
+    programs::Xdp,
+};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use xdp_common::bench::{FRAME, Order, Script};
+use xdp_loader::{
+    dataplane::{Sizes, Tables},
+    model::Desired,
+    netlink::{LinkTable, NextHops},
+};
+
+use crate::report::median;
+
+/// A script as the kernel takes it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Bytes(Script);
+
+// SAFETY: a script is words without holes between them.
+unsafe impl Pod for Bytes {}
+
+/// The actions of XDP (kernel `include/uapi/linux/bpf.h`).
+pub mod action {
+    /// To the kernel.
+    pub const PASS: u32 = 2;
+    /// Out of the interface that it came in by.
+    pub const TX: u32 = 3;
+    /// Out of another.
+    pub const REDIRECT: u32 = 4;
+}
+
+/// The balancer, loaded and configured, attached to nothing.
+pub struct Harness {
+    wrapper: Ebpf,
+    script: PerCpuArray<MapData, Bytes>,
+    _targets: ProgramArray<MapData>,
+    tables: Tables,
+}
+
+/// Net costs, ns per packet.
+#[derive(Clone, Debug)]
+pub struct Cost {
+    /// The median of the program's runs less that of the floor's.
+    pub median: f64,
+    /// The least of the program's runs less the median of the floor's.
+    pub min: f64,
+    /// The greatest.
+    pub max: f64,
+    /// The median of the program's runs.
+    pub gross: f64,
+}
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Runs of each case.
+    pub runs: usize,
+    /// Packets of each run.
+    pub packets: u32,
+    /// The CPU that runs the program.
+    pub cpu: usize,
+}
+
+/// Which of the wrapper's programs to run.
+#[derive(Clone, Copy, Debug)]
+enum Target {
+    Floor,
+    UnderTest,
+}
+
+impl Target {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Floor => "floor",
+            Self::UnderTest => "measured",
+        }
+    }
+}
+
+impl Harness {
+    /// Loads the program, tells it what is desired, and wraps it.
+    pub fn new(sizes: Sizes, desired: &Desired, hops: &NextHops, links: &LinkTable) -> Result<Self> {
+        let mut tables = Tables::open(None, sizes)?;
+        for link in links.iter() {
+            tables.port(link.index)?;
+        }
+        tables.apply(desired, hops, links)?;
+        let mut wrapper = EbpfLoader::new()
+            .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lvx-bench")))
+            .context("the measuring programs do not load")?;
+        for name in ["floor", "measured", "nothing"] {
+            program_mut(&mut wrapper, name)?.load()?;
+        }
+        let targets = wrapper.take_map("TARGETS").context("there is no map TARGETS")?;
+        let mut targets: ProgramArray<MapData> = targets.try_into()?;
+        targets.set(0, program(&wrapper, "nothing")?.fd()?, 0)?;
+        targets.set(1, program(tables.ebpf(), "lvx")?.fd()?, 0)?;
+        let script = wrapper.take_map("SCRIPT").context("there is no map SCRIPT")?;
+        Ok(Self {
+            script: script.try_into()?,
+            wrapper,
+            _targets: targets,
+            tables,
+        })
+    }
+
+    /// The program under test: instructions that the kernel runs (bytes before and after compiling), and how many the
+    /// verifier walked.
+    pub fn program_sizes(&mut self) -> Result<[u32; 3]> {
+        let info = program(self.tables.ebpf(), "lvx")?.info()?;
+        Ok([
+            info.size_translated().unwrap_or_default(),
+            info.size_jitted(),
+            info.verified_instruction_count().unwrap_or_default(),
+        ])
+    }
+
+    /// Gives each CPU its script: the same flows, or `apart` as many after those of the CPU before.
+    fn set(&mut self, script: &Script, apart: u32) -> Result<()> {
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+        let scripts: Vec<Bytes> = (0..cpus as u32)
+            .map(|cpu| {
+                Bytes(Script {
+                    first: script.first + cpu * apart,
+                    sequence: if script.order == Order::AtRandom as u32 {
+                        u64::from(cpu) + 1
+                    } else {
+                        0
+                    },
+                    ..*script
+                })
+            })
+            .collect();
+        self.script.set(0, PerCpuValues::try_from(scripts)?, 0)?;
+        Ok(())
+    }
+
+    /// Runs a program so many times on this thread's CPU: ns per run, by the kernel's clock.
+    fn run(&self, target: Target, packets: u32) -> Result<(f64, u32)> {
+        let frame = [0_u8; FRAME];
+        let result = program(&self.wrapper, target.name())?.test_run(TestRunOptions {
+            data_in: Some(&frame),
+            repeat: packets,
+            ..TestRunOptions::default()
+        })?;
+        Ok((result.duration.as_nanos() as f64, result.return_value))
+    }
+
+    /// Sends each flow of the script once.
+    pub fn send(&mut self, script: &Script, cpu: usize) -> Result<()> {
+        pin(cpu)?;
+        let script = Script {
+            order: Order::InTurn as u32,
+            ..*script
+        };
+        self.set(&script, 0)?;
+        self.run(Target::UnderTest, script.flows)?;
+        Ok(())
+    }
+
+    /// Sends some packets of the script one by one: the share that is answered otherwise than expected.
+    pub fn astray(&mut self, script: &Script, expected: u32) -> Result<f64> {
+        const SAMPLE: u32 = 512;
+        self.set(script, 0)?;
+        let mut astray = 0_u32;
+        for _ in 0..SAMPLE {
+            let (_, action) = self.run(Target::UnderTest, 1)?;
+            astray += u32::from(action != expected);
+        }
+        Ok(f64::from(astray) / f64::from(SAMPLE))
+    }
+
+    /// What a packet of the script costs. Flows that are to be `fresh` are others in every run.
+    pub fn cost(&mut self, script: &Script, effort: Effort, fresh: bool) -> Result<Cost> {
+        pin(effort.cpu)?;
+        let mut script = *script;
+        let packets = if fresh { script.flows } else { effort.packets };
+        let (mut floor, mut measured) = (Vec::new(), Vec::new());
+        for _ in 0..effort.runs {
+            self.set(&script, 0)?;
+            floor.push(self.run(Target::Floor, packets)?.0);
+            self.set(&script, 0)?;
+            measured.push(self.run(Target::UnderTest, packets)?.0);
+            if fresh {
+                script.first += script.flows;
+            }
+        }
+        let (floor, gross) = (median(&floor), median(&measured));
+        Ok(Cost {
+            median: gross - floor,
+            min: measured.iter().copied().fold(f64::INFINITY, f64::min) - floor,
+            max: measured.iter().copied().fold(0.0, f64::max) - floor,
+            gross,
+        })
+    }
+
+    /// How many times as many packets two CPUs take as one, each with flows of its own: of the program in its wrapper,
+    /// and of the wrapper alone. For each run.
+    pub fn two_cpus(&mut self, script: &Script, effort: Effort, fresh: bool) -> Result<(Vec<f64>, Vec<f64>)> {
+        let mut script = *script;
+        let packets = if fresh { script.flows } else { effort.packets };
+        let (mut program, mut wrapper) = (Vec::new(), Vec::new());
+        for _ in 0..effort.runs {
+            for (target, ratios) in [(Target::Floor, &mut wrapper), (Target::UnderTest, &mut program)] {
+                self.set(&script, script.flows)?;
+                let alone = self.side_by_side(target, packets, &[0])?;
+                if fresh {
+                    script.first += 2 * script.flows;
+                }
+                self.set(&script, script.flows)?;
+                let both = self.side_by_side(target, packets, &[0, 1])?;
+                if fresh {
+                    script.first += 2 * script.flows;
+                }
+                ratios.push(both / alone);
+            }
+        }
+        Ok((program, wrapper))
+    }
+
+    /// Packets per ns of a program on these CPUs at once.
+    fn side_by_side(&self, target: Target, packets: u32, cpus: &[usize]) -> Result<f64> {
+        let start = Barrier::new(cpus.len());
+        thread::scope(|scope| {
+            let threads: Vec<_> = cpus
+                .iter()
+                .map(|&cpu| {
+                    let start = &start;
+                    scope.spawn(move || -> Result<f64> {
+                        pin(cpu)?;
+                        start.wait();
+                        Ok(1.0 / self.run(target, packets)?.0.max(1.0))
+                    })
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or_else(|_| anyhow::bail!("a thread died")))
+                .sum()
+        })
+    }
+}
+
+/// The program with this name.
+fn program<'a>(object: &'a Ebpf, name: &str) -> Result<&'a Xdp> {
+    let program = object
+        .program(name)
+        .with_context(|| format!("there is no program {name}"))?;
+    Ok(program.try_into()?)
+}
+
+/// The program with this name, to be loaded.
+fn program_mut<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    let program = object
+        .program_mut(name)
+        .with_context(|| format!("there is no program {name}"))?;
+    Ok(program.try_into()?)
+}
+
+/// Keeps this thread on a CPU.
+fn pin(cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    sched_setaffinity(None, &set).with_context(|| format!("there is no CPU {cpu} for this program"))
+}

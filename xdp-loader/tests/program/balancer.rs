@@ -1,0 +1,304 @@
+//! A balancer without a network: tables, what is desired, and the program, run on one frame at a time.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    ops::ControlFlow,
+    path::Path,
+};
+
+use aya::{TestRun as _, TestRunOptions, programs::Xdp};
+use xdp_common::{
+    layout::{BackendCounters, Control, Service},
+    tcp_state::State,
+    verdict::Verdict,
+};
+use xdp_loader::{
+    dataplane::{
+        Sizes, Tables, counters,
+        flows::{self, Census, Flow},
+    },
+    model::{self, Backend, BackendChange, Desired, Forward, Scheduler, ServiceAddress, ServiceChange},
+    netlink::{LinkTable, NextHopError, NextHops},
+};
+
+use crate::{
+    frame::{Frame, assert_checksums, assert_same},
+    lent::Lent,
+    network::{self, INSIDE, OUTSIDE, VETH},
+};
+
+/// What the program decides (`enum xdp_action` of the kernel's `bpf.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Aborted,
+    Drop,
+    Pass,
+    /// Out of the interface that the frame came in by.
+    Tx,
+    /// Out of another one.
+    Redirect,
+}
+
+/// Tables that know the interfaces.
+fn open(pins: Option<&Path>, sizes: Sizes) -> Tables {
+    let mut tables = Tables::open(pins, sizes).unwrap();
+    for ifindex in [OUTSIDE, INSIDE, VETH] {
+        tables.port(ifindex).unwrap();
+    }
+    tables
+}
+
+/// Room for what most tests need.
+pub fn sizes() -> Sizes {
+    Sizes::new(16, 64, 4096, 4096)
+}
+
+pub struct Balancer {
+    pub tables: Lent,
+    pub desired: Desired,
+    pub hops: NextHops,
+    pub links: LinkTable,
+}
+
+impl Balancer {
+    /// Without a service or a flow, in a network namespace of its own.
+    pub fn new() -> Self {
+        let (tables, links) = Lent::new(|| open(None, sizes()));
+        Self {
+            tables,
+            desired: Desired::default(),
+            hops: NextHops::default(),
+            links,
+        }
+    }
+
+    /// With a service and its backends, all with their default weights.
+    pub fn serving(service: &str, forward: Forward, scheduler: Scheduler, backends: &[&str]) -> Self {
+        let mut balancer = Self::new();
+        balancer.add(service, forward, scheduler, backends);
+        balancer.apply();
+        balancer
+    }
+
+    /// With tables that no other test uses, in the network namespace of this thread.
+    pub fn with(pins: Option<&Path>, sizes: Sizes, links: LinkTable) -> Self {
+        Self {
+            tables: Lent::Own(Box::new(open(pins, sizes))),
+            desired: Desired::default(),
+            hops: NextHops::default(),
+            links,
+        }
+    }
+
+    /// Desires one more service.
+    pub fn add(&mut self, service: &str, forward: Forward, scheduler: Scheduler, backends: &[&str]) {
+        let mut wanted = model::Service::new(address(service));
+        wanted.forward = forward;
+        wanted.scheduler = scheduler;
+        wanted.mh_slots = 251;
+        wanted.backends = backends.iter().map(|name| backend(name)).collect();
+        self.desired.add_service(wanted).unwrap();
+        self.resolve();
+    }
+
+    /// Desires one more backend.
+    pub fn add_backend(&mut self, service: &str, name: &str) {
+        self.desired.add_backend(address(service), backend(name)).unwrap();
+        self.resolve();
+    }
+
+    pub fn del_backend(&mut self, service: &str, name: &str) {
+        self.desired
+            .del_backend(address(service), name.parse().unwrap())
+            .unwrap();
+    }
+
+    pub fn drain(&mut self, service: &str, name: &str) {
+        self.desired
+            .drain(address(service), name.parse().unwrap(), true)
+            .unwrap();
+    }
+
+    pub fn weigh(&mut self, service: &str, name: &str, weight: i64) {
+        let change = BackendChange {
+            weight: Some(weight),
+            ..BackendChange::default()
+        };
+        self.desired
+            .set_backend(address(service), name.parse().unwrap(), &change)
+            .unwrap();
+    }
+
+    pub fn schedule(&mut self, service: &str, scheduler: Scheduler) {
+        let change = ServiceChange {
+            scheduler: Some(scheduler),
+            ..ServiceChange::default()
+        };
+        self.desired.set_service(address(service), &change).unwrap();
+    }
+
+    /// Makes the next hop of a backend unknown.
+    pub fn lose(&mut self, backend: &str) {
+        let target: IpAddr = backend.parse().unwrap();
+        self.hops.0.insert(target, Err(NextHopError::InterfaceGone { target }));
+    }
+
+    /// Makes the next hops of all backends known.
+    fn resolve(&mut self) {
+        for service in self.desired.services().values() {
+            for backend in &service.backends {
+                let hop = network::next_hop(backend.address);
+                self.hops.0.entry(backend.address).or_insert(Ok(hop));
+            }
+        }
+    }
+
+    pub fn apply(&mut self) {
+        self.tables.apply(&self.desired, &self.hops, &self.links).unwrap();
+    }
+
+    /// Runs the program on a frame that comes in by an interface: what it decides, and what the frame is then.
+    #[track_caller]
+    pub fn run(&mut self, ingress: u32, frame: &[u8]) -> (Action, Vec<u8>) {
+        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let context = [0, frame.len() as u32, 0, ingress, 0, 0].map(u32::to_ne_bytes).concat();
+        let mut after = vec![0; frame.len() + 256];
+        let program: &mut Xdp = self.tables.ebpf().program_mut("lvx").unwrap().try_into().unwrap();
+        let result = program
+            .test_run(TestRunOptions {
+                data_in: Some(frame),
+                data_out: Some(&mut after),
+                ctx_in: Some(&context),
+                ..TestRunOptions::default()
+            })
+            .unwrap();
+        after.truncate(result.data_size_out as usize);
+        let action = match result.return_value {
+            0 => Action::Aborted,
+            1 => Action::Drop,
+            2 => Action::Pass,
+            3 => Action::Tx,
+            4 => Action::Redirect,
+            other => panic!("the program returned {other}"),
+        };
+        (action, after)
+    }
+
+    /// Runs the program on a frame; says what it decided, what the frame is then and what was counted.
+    #[track_caller]
+    pub fn judge(&mut self, ingress: u32, frame: &[u8]) -> (Action, Vec<u8>, Vec<Verdict>) {
+        let before = self.verdicts(ingress);
+        let (action, after) = self.run(ingress, frame);
+        let now = self.verdicts(ingress);
+        let counted = before
+            .iter()
+            .zip(now)
+            .flat_map(|((verdict, before), (_, now))| vec![*verdict; (now - before) as usize])
+            .collect();
+        (action, after, counted)
+    }
+
+    /// A frame that is forwarded, and what it must look like then.
+    #[track_caller]
+    pub fn forwards(&mut self, ingress: u32, frame: &Frame, expected: &Frame, action: Action) {
+        let expected = expected.bytes();
+        assert_checksums(&expected);
+        let (decided, after, counted) = self.judge(ingress, &frame.bytes());
+        assert_eq!((decided, counted), (action, vec![]));
+        assert_same(&after, &expected);
+    }
+
+    /// A frame that is passed to the kernel as it came.
+    #[track_caller]
+    pub fn passes(&mut self, ingress: u32, frame: &[u8], verdict: Verdict) {
+        let (action, after, counted) = self.judge(ingress, frame);
+        assert_eq!((action, counted), (Action::Pass, vec![verdict]), "{frame:02x?}");
+        assert_same(&after, frame);
+    }
+
+    #[track_caller]
+    pub fn drops(&mut self, ingress: u32, frame: &Frame, verdict: Verdict) {
+        let (action, _, counted) = self.judge(ingress, &frame.bytes());
+        assert_eq!((action, counted), (Action::Drop, vec![verdict]));
+    }
+
+    /// The host number of the backend that a frame from the outside is forwarded to.
+    #[track_caller]
+    pub fn host(&mut self, frame: &Frame) -> u8 {
+        let (action, after) = self.run(OUTSIDE, &frame.bytes());
+        assert!(matches!(action, Action::Tx | Action::Redirect), "{action:?}");
+        after[5]
+    }
+
+    pub fn verdicts(&self, ifindex: u32) -> Vec<(Verdict, u64)> {
+        let place = self.tables.maps().port_of().unwrap().read(ifindex as usize);
+        assert_eq!(place.ifindex, ifindex);
+        counters::verdicts(self.tables.maps(), place.port).unwrap()
+    }
+
+    /// What has been counted for a backend, named as in `10.0.1.11:8080`.
+    pub fn counters(&self, service: &str, backend: &str) -> BackendCounters {
+        let number = self.backend_number(service, backend);
+        counters::backends(self.tables.maps(), [number]).unwrap()[&number]
+    }
+
+    pub fn backend_number(&self, service: &str, backend: &str) -> u32 {
+        let backend: SocketAddr = backend.parse().unwrap();
+        let key = (address(service), backend.ip(), backend.port());
+        self.tables.names().backends.get(&key).unwrap()
+    }
+
+    pub fn service_number(&self, service: &str) -> u32 {
+        self.tables.names().services.get(&address(service)).unwrap()
+    }
+
+    /// A service's entry in the bank that packets use.
+    pub fn service_entry(&self, service: &str) -> Service {
+        let bank = self.control().bank as u32;
+        let place = self.service_number(service) << 1 | bank;
+        self.tables.maps().services().unwrap().read(place as usize)
+    }
+
+    pub fn control(&self) -> Control {
+        self.tables.maps().control().read(0)
+    }
+
+    /// Changes timeouts and their like.
+    pub fn control_set(&mut self, change: impl FnOnce(&mut Control)) {
+        let mut control = self.control();
+        change(&mut control);
+        self.tables.maps().control().write(0, &control);
+    }
+
+    pub fn flows(&self) -> BTreeMap<SocketAddr, Flow> {
+        let mut found = BTreeMap::new();
+        flows::list(self.tables.maps(), |flow| {
+            found.insert(SocketAddr::new(flow.client, flow.port), flow);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        found
+    }
+
+    /// The state of a client's flow, if there is one.
+    pub fn state(&self, client: SocketAddr) -> Option<State> {
+        self.flows().get(&client).map(|flow| flow.record.state())
+    }
+
+    /// Forgets the flows of what is gone, and those that are over.
+    pub fn sweep(&mut self) -> Census {
+        let gone = self.tables.gone();
+        let census = flows::sweep(self.tables.maps(), &self.tables.clock(), &gone).unwrap();
+        self.tables.forgotten(gone);
+        census
+    }
+}
+
+pub fn address(service: &str) -> ServiceAddress {
+    service.parse().unwrap()
+}
+
+fn backend(name: &str) -> Backend {
+    Backend::new(name.parse().unwrap())
+}

@@ -1,0 +1,22 @@
+//! The XDP program itself, run by the kernel on single frames (`BPF_PROG_TEST_RUN`), as root, in network namespaces of
+//! the tests' own. Whole frames are compared, byte for byte, with frames that are built here from nothing, their
+//! checksums summed in full.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod balancer;
+mod changes;
+mod counting;
+mod flows;
+mod forwarding;
+mod fragments;
+mod frame;
+mod headers;
+mod icmp;
+mod lent;
+mod malformed;
+mod mutations;
+mod network;
+mod schedulers;
+mod takeover;
+mod tcp;
+mod transparency;
