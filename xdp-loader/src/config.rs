@@ -312,6 +312,11 @@ mod tests {
             ),
             ("interfaces = \"eth0\"\n", "lvx.toml:1: invalid type"),
             ("interfaces = [\n", "lvx.toml:1: "),
+            ("[health]\npicks = 1\n", "lvx.toml:2: unknown field `picks`"),
+            (
+                "[health]\nprobe_addresses = [\"10.0.0.1\"]\n",
+                "lvx.toml:2: `10.0.0.1` is no probe address",
+            ),
         ];
         for (text, part) in cases {
             let message = load(text, Overrides::default()).unwrap_err().to_string();

@@ -343,6 +343,30 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_health_is_told_in_the_words_of_documents() {
+        let plain = "[[service]]\naddress = \"tcp://10.0.0.100:80\"\nbackend = [{ address = \"10.0.0.11\" }]\n";
+        let probed = "[[service]]\naddress = \"tcp://10.0.0.100:80\"\navailability = { quorum = 2 }\n\
+                      health = { type = \"tcp\", rise = 1 }\nbackend = [{ address = \"10.0.0.11\", sorry = true }]\n";
+        let lines = |old, new| -> Vec<String> {
+            diff(&desired(old), &desired(new))
+                .iter()
+                .map(ToString::to_string)
+                .collect()
+        };
+        assert_eq!(
+            lines(plain, probed),
+            [
+                "~ service tcp://10.0.0.100:80 health: [] -> [{\"rise\":1,\"type\":\"tcp\"}] availability: {} -> {\"quorum\":2}",
+                "~ backend 10.0.0.11 of tcp://10.0.0.100:80 sorry: false -> true",
+            ]
+        );
+        assert_eq!(
+            lines("service = []", probed)[0],
+            "+ service tcp://10.0.0.100:80 forward=dr scheduler=mh health=tcp"
+        );
+    }
+
+    #[test]
     fn equal_states_have_no_difference() {
         assert_eq!(diff(&new(), &new()), []);
         assert_eq!(diff(&Desired::default(), &Desired::default()), []);

@@ -134,6 +134,111 @@ address = "udp://[2001:db8::1]:53"
         }
     }
 
+    const HEALTH: &str = r#"
+[[service]]
+address = "tcp://10.0.0.100:80"
+
+[service.availability]
+combine = "any"
+slow_start = "30s"
+quorum = 2
+quorum_hysteresis = 1
+fail_open = true
+
+[[service.health]]
+type = "http"
+path = "/healthz"
+status = "200-299"
+interval = "500ms"
+
+[[service.health]]
+type = "tcp"
+
+[[service.backend]]
+address = "10.0.0.11"
+
+[[service.backend.health]]
+type = "exec"
+command = ["/bin/check", "it"]
+
+[[service.backend]]
+address = "10.0.0.12"
+sorry = true
+health = []
+
+[[service.backend]]
+address = "10.0.0.13"
+disabled = true
+[service.backend.health]
+type = "icmp"
+
+[[service]]
+address = "udp://10.0.0.100:53"
+[service.health]
+type = "dns"
+name = "example.org"
+"#;
+
+    #[test]
+    fn health_is_read_one_by_one_and_as_lists_and_written_back_the_same() {
+        let document = Document::parse(HEALTH, Format::Toml, "services.toml").unwrap();
+        let desired = Desired::from_document(document).unwrap();
+        let web = desired.service("tcp://10.0.0.100:80".parse().unwrap()).unwrap();
+        assert_eq!((web.health.len(), web.availability.quorum), (2, 2));
+        let checks: Vec<_> = web.backends.iter().map(|backend| backend.checks(web).len()).collect();
+        assert_eq!(checks, [1, 0, 1]);
+        assert!(web.backends[1].sorry && web.backends[2].disabled);
+        let weights: Vec<_> = web
+            .backends
+            .iter()
+            .map(crate::model::Backend::scheduled_weight)
+            .collect();
+        assert_eq!(weights, [1, 0, 0]);
+        for format in [Format::Toml, Format::Json] {
+            let text = desired.to_document().render(format);
+            let back = Document::parse(&text, format, "export").unwrap();
+            assert_eq!(Desired::from_document(back).unwrap(), desired, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_health_is_said_with_its_line() {
+        let service = "[[service]]\naddress = \"tcp://10.0.0.100:80\"\n";
+        let cases = [
+            (
+                "[service.health]\ntype = \"http\"\npaht = \"/\"\n",
+                "services.toml:5: unknown field `paht`",
+            ),
+            (
+                "[[service.health]]\ntype = \"tcp\"\npath = \"/\"\n",
+                "services.toml:3: health check tcp: has no field `path`",
+            ),
+            (
+                "[service.availability]\nquorom = 2\n",
+                "services.toml:4: unknown field `quorom`",
+            ),
+            ("health = \"tcp\"\n", "services.toml:3: invalid type"),
+        ];
+        for (text, start) in cases {
+            let message = toml_error(&format!("{service}{text}"));
+            assert!(message.starts_with(start), "{message:?} does not start with {start:?}");
+        }
+        for (text, part) in [
+            (
+                "[service.availability]\nquorum = 2\nquorum_hysteresis = 2\n",
+                "must be less than the quorum 2",
+            ),
+            (
+                "[service.health]\ntype = \"tcp\"\nsource = \"::1\"\n",
+                "must be of one address family",
+            ),
+        ] {
+            let document = Document::parse(&format!("{service}{text}"), Format::Toml, "services.toml").unwrap();
+            let message = Desired::from_document(document).unwrap_err().to_string();
+            assert!(message.contains(part), "{message:?} does not say {part:?}");
+        }
+    }
+
     #[test]
     fn a_misspelt_field_is_named_with_file_and_line() {
         let message = toml_error(

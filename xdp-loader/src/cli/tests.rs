@@ -82,6 +82,64 @@ async fn lists_and_status_are_tables() {
 }
 
 #[tokio::test]
+async fn health_is_asked_for_by_options_and_shown_as_a_table() {
+    let daemon = with_web().await;
+    lvx(
+        &daemon,
+        "service set tcp://10.0.0.100:80 --health http --health-path /well --health-interval 500ms --health-fall 5",
+    )
+    .await
+    .unwrap();
+    let show = lvx(&daemon, "service show tcp://10.0.0.100:80").await.unwrap();
+    assert!(
+        show.contains("health     http every 500ms, timeout 500ms, rise 2, fall 5"),
+        "{show}"
+    );
+    let export = lvx(&daemon, "export").await.unwrap();
+    assert!(export.contains("path = \"/well\""), "{export}");
+    let table = lvx(&daemon, "health").await.unwrap();
+    for part in [
+        "10.0.0.11:80",
+        "down",
+        "12s",
+        "tcp",
+        "180us",
+        "2.4ms",
+        "3/40",
+        "tcp: connection refused",
+    ] {
+        assert!(table.contains(part), "no {part:?} in\n{table}");
+    }
+    let details = lvx(&daemon, "health tcp://10.0.0.100:80").await.unwrap();
+    for part in [
+        "quorum 3 of 1",
+        "tcp says down",
+        "connection refused",
+        "12s ago  up -> down",
+    ] {
+        assert!(details.contains(part), "no {part:?} in\n{details}");
+    }
+    assert_eq!(
+        json(&daemon, "health").await["services"][0]["backends"][0]["state"],
+        "down"
+    );
+    let unknown = lvx(&daemon, "health tcp://10.0.0.99:80").await.unwrap_err();
+    assert!(unknown.contains("does not exist"), "{unknown}");
+    let wrong = lvx(&daemon, "service set tcp://10.0.0.100:80 --health tcp --health-path /")
+        .await
+        .unwrap_err();
+    assert!(wrong.contains("health check tcp: has no field `path`"), "{wrong}");
+    lvx(&daemon, "service set tcp://10.0.0.100:80 --health none")
+        .await
+        .unwrap();
+    assert!(!lvx(&daemon, "export").await.unwrap().contains("health"));
+    lvx(&daemon, "backend set tcp://10.0.0.100:80 10.0.0.11 --disabled true")
+        .await
+        .unwrap();
+    assert!(lvx(&daemon, "export").await.unwrap().contains("disabled = true"));
+}
+
+#[tokio::test]
 async fn every_answer_can_be_json() {
     let daemon = with_web().await;
     assert_eq!(json(&daemon, "service list").await[0]["address"], "tcp://10.0.0.100:80");

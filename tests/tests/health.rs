@@ -1,0 +1,288 @@
+//! Health from end to end: what becomes of requests when a backend dies, hangs, asks to be drained or forgets the VIP.
+
+use std::{
+    fs,
+    process::Stdio,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use lvx_tests::{
+    Balancer, Lab, Options,
+    client::{self, Download},
+    process::{Running, wait_until},
+    topology::{VIP_DR, VIP_NAT},
+};
+use serde_json::Value;
+
+/// Longer than anything here may take.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// `fall` times the interval, and the timeout.
+const PROMISED: Duration = Duration::from_millis(3 * 200 + 150);
+
+const TIMING: &str = "interval = \"200ms\"\ntimeout = \"150ms\"\nrise = 2\nfall = 3\n";
+
+/// Makes `tcp://VIP:80` with all backends the only service; `second` is written below the second backend.
+fn serve(lab: &Lab, lvx: &Balancer<'_>, vip: &str, forward: &str, check: &str, second: &str) -> Result<()> {
+    let mut text = format!(
+        "[[service]]\naddress = \"tcp://{vip}:80\"\nforward = \"{forward}\"\nscheduler = \"rr\"\n\
+         [[service.health]]\n{TIMING}{check}\n"
+    );
+    for backend in &lab.backends {
+        text += &format!("[[service.backend]]\naddress = \"{}\"\n", backend.v4);
+        if backend.name == "b2" {
+            text += second;
+        }
+    }
+    let path = lab.directory().join("services.toml");
+    fs::write(&path, text)?;
+    lvx.lvx(["apply", path.to_str().context("a path in UTF-8")?])?;
+    Ok(())
+}
+
+/// The second backend, as `lvx status` or `lvx stats` tells of it.
+fn second(lab: &Lab, lvx: &Balancer<'_>, report: &str) -> Result<Value> {
+    let answer = lvx.json([report])?;
+    let wanted = format!("{}:80", lab.backends[1].v4);
+    let backends = answer["services"][0]["backends"].as_array().context("no backends")?;
+    let found = backends.iter().find(|backend| backend["address"] == wanted.as_str());
+    found.cloned().context("the second backend is not there")
+}
+
+/// Waits until the second backend is in a state, and says how long that took.
+fn until(lab: &Lab, lvx: &Balancer<'_>, state: &str) -> Result<Duration> {
+    let begin = Instant::now();
+    wait_until(&format!("b2 is {state}"), LIMIT, || {
+        Ok(second(lab, lvx, "status")?["state"] == state)
+    })?;
+    Ok(begin.elapsed())
+}
+
+fn connections(lab: &Lab, lvx: &Balancer<'_>) -> Result<u64> {
+    let stats = second(lab, lvx, "stats")?;
+    stats["connections"].as_u64().context("no connections")
+}
+
+/// The nginx of the second backend.
+fn signal(lab: &Lab, name: &str) -> Result<()> {
+    let pid = fs::read_to_string(lab.directory().join("b2/nginx.pid"))?;
+    lab.backends[1].namespace.run("kill", ["-s", name, pid.trim()])?;
+    Ok(())
+}
+
+/// Starts the second backend's nginx again.
+fn restart(lab: &Lab) -> Result<Running> {
+    let prefix = lab.directory().join("b2");
+    Running::start(
+        lab.backends[1]
+            .namespace
+            .command("nginx")
+            .arg("-p")
+            .arg(&prefix)
+            .args(["-c", "nginx.conf", "-e", "stderr"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()),
+    )
+}
+
+/// 300 requests, all answered, none by the second backend, to which not one new connection is led.
+fn all_are_answered_by_the_others(lab: &Lab, lvx: &Balancer<'_>, vip: &str) -> Result<()> {
+    let before = connections(lab, lvx)?;
+    let answers = client::requests(&lab.client, vip, 300)?;
+    assert!(!answers.contains_key("b2"), "{answers:?}");
+    assert_eq!(connections(lab, lvx)?, before, "new connections to a dead backend");
+    Ok(())
+}
+
+fn a_backend_that_dies_or_hangs_gets_no_new_connection(vip: &str, forward: &str) -> Result<()> {
+    let lab = Lab::two_armed()?;
+    let lvx = Balancer::start(&lab)?;
+    serve(
+        &lab,
+        &lvx,
+        vip,
+        forward,
+        "type = \"http\"\npath = \"/\"\nbody = \"b\"",
+        "",
+    )?;
+    until(&lab, &lvx, "up")?;
+    assert_eq!(client::requests(&lab.client, vip, 30)?.len(), 3);
+
+    signal(&lab, "STOP")?;
+    let took = until(&lab, &lvx, "down")?;
+    println!("FIGURE {forward}, SIGSTOP found after {took:.0?} (promised: {PROMISED:?} and 200 ms)");
+    println!("  because: {}", second(&lab, &lvx, "status")?["reason"]);
+    all_are_answered_by_the_others(&lab, &lvx, vip)?;
+    signal(&lab, "CONT")?;
+    until(&lab, &lvx, "up")?;
+    assert_eq!(client::requests(&lab.client, vip, 30)?.len(), 3);
+
+    signal(&lab, "KILL")?;
+    let took = until(&lab, &lvx, "down")?;
+    println!("FIGURE {forward}, a dead server found after {took:.0?} (promised: {PROMISED:?} and 200 ms)");
+    println!("  because: {}", second(&lab, &lvx, "status")?["reason"]);
+    all_are_answered_by_the_others(&lab, &lvx, vip)?;
+    // It went down twice within a minute: it is held out for a while after it is back.
+    let _nginx = restart(&lab)?;
+    wait_until("b2 is held out", LIMIT, || {
+        let reason = second(&lab, &lvx, "status")?["reason"].to_string();
+        Ok(reason.contains("flaps"))
+    })?;
+    let took = until(&lab, &lvx, "up")?;
+    println!("FIGURE {forward}, held out for {took:.0?} after going down twice");
+    assert_eq!(client::requests(&lab.client, vip, 30)?.len(), 3);
+    Ok(())
+}
+
+#[test]
+fn under_dr_a_backend_that_dies_or_hangs_gets_no_new_connection() -> Result<()> {
+    a_backend_that_dies_or_hangs_gets_no_new_connection(&VIP_DR.0.to_string(), "dr")
+}
+
+#[test]
+fn under_nat_a_backend_that_dies_or_hangs_gets_no_new_connection() -> Result<()> {
+    a_backend_that_dies_or_hangs_gets_no_new_connection(&VIP_NAT.0.to_string(), "nat")
+}
+
+#[test]
+fn a_503_drains_a_backend_without_a_failed_request() -> Result<()> {
+    let lab = Lab::two_armed()?;
+    let vip = VIP_NAT.0.to_string();
+    // On the second backend, a server that tells its health: 200 while the file is there, else 503.
+    let directory = lab.directory().join("state");
+    fs::create_dir(&directory)?;
+    let well = directory.join("well");
+    fs::write(&well, "well")?;
+    let path = directory.display();
+    fs::write(
+        directory.join("nginx.conf"),
+        format!(
+            "daemon off; master_process off; user root; pid {path}/pid; events {{}} http {{ access_log off; server {{ \
+             listen 8081; root {path}; location / {{ try_files /well =503; }} }} }}"
+        ),
+    )?;
+    let _state = Running::start(
+        lab.backends[1]
+            .namespace
+            .command("nginx")
+            .arg("-p")
+            .arg(&directory)
+            .args(["-c", "nginx.conf", "-e", "stderr"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()),
+    )?;
+    let lvx = Balancer::start(&lab)?;
+    let check = format!("[[service.backend.health]]\n{TIMING}type = \"http\"\nport = 8081\n");
+    serve(&lab, &lvx, &vip, "nat", "type = \"http\"", &check)?;
+    until(&lab, &lvx, "up")?;
+
+    let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        let requests = scope.spawn(|| -> Result<()> {
+            while !stop.load(Ordering::Relaxed) {
+                client::requests(&lab.client, &vip, 20)?;
+                answered.fetch_add(20, Ordering::Relaxed);
+            }
+            Ok(())
+        });
+        let proof = || -> Result<()> {
+            // Connections that are open when the drain begins: two thirds of them to others.
+            let downloads = (0..9)
+                .map(|number| {
+                    let url = format!("http://{vip}/slow/1m.bin");
+                    Download::start(&lab.client, &url, lab.directory(), &format!("slow{number}"))
+                })
+                .collect::<Result<Vec<_>>>()?;
+            let servers = downloads.iter().map(Download::backend).collect::<Result<Vec<_>>>()?;
+            ensure!(
+                servers.iter().any(|name| name == "b2"),
+                "no download from b2: {servers:?}"
+            );
+            fs::remove_file(&well)?;
+            let took = until(&lab, &lvx, "drained")?;
+            println!("FIGURE 503 drains after {took:.0?}");
+            let before = connections(&lab, &lvx)?;
+            client::requests(&lab.client, &vip, 100)?;
+            ensure!(
+                connections(&lab, &lvx)? == before,
+                "new connections to a draining backend"
+            );
+            let body = lab.body("1m.bin")?;
+            for download in downloads {
+                ensure!(download.finish(LIMIT)? == body, "a download has changed");
+            }
+            fs::write(&well, "well")?;
+            until(&lab, &lvx, "up")?;
+            let answers = client::requests(&lab.client, &vip, 30)?;
+            ensure!(answers.contains_key("b2"), "b2 is not back: {answers:?}");
+            Ok(())
+        };
+        let proven = proof();
+        stop.store(true, Ordering::Relaxed);
+        let requested = requests.join().expect("no panic");
+        println!(
+            "FIGURE {} requests meanwhile, none failed",
+            answered.load(Ordering::Relaxed)
+        );
+        proven.and(requested)
+    })
+}
+
+#[test]
+fn a_backend_that_forgets_the_vip_is_found_and_named() -> Result<()> {
+    let lab = Lab::one_armed()?;
+    let config = lab.directory().join("lvx.toml");
+    fs::write(&config, "[health]\nprobe_addresses = [\"10.0.0.250/24\"]\n")?;
+    let options = Options {
+        further: vec!["--config".into(), config.to_str().context("a path in UTF-8")?.into()],
+        ..Options::default()
+    };
+    let lvx = Balancer::start_with(&lab, options)?;
+    let vip = VIP_DR.0.to_string();
+    serve(&lab, &lvx, &vip, "dr", "type = \"http\"", "")?;
+    until(&lab, &lvx, "up")?;
+    assert_eq!(client::requests(&lab.client, &vip, 30)?.len(), 3);
+    lab.backends[1].namespace.ip(&format!("addr del {vip}/32 dev lo\n"))?;
+    let took = until(&lab, &lvx, "down")?;
+    println!("FIGURE DR black hole found after {took:.0?} (promised: {PROMISED:?} and 200 ms)");
+    wait_until("the black hole is named", LIMIT, || {
+        let reason = second(&lab, &lvx, "status")?["reason"].to_string();
+        Ok(reason.contains("DR black hole"))
+    })?;
+    println!("  because: {}", second(&lab, &lvx, "status")?["reason"]);
+    all_are_answered_by_the_others(&lab, &lvx, &vip)?;
+    lab.backends[1].namespace.ip(&format!("addr add {vip}/32 dev lo\n"))?;
+    until(&lab, &lvx, "up")?;
+    Ok(())
+}
+
+#[test]
+fn a_restart_of_the_daemon_takes_no_healthy_backend_out_and_brings_no_dead_one_in() -> Result<()> {
+    let lab = Lab::two_armed()?;
+    let mut lvx = Balancer::start(&lab)?;
+    let vip = VIP_NAT.0.to_string();
+    serve(&lab, &lvx, &vip, "nat", "type = \"http\"", "")?;
+    until(&lab, &lvx, "up")?;
+    signal(&lab, "KILL")?;
+    until(&lab, &lvx, "down")?;
+    // Results are kept a second after a change at the latest, so that even this daemon's end is none for them.
+    thread::sleep(Duration::from_millis(1_500));
+    lvx.kill()?;
+    all_requests_by_the_others(&lab, &vip)?;
+    lvx.run()?;
+    all_requests_by_the_others(&lab, &vip)?;
+    assert_eq!(second(&lab, &lvx, "status")?["state"], "down");
+    lvx.terminate()?;
+    lvx.run()?;
+    all_requests_by_the_others(&lab, &vip)?;
+    Ok(())
+}
+
+fn all_requests_by_the_others(lab: &Lab, vip: &str) -> Result<()> {
+    let answers = client::requests(&lab.client, vip, 60)?;
+    assert_eq!(answers.keys().collect::<Vec<_>>(), ["b1", "b3"]);
+    Ok(())
+}
