@@ -4,7 +4,7 @@
 //! - [`wire`]: views of packet headers, as they stand in a frame;
 //! - [`checksum`], [`hash`], [`tcp_state`]: pure packet logic, tested on the host;
 //! - [`verdict`]: the reasons under which packets are counted;
-//! - [`bench`]: what the measuring programs share.
+//! - [`mod@bench`]: what the measuring programs share.
 //!
 //! The crate is `no_std`, allocates nothing and depends on nothing.
 #![no_std]

@@ -186,8 +186,8 @@ impl<F: Family> Place<F> {
         };
         let record = Record::new(number, state);
         let hop = hop_back(env, packet, backend);
-        let (way, rank) = match over {
-            Some(way) => (way, FREE),
+        let (way, evicts) = match over {
+            Some(way) => (way, false),
             None => self.most_dispensable(now, env.control),
         };
         // SAFETY: the way is masked; the words belong to the entry, which is this CPU's while its key is BUSY.
@@ -206,44 +206,37 @@ impl<F: Family> Place<F> {
             }
             atomic::publish(key_word, key);
         }
-        if rank >= OVER {
-            Insertion::Done
-        } else {
-            Insertion::Evicted
-        }
+        if evicts { Insertion::Evicted } else { Insertion::Done }
     }
 
-    /// The way to give to a new flow, and its rank: a free one, else one whose flow is over, else the one that was
-    /// idle longest.
+    /// The way to give to a new flow, and whether a flow that goes on has to be forgotten for it: a free way; else the
+    /// one whose flow was idle longest, of those that have ended if there are any.
     #[inline(always)]
-    fn most_dispensable(&self, now: u32, control: &Control) -> (usize, u32) {
-        let mut best = (0, 0);
+    fn most_dispensable(&self, now: u32, control: &Control) -> (usize, bool) {
+        let (mut best, mut rank, mut goes_on) = (0, 0, true);
         for step in 0..WAYS {
             let way = self.way(step);
             // SAFETY: the way is masked; the words belong to the entry.
-            let rank = unsafe {
+            let (key, record, seen) = unsafe {
                 let (key, record, seen) = F::words(F::flow(self.bucket, way));
-                let key = atomic::load(key);
-                if key == 0 {
-                    FREE
-                } else if key == BUSY {
-                    0
-                } else {
-                    let record = Record(atomic::load(record.cast::<u32>()));
-                    let seen = atomic::load(seen);
-                    let idle = idle(seen, now);
-                    if idle > timeout(record, control) {
-                        OVER
-                    } else {
-                        1 + idle as u32
-                    }
-                }
+                (
+                    atomic::load(key),
+                    Record(atomic::load(record.cast::<u32>())),
+                    atomic::load(seen),
+                )
             };
-            if rank > best.1 {
-                best = (way, rank);
+            if key == 0 {
+                return (way, false);
+            }
+            let idle = idle(seen, now);
+            let this = 1 + idle as u32 + if record.state().is_over() { ENDED } else { 0 };
+            if key != BUSY && this > rank {
+                rank = this;
+                best = way;
+                goes_on = idle <= timeout(record, control);
             }
         }
-        best
+        (best, goes_on)
     }
 
     /// Remembers the next hop of a NAT flow's client.
@@ -318,10 +311,8 @@ fn hop_back<F: Family>(env: &Env<'_>, packet: &Packet<F>, backend: &Backend) -> 
     }
 }
 
-/// Rank of a place that is free.
-const FREE: u32 = u32::MAX;
-/// Rank of a place whose flow is over.
-const OVER: u32 = u32::MAX - 1;
+/// What a flow that has ended is idle for longer than any that goes on, jiffies.
+const ENDED: u32 = 1 << 30;
 
 /// How long a flow last seen then has been idle, jiffies. Another CPU may have seen it a moment after `now` was read.
 #[inline(always)]

@@ -320,10 +320,9 @@ impl Shared {
                 .as_ref()
                 .and_then(|name| self.links.find(name).ok())
                 .map(|link| link.index);
-            if index.is_some() && known.vip_index.is_some() && index != known.vip_index {
-                if let Err(error) = self.place_vips(&desired).await {
-                    warn!(%error, "the VIPs could not follow their interface");
-                }
+            let moved = index.is_some() && known.vip_index.is_some() && index != known.vip_index;
+            if moved && let Err(error) = self.place_vips(&desired).await {
+                warn!(%error, "the VIPs could not follow their interface");
             }
         }
     }

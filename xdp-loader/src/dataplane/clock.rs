@@ -58,6 +58,12 @@ impl Clock {
         self.hertz
     }
 
+    /// How long ago the kernel was asked.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.at.elapsed()
+    }
+
     /// Jiffies now, low word, as packets note them.
     #[must_use]
     pub fn now(&self) -> u32 {

@@ -43,7 +43,7 @@ impl<T: Value> Memory<T> {
     ///
     /// The kernel's, such as `EINVAL` for a map that is not mmapable or too short.
     pub fn map(map: BorrowedFd<'_>, first: usize, length: usize) -> io::Result<Self> {
-        const { assert!(size_of::<T>() % size_of::<u64>() == 0) }
+        const { assert!(size_of::<T>().is_multiple_of(size_of::<u64>())) }
         let offset = first * size_of::<T>();
         if !offset.is_multiple_of(PAGE) {
             return Err(io::Error::new(

@@ -5,10 +5,12 @@ use std::{
     net::IpAddr,
     path::Path,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use aya::{Ebpf, maps::Map};
 use rand::RngCore as _;
+use tracing::warn;
 use xdp_common::{
     layout::{self, BackendCounters, Control, Port, Target},
     tcp_state::TIMEOUTS,
@@ -32,6 +34,9 @@ use crate::{
 
 /// How often a flow's last-seen time is written anew at most, per second.
 const REFRESHES_PER_SECOND: u32 = 4;
+
+/// How long an answer of the clock program is good for.
+const CLOCK_HOLDS: Duration = Duration::from_secs(60);
 
 /// The word of [`Control`] that selects the bank.
 const BANK: usize = 0;
@@ -116,9 +121,17 @@ impl Tables {
         self.taken_over
     }
 
-    /// The time of packets.
-    #[must_use]
-    pub fn clock(&self) -> Clock {
+    /// The time of packets, asked for anew when the last answer is old: this process's clock and the ticks that packets
+    /// count drift apart.
+    pub fn clock(&mut self) -> Clock {
+        if self.clock.age() > CLOCK_HOLDS {
+            let asked = attach::program(&mut self.ebpf, "lvx_clock")
+                .and_then(|program| Ok(Clock::start(program, Some(self.clock.hertz()))?));
+            match asked {
+                Ok(clock) => self.clock = clock,
+                Err(error) => warn!(%error, "the time of packets could not be asked for"),
+            }
+        }
         self.clock
     }
 

@@ -28,7 +28,8 @@ pub(super) struct Lister {
 impl Lister {
     /// With the numbers and services of now. Not to be called from an asynchronous task.
     pub(super) fn new(shared: &Shared, filter: ConnFilter) -> Self {
-        let tables = shared.tables.blocking_lock();
+        let mut tables = shared.tables.blocking_lock();
+        let clock = tables.clock();
         let names = tables.names();
         let forwards = shared
             .known()
@@ -53,7 +54,7 @@ impl Lister {
                 .map(|(backend, number)| (number, *backend))
                 .collect(),
             forwards,
-            clock: tables.clock(),
+            clock,
             left: Cell::new(filter.limit.unwrap_or(usize::MAX)),
             filter,
         }

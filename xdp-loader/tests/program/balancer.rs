@@ -289,7 +289,8 @@ impl Balancer {
     /// Forgets the flows of what is gone, and those that are over.
     pub fn sweep(&mut self) -> Census {
         let gone = self.tables.gone();
-        let census = flows::sweep(self.tables.maps(), &self.tables.clock(), &gone).unwrap();
+        let clock = self.tables.clock();
+        let census = flows::sweep(self.tables.maps(), &clock, &gone).unwrap();
         self.tables.forgotten(gone);
         census
     }
