@@ -13,6 +13,7 @@ pub mod bench;
 pub mod checksum;
 pub mod hash;
 pub mod layout;
+pub mod load;
 pub mod tcp_state;
 pub mod verdict;
 pub mod wire;

@@ -39,28 +39,32 @@ pub enum State {
     TimeWait = 5,
     /// A RST was seen.
     Closed = 6,
+    /// No connection, but the backend that a client persists with.
+    Template = 7,
 }
 
-/// How many states there are; also the length of the table of timeouts, rounded up so that a masked index stays inside.
+/// How many states there are; also the length of the table of timeouts. A power of two, so that a masked index stays inside.
 pub const STATES: usize = 8;
 
 /// Idle times after which a flow in each state is forgotten, in seconds, by [`State`] as index. IPVS's defaults: UDP
-/// 5 min, SYN 1 min, established 15 min, FIN and TIME_WAIT 2 min, closed 10 s. The last place belongs to no state.
+/// 5 min, SYN 1 min, established 15 min, FIN and TIME_WAIT 2 min, closed 10 s. The last place is the template's, whose time
+/// is its service's.
 pub const TIMEOUTS: [u32; STATES] = [300, 60, 900, 120, 120, 120, 10, 0];
 
 impl State {
-    /// The state with this number; numbers that no state has read as closed.
+    /// The state with this number, of which the lowest three bits count.
     #[inline(always)]
     #[must_use]
     pub const fn from_bits(bits: u8) -> Self {
-        match bits {
+        match bits & (STATES as u8 - 1) {
             0 => Self::Udp,
             1 => Self::SynReceived,
             2 => Self::Established,
             3 => Self::FinClient,
             4 => Self::FinBackend,
             5 => Self::TimeWait,
-            _ => Self::Closed,
+            6 => Self::Closed,
+            _ => Self::Template,
         }
     }
 
@@ -109,11 +113,19 @@ impl State {
         matches!(self, Self::FinClient | Self::FinBackend | Self::TimeWait | Self::Closed)
     }
 
-    /// Whether the flow counts as an active connection, as IPVS counts: established ones (and UDP flows) are active,
-    /// all others inactive.
+    /// Whether the flow counts as an active connection: established ones (and UDP flows) are active, all others
+    /// inactive.
     #[must_use]
     pub const fn is_active(self) -> bool {
         matches!(self, Self::Established | Self::Udp)
+    }
+
+    /// Whether the flow weighs as an active connection in a scheduler's eyes. Half-open ones do, as in IPVS
+    /// (`tcp_state_active_table` in `ip_vs_proto_tcp.c`): else a burst of them would all go to one backend.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_busy(self) -> bool {
+        matches!(self, Self::Established | Self::Udp | Self::SynReceived)
     }
 
     /// The name shown to people and programs.
@@ -127,6 +139,7 @@ impl State {
             Self::FinBackend => "fin-backend",
             Self::TimeWait => "time-wait",
             Self::Closed => "closed",
+            Self::Template => "template",
         }
     }
 }
@@ -174,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_reset_closes_from_any_state_and_a_late_fin_does_not_reopen() {
-        for state in 0..STATES as u8 {
+        for state in 0..State::Template as u8 {
             let closed = State::from_bits(state).next(RST | ACK, From::Backend);
             assert_eq!(closed, State::Closed);
             assert_eq!(closed.next(FIN | ACK, From::Client), State::Closed);

@@ -30,11 +30,21 @@ pub enum Verdict {
     FlowEvicted = 10,
     /// Not an end but an event: a new flow found no place in its bucket and was forwarded without a record.
     FlowUntracked = 11,
+    /// Dropped: the flow's backend is down or deleted, and its service does not schedule its flows anew.
+    DroppedBackendLost = 12,
+    /// Dropped: the backend has reached its upper threshold, and so have all others that might take the connection.
+    DroppedOverloaded = 13,
+    /// Dropped: a fragment for a service's address, whose first fragment, which has the ports, was not seen.
+    DroppedFragment = 14,
+    /// Not an end but an event: a new connection went to another backend because its own had reached the upper threshold.
+    BackendOverloaded = 15,
+    /// Dropped: the program for packets of its kind is not loaded.
+    DroppedNoProgram = 16,
 }
 
 impl Verdict {
     /// All verdicts, in the order of their counters.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 17] = [
         Self::PassedNotIp,
         Self::PassedOtherProtocol,
         Self::PassedNoService,
@@ -47,6 +57,11 @@ impl Verdict {
         Self::DroppedNoInterface,
         Self::FlowEvicted,
         Self::FlowUntracked,
+        Self::DroppedBackendLost,
+        Self::DroppedOverloaded,
+        Self::DroppedFragment,
+        Self::BackendOverloaded,
+        Self::DroppedNoProgram,
     ];
 
     /// The name shown to people and programs.
@@ -65,6 +80,11 @@ impl Verdict {
             Self::DroppedNoInterface => "dropped_no_interface",
             Self::FlowEvicted => "flow_evicted",
             Self::FlowUntracked => "flow_untracked",
+            Self::DroppedBackendLost => "dropped_backend_lost",
+            Self::DroppedOverloaded => "dropped_overloaded",
+            Self::DroppedFragment => "dropped_fragment",
+            Self::BackendOverloaded => "backend_overloaded",
+            Self::DroppedNoProgram => "dropped_no_program",
         }
     }
 }

@@ -86,6 +86,19 @@ pub unsafe fn replace<T: Copy>(word: *mut T, old: T, new: T) -> bool {
     unsafe { atomic_cxchg::<T, RELAXED, RELAXED>(word, old, new).1 }
 }
 
+/// Adds to a word whose value is of no interest now: the form of BPF that returns nothing, and orders nothing.
+///
+/// # Safety
+///
+/// As [`load`].
+#[inline(always)]
+pub unsafe fn count(word: *mut u64, value: u64) {
+    // SAFETY: the caller's.
+    unsafe {
+        atomic_xadd::<u64, u64, RELAXED>(word, value);
+    }
+}
+
 /// Adds to a word; returns what it was.
 ///
 /// # Safety

@@ -1,12 +1,12 @@
 //! Counters: one cache line per backend and CPU on the way of every packet, one per interface and CPU for the rest.
 
-use aya_ebpf::{helpers::bpf_get_smp_processor_id, programs::XdpContext};
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use xdp_common::{
     layout::{BackendCounters, PORTS, VERDICTS},
     verdict::Verdict,
 };
 
-use crate::{forget, maps, transmit};
+use crate::{Env, forget, maps, transmit};
 
 /// The counters that this CPU has for a backend.
 #[inline(always)]
@@ -51,10 +51,10 @@ pub fn outbound(number: u32, bytes: u64) {
 
 /// Counts why a packet was not forwarded, or an event.
 #[inline(always)]
-pub fn verdict(context: &XdpContext, verdict: Verdict) {
+pub fn verdict(env: &Env, verdict: Verdict) {
     // SAFETY: the helper has no preconditions.
     let cpu = unsafe { bpf_get_smp_processor_id() } as u32;
-    if let Some(counters) = maps::VERDICT_COUNTERS.get_ptr_mut(cpu * PORTS + transmit::ingress_port(context)) {
+    if let Some(counters) = maps::VERDICT_COUNTERS.get_ptr_mut(cpu * PORTS + transmit::ingress_port(env)) {
         // The compiler knows that a verdict's number is within the row; the verifier takes a mask's word only.
         let place = forget::below::<{ VERDICTS - 1 }>(verdict as usize, cpu as usize);
         // SAFETY: the place is masked to the row, which is this CPU's.

@@ -3,21 +3,22 @@
 use xdp_common::{
     hash,
     layout::{
-        Backend, BucketFlowV4, BucketFlowV6, EndpointV4, FlowV4, FlowV6, FragmentV4, FragmentV6, FragmentWay,
-        HopBucket, REACH, Record, Target, port_protocol,
+        Backend, BucketFlowV4, BucketFlowV6, EndpointV4, FlowV4, FlowV6, FragmentV4, FragmentV6, FragmentWay, Further,
+        HopBucket, REACH, Record, Target,
     },
     wire::{Ipv4, Ipv6, protocol},
 };
 
 use crate::{
-    End, maps,
+    end::End,
+    maps,
     parse::{self, Frame, Header, Packet},
 };
 
 /// An address family: its header, addresses and tables.
-pub trait Family {
+pub trait Family: Copy {
     /// The IP header.
-    type Header;
+    type Header: Copy;
     /// An address, as loaded from the packet.
     type Address: Copy + PartialEq;
     /// A place in the flow table.
@@ -27,6 +28,8 @@ pub trait Family {
 
     /// The protocol number of its ICMP.
     const ICMP: u8;
+    /// The program in which its flows begin.
+    const BEGIN: Further;
 
     /// Follows the IP header `at` bytes into the frame.
     fn header(frame: Frame, at: usize) -> Result<Header<Self>, End>
@@ -53,8 +56,8 @@ pub trait Family {
     /// The address in a backend's entry, or its VIP.
     fn of_backend(words: &[u64; 2]) -> Self::Address;
 
-    /// What an address and port stand for, in this bank.
-    fn endpoint(bank: u32, address: Self::Address, port: u16, protocol: u8) -> Target;
+    /// What an address stands for, with a port or all of them ([`xdp_common::layout::port_protocol`]), in this bank.
+    fn endpoint(bank: u32, address: Self::Address, port_protocol: u32) -> Target;
 
     /// The hash that places a client's flows.
     fn client_hash(address: Self::Address, port: u16, seed: u64) -> u64;
@@ -73,6 +76,15 @@ pub trait Family {
 
     /// A key's part that is the client's.
     fn client_part(key: u64) -> u64;
+
+    /// Whether a key is a template's: no service has number 0.
+    #[inline(always)]
+    fn is_template(key: u64) -> bool {
+        key & 0xffff == 0
+    }
+
+    /// What a prefix of so many bits leaves of an address.
+    fn masked(address: Self::Address, prefix: u8) -> Self::Address;
 
     /// The flow at a place of a bucket.
     ///
@@ -104,6 +116,7 @@ pub trait Family {
 }
 
 /// IPv4.
+#[derive(Clone, Copy)]
 pub struct V4;
 
 impl Family for V4 {
@@ -113,6 +126,7 @@ impl Family for V4 {
     type Bucket = BucketFlowV4;
 
     const ICMP: u8 = protocol::ICMP;
+    const BEGIN: Further = Further::BeginV4;
 
     #[inline(always)]
     fn header(frame: Frame, at: usize) -> Result<Header<Self>, End> {
@@ -159,8 +173,8 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn endpoint(bank: u32, address: u32, port: u16, protocol: u8) -> Target {
-        let key = EndpointV4::key(address, port_protocol(port, protocol));
+    fn endpoint(bank: u32, address: u32, port_protocol: u32) -> Target {
+        let key = EndpointV4::key(address, port_protocol);
         let mask = maps::size::endpoints_mask();
         let number = hash::endpoint_v4(key) & mask;
         for step in 0..REACH {
@@ -210,6 +224,12 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn masked(address: u32, prefix: u8) -> u32 {
+        // A prefix of 32 shifts by 32, which leaves none of the 32 bits.
+        address & !((u64::from(u32::MAX) >> (prefix & 63)) as u32).to_be()
+    }
+
+    #[inline(always)]
     unsafe fn flow(bucket: *mut BucketFlowV4, way: usize) -> *mut FlowV4 {
         // SAFETY: the caller keeps `way` inside the bucket.
         unsafe { bucket.cast::<FlowV4>().add(way) }
@@ -231,6 +251,7 @@ impl Family for V4 {
 }
 
 /// IPv6.
+#[derive(Clone, Copy)]
 pub struct V6;
 
 impl Family for V6 {
@@ -240,6 +261,7 @@ impl Family for V6 {
     type Bucket = BucketFlowV6;
 
     const ICMP: u8 = protocol::ICMPV6;
+    const BEGIN: Further = Further::BeginV6;
 
     #[inline(always)]
     fn header(frame: Frame, at: usize) -> Result<Header<Self>, End> {
@@ -289,16 +311,15 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn endpoint(bank: u32, address: [u64; 2], port: u16, protocol: u8) -> Target {
-        let key = port_protocol(port, protocol);
+    fn endpoint(bank: u32, address: [u64; 2], port_protocol: u32) -> Target {
         let mask = maps::size::endpoints_mask();
-        let number = hash::endpoint_v6(address, key) & mask;
+        let number = hash::endpoint_v6(address, port_protocol) & mask;
         for step in 0..REACH {
             let Some(bucket) = maps::ENDPOINTS_V6.get(((number + step) & mask) << 1 | bank) else {
                 break;
             };
             for endpoint in bucket {
-                if endpoint.port_protocol == key && endpoint.address == address {
+                if endpoint.port_protocol == port_protocol && endpoint.address == address {
                     return endpoint.target;
                 }
             }
@@ -337,6 +358,17 @@ impl Family for V6 {
     #[inline(always)]
     fn client_part(key: u64) -> u64 {
         key >> 16
+    }
+
+    #[inline(always)]
+    fn masked(address: [u64; 2], prefix: u8) -> [u64; 2] {
+        let prefix = u64::from(prefix);
+        let (high, low) = match prefix {
+            0..=63 => (!(u64::MAX >> prefix), 0),
+            64..=127 => (u64::MAX, !(u64::MAX >> (prefix - 64))),
+            _ => (u64::MAX, u64::MAX),
+        };
+        [address[0] & high.to_be(), address[1] & low.to_be()]
     }
 
     #[inline(always)]

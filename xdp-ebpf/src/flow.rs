@@ -12,9 +12,13 @@ use xdp_common::{
 use crate::{
     Env, atomic,
     family::{self, Family},
+    load, maps,
     parse::{Packet, Tuple},
     transmit,
 };
+
+/// Any way of a bucket.
+pub const ANY: usize = WAYS;
 
 /// Where a client's flows are.
 pub struct Place<F: Family> {
@@ -26,15 +30,32 @@ pub struct Place<F: Family> {
 
 /// A flow that was found.
 pub struct Found<F: Family> {
-    way: usize,
+    /// Where in the bucket it is.
+    pub way: usize,
     flow: *mut F::Flow,
     /// Its backend and state when it was read.
     pub record: Record,
-    seen: u32,
+    /// When it was last seen, jiffies.
+    pub seen: u32,
+}
+
+/// What is to be recorded.
+pub struct Entry<F: Family> {
+    /// In which way of the bucket: one whose flow is over; for [`ANY`] a free or the most dispensable one.
+    pub over: usize,
+    /// Its key.
+    pub key: u64,
+    /// Whose it is.
+    pub client: F::Address,
+    /// Backend and state.
+    pub record: Record,
+    /// Where answers go.
+    pub hop: Hop,
 }
 
 /// What became of a flow that was to be recorded.
 #[derive(PartialEq)]
+#[repr(u32)]
 pub enum Insertion {
     /// It took a free place, or one whose flow was over.
     Done,
@@ -100,7 +121,7 @@ impl<F: Family> Place<F> {
                 let flow = F::flow(self.bucket, way);
                 let (key_word, record, seen) = F::words(flow);
                 let key = atomic::load(key_word);
-                if F::client_part(key) != client || !F::is_client(flow, tuple.destination) {
+                if F::client_part(key) != client || F::is_template(key) || !F::is_client(flow, tuple.destination) {
                     continue;
                 }
                 let record = Record(atomic::load(record.cast::<u32>()));
@@ -131,64 +152,98 @@ impl<F: Family> Place<F> {
 
     /// The flow of a client's packet, if it is known and goes on; the packet is noted with it.
     #[inline(always)]
-    pub fn known(&self, env: &Env<'_>, packet: &Packet<F>, key: u64, service: u32) -> Known {
+    pub fn known(&self, env: &Env, packet: &Packet<F>, service: u32) -> Known {
+        let key = F::key(packet.tuple.source, packet.tuple.source_port, self.hash, service);
         let Some(found) = self.inbound(key, packet.tuple.source) else {
-            return Known::Not { over: None };
+            return Known::Not { over: ANY };
         };
-        let now = now();
+        let over = Known::Not { over: found.way };
         let state = found.record.state();
         let number = found.record.backend();
+        let Some(backend) = family::backend(env.bank, number) else {
+            return over;
+        };
         let opens = packet.flags & (SYN | ACK) == SYN;
-        match family::backend(env.bank, number) {
-            Some(backend)
-                if backend.method != Method::None as u8
-                    && u32::from(backend.service) == service
-                    && !(opens && state.is_over())
-                    && !found.is_expired(now, env.control) =>
-            {
-                let next = match packet.tuple.protocol {
-                    protocol::TCP => state.next(packet.flags, From::Client),
-                    _ => State::Udp,
-                };
-                self.touch(&found, next, now, env.control, || hop_back(env, packet, backend));
-                Known::Flow(number, backend)
-            }
-            _ => Known::Not { over: Some(found.way) },
+        if !backend.goes_on(service) {
+            let drops = u32::from(backend.service) == service && backend.flags & Backend::DROPPING != 0;
+            return if drops && !opens { Known::Lost } else { over };
+        }
+        if opens && state.is_over() {
+            return over;
+        }
+        let now = now();
+        let is_due = now.wrapping_sub(found.seen) >= env.control.refresh;
+        if is_due && is_expired(env, backend, found.record, found.seen, now) {
+            return over;
+        }
+        let next = match packet.tuple.protocol {
+            protocol::TCP => state.next(packet.flags, From::Client),
+            _ => State::Udp,
+        };
+        found.turn(env, number, backend, next);
+        if is_due {
+            found.see(now);
+            self.set_hop(found.way, hop_back(env, backend));
+        }
+        Known::Flow {
+            number,
+            backend,
+            is_due,
         }
     }
 
     /// Notes a backend's packet with its flow.
     #[inline(always)]
-    pub fn answered(&self, env: &Env<'_>, packet: &Packet<F>, found: &Found<F>) {
+    pub fn answered(&self, env: &Env, packet: &Packet<F>, found: &Found<F>, backend: &Backend) {
         let next = match packet.tuple.protocol {
             protocol::TCP => found.record.state().next(packet.flags, From::Backend),
             _ => State::Udp,
         };
-        self.touch(found, next, now(), env.control, || Hop::NONE);
+        found.turn(env, found.record.backend(), backend, next);
+        let now = now();
+        if now.wrapping_sub(found.seen) >= env.control.refresh {
+            found.see(now);
+        }
     }
 
-    /// Records a new flow, in place of `over` if that was found and is over, else of a free or the most dispensable
-    /// one.
+    /// Records a new flow; `over` as in [`Entry`].
     #[inline(always)]
     pub fn insert(
         &self,
-        env: &Env<'_>,
+        env: &Env,
         packet: &Packet<F>,
-        over: Option<usize>,
-        key: u64,
+        over: usize,
+        service: u32,
         number: u32,
         backend: &Backend,
     ) -> Insertion {
-        let now = now();
+        let key = F::key(packet.tuple.source, packet.tuple.source_port, self.hash, service);
         let state = match packet.tuple.protocol {
             protocol::TCP => State::first(packet.flags),
             _ => State::Udp,
         };
-        let record = Record::new(number, state);
-        let hop = hop_back(env, packet, backend);
-        let (way, evicts) = match over {
-            Some(way) => (way, false),
-            None => self.most_dispensable(now, env.control),
+        let hop = hop_back(env, backend);
+        let entry = Entry {
+            over,
+            key,
+            client: packet.tuple.source,
+            record: Record::new(number, state),
+            hop,
+        };
+        let insertion = self.put(env, &entry);
+        if insertion != Insertion::Lost {
+            load::begin(env, number, backend, state);
+        }
+        insertion
+    }
+
+    /// Puts an entry into the bucket. A function with a stack of its own.
+    #[inline(never)]
+    pub fn put(&self, env: &Env, entry: &Entry<F>) -> Insertion {
+        let now = now();
+        let (way, evicts) = match entry.over {
+            ANY => self.most_dispensable(env, now),
+            way => (way, false),
         };
         // SAFETY: the way is masked; the words belong to the entry, which is this CPU's while its key is BUSY.
         unsafe {
@@ -198,13 +253,17 @@ impl<F: Family> Place<F> {
             if old == BUSY || !atomic::replace(key_word, old, BUSY) {
                 return Insertion::Lost;
             }
-            F::set_client(flow, packet.tuple.source);
-            atomic::store(record_word.cast::<u32>(), record.0);
-            atomic::store(seen_word, now);
-            if hop != Hop::NONE {
-                self.set_hop(way, hop);
+            if old != 0 {
+                let old = Record(atomic::load(record_word.cast::<u32>()));
+                if let Some(backend) = family::backend(env.bank, old.backend()) {
+                    load::end(env, old.backend(), backend, old.state());
+                }
             }
-            atomic::publish(key_word, key);
+            F::set_client(flow, entry.client);
+            atomic::store(record_word.cast::<u32>(), entry.record.0);
+            atomic::store(seen_word, now);
+            self.set_hop(way, entry.hop);
+            atomic::publish(key_word, entry.key);
         }
         if evicts { Insertion::Evicted } else { Insertion::Done }
     }
@@ -212,8 +271,9 @@ impl<F: Family> Place<F> {
     /// The way to give to a new flow, and whether a flow that goes on has to be forgotten for it: a free way; else the
     /// one whose flow was idle longest, of those that have ended if there are any.
     #[inline(always)]
-    fn most_dispensable(&self, now: u32, control: &Control) -> (usize, bool) {
-        let (mut best, mut rank, mut goes_on) = (0, 0, true);
+    fn most_dispensable(&self, env: &Env, now: u32) -> (usize, bool) {
+        let (mut best, mut rank) = (0, 0);
+        let mut of_best = (Record(0), now);
         for step in 0..WAYS {
             let way = self.way(step);
             // SAFETY: the way is masked; the words belong to the entry.
@@ -228,21 +288,25 @@ impl<F: Family> Place<F> {
             if key == 0 {
                 return (way, false);
             }
-            let idle = idle(seen, now);
-            let this = 1 + idle as u32 + if record.state().is_over() { ENDED } else { 0 };
+            let this = 1 + idle(seen, now) as u32 + if record.state().is_over() { ENDED } else { 0 };
             if key != BUSY && this > rank {
                 rank = this;
                 best = way;
-                goes_on = idle <= timeout(record, control);
+                of_best = (record, seen);
             }
         }
+        let (record, seen) = of_best;
+        let goes_on =
+            family::backend(env.bank, record.backend()).is_none_or(|it| !is_expired(env, it, record, seen, now));
         (best, goes_on)
     }
 
     /// Remembers the next hop of a NAT flow's client.
     #[inline(always)]
     fn set_hop(&self, way: usize, hop: Hop) {
-        if let Some(hops) = F::hops(self.number) {
+        if hop != Hop::NONE
+            && let Some(hops) = F::hops(self.number)
+        {
             // SAFETY: the way is masked; a hop is one aligned word.
             unsafe {
                 atomic::store(hops.cast::<u64>().add(way & (WAYS - 1)), hop.0);
@@ -259,53 +323,68 @@ impl<F: Family> Place<F> {
             None => Hop::NONE,
         }
     }
+}
 
-    /// Notes a packet of a flow: its state if that changed, and from time to time when it was seen and where the
-    /// client's packets come from. `hop` is asked for only then.
+impl<F: Family> Found<F> {
+    /// The flow's state after a packet, if that is another.
     #[inline(always)]
-    fn touch(&self, found: &Found<F>, state: State, now: u32, control: &Control, hop: impl FnOnce() -> Hop) {
+    fn turn(&self, env: &Env, number: u32, backend: &Backend, state: State) {
+        let next = self.record.with_state(state);
+        if next == self.record {
+            return;
+        }
+        // SAFETY: the words belong to the entry that was found.
+        let (_, record, _) = unsafe { F::words(self.flow) };
+        // If another CPU was first, its view of the flow is as good.
+        // SAFETY: as above.
+        if unsafe { atomic::replace(record.cast::<u32>(), self.record.0, next.0) } {
+            load::change(env, number, backend, self.record.state(), state);
+        }
+    }
+
+    /// When the flow was last seen: now.
+    #[inline(always)]
+    pub fn see(&self, now: u32) {
         // SAFETY: the words belong to the entry that was found.
         unsafe {
-            let (_, record, seen) = F::words(found.flow);
-            let next = found.record.with_state(state);
-            if next != found.record {
-                // If another CPU was first, its view of the flow is as good.
-                let _: bool = atomic::replace(record.cast::<u32>(), found.record.0, next.0);
-            }
-            if now.wrapping_sub(found.seen) >= control.refresh {
-                atomic::store(seen, now);
-                let hop = hop();
-                if hop != Hop::NONE {
-                    self.set_hop(found.way, hop);
-                }
-            }
+            let (_, _, seen) = F::words(self.flow);
+            atomic::store(seen, now);
         }
     }
 }
 
 /// Whether a client's packet belongs to a flow.
 pub enum Known {
-    /// It does: the backend and its number.
-    Flow(u32, &'static Backend),
+    /// It does.
+    Flow {
+        /// The number of its backend.
+        number: u32,
+        /// Its backend.
+        backend: &'static Backend,
+        /// Whether it is time to note what need not be noted with each packet.
+        is_due: bool,
+    },
+    /// It does, but the backend is gone, and the flow is not to have another.
+    Lost,
     /// It does not, or its flow is over, in this way of the bucket.
     Not {
-        /// The way to use again.
-        over: Option<usize>,
+        /// The way to use again, or [`ANY`].
+        over: usize,
     },
 }
 
 /// Jiffies, low word.
 #[inline(always)]
-fn now() -> u32 {
+pub fn now() -> u32 {
     // SAFETY: the helper has no preconditions.
     unsafe { bpf_jiffies64() as u32 }
 }
 
 /// The next hop that the answers of a NAT backend take.
 #[inline(always)]
-fn hop_back<F: Family>(env: &Env<'_>, packet: &Packet<F>, backend: &Backend) -> Hop {
+fn hop_back(env: &Env, backend: &Backend) -> Hop {
     if backend.method == Method::Nat as u8 {
-        transmit::hop_back(env.context, packet.frame)
+        transmit::hop_back(env)
     } else {
         Hop::NONE
     }
@@ -321,16 +400,11 @@ fn idle(seen: u32, now: u32) -> i32 {
     if idle < 0 { 0 } else { idle }
 }
 
-/// How long a flow in its state may be idle, jiffies.
+/// Whether a backend's flow has been idle for longer than its state allows.
 #[inline(always)]
-fn timeout(record: Record, control: &Control) -> i32 {
-    control.timeouts[record.state() as usize & (STATES - 1)] as i32
-}
-
-impl<F: Family> Found<F> {
-    /// Whether the flow has been idle for longer than its state allows.
-    #[inline(always)]
-    fn is_expired(&self, now: u32, control: &Control) -> bool {
-        idle(self.seen, now) > timeout(self.record, control)
+pub fn is_expired(env: &Env, backend: &Backend, record: Record, seen: u32, now: u32) -> bool {
+    match maps::TIMEOUTS.get(u32::from(backend.timeouts()) << 1 | env.bank) {
+        Some(timeouts) => idle(seen, now) > timeouts[record.0 as usize & (STATES - 1)] as i32,
+        None => false,
     }
 }

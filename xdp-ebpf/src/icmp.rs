@@ -4,6 +4,7 @@
 //! source made the backend's again. An error on the way to a NAT backend quotes what the client sent; it goes to the
 //! client, from the service, with the quoted destination made the service's again (RFC 5508, section 4.2).
 
+use aya_ebpf::{macros::xdp, programs::XdpContext};
 use xdp_common::{
     checksum,
     layout::Method,
@@ -12,10 +13,13 @@ use xdp_common::{
 };
 
 use crate::{
-    End, Env, count, family,
+    Env, count,
+    end::End,
+    family::{self, V4, V6},
     flow::Place,
     parse::{self, Frame, Header, Piece, Tuple},
     rewrite::Translate,
+    run,
     service::{self, Role},
     transmit,
 };
@@ -28,9 +32,19 @@ struct Error<'a, F: Translate> {
     quoted: Header<F>,
 }
 
+/// The program of ICMP.
+#[xdp]
+pub fn lvx_icmp(context: XdpContext) -> u32 {
+    run(&context, error::<V4>, error::<V6>)
+}
+
 /// Sends an ICMP error after the flow that it is about.
 #[inline(always)]
-pub fn error<F: Translate>(env: &Env<'_>, frame: Frame, outer: &Header<F>) -> Result<End, End> {
+fn error<F: Translate>(env: &Env, outer: &Header<F>) -> Result<End, End> {
+    if outer.protocol != F::ICMP || outer.piece != Piece::Whole {
+        return Err(End::Pass(Verdict::PassedOtherProtocol));
+    }
+    let frame = env.frame;
     let icmp: *mut Icmp = frame.view(outer.at).ok_or(End::Pass(Verdict::PassedMalformed))?;
     // SAFETY: the view was checked.
     if !F::is_icmp_error(unsafe { (*icmp).kind }) {
@@ -61,7 +75,7 @@ pub fn error<F: Translate>(env: &Env<'_>, frame: Frame, outer: &Header<F>) -> Re
 
 /// An error about what the service sent to a client.
 #[inline(always)]
-fn to_backend<F: Translate>(env: &Env<'_>, error: &Error<'_, F>, tuple: &Tuple<F>, service: u32) -> Result<End, End> {
+fn to_backend<F: Translate>(env: &Env, error: &Error<'_, F>, tuple: &Tuple<F>, service: u32) -> Result<End, End> {
     let none = End::Pass(Verdict::PassedNoService);
     let Some(place) = Place::<F>::of(tuple.source, tuple.source_port, env.control) else {
         return Err(none);
@@ -103,12 +117,12 @@ fn to_backend<F: Translate>(env: &Env<'_>, error: &Error<'_, F>, tuple: &Tuple<F
         }
     }
     count::inbound(number, bytes);
-    Ok(transmit::to_backend(env.context, error.frame, backend))
+    Ok(transmit::to_backend(env, backend))
 }
 
 /// An error about what a client sent, on its way back through NAT.
 #[inline(always)]
-fn to_client<F: Translate>(env: &Env<'_>, error: &Error<'_, F>, tuple: &Tuple<F>) -> Result<End, End> {
+fn to_client<F: Translate>(env: &Env, error: &Error<'_, F>, tuple: &Tuple<F>) -> Result<End, End> {
     let none = End::Pass(Verdict::PassedNoService);
     let Some(place) = Place::<F>::of(tuple.destination, tuple.destination_port, env.control) else {
         return Err(none);
@@ -139,7 +153,7 @@ fn to_client<F: Translate>(env: &Env<'_>, error: &Error<'_, F>, tuple: &Tuple<F>
         update_checksums(error, address, endpoint, outer);
     }
     count::outbound(found.record.backend(), bytes);
-    Ok(transmit::to_client(env.context, env.bank, error.frame, hop))
+    Ok(transmit::to_client(env, hop))
 }
 
 /// Updates the checksum of the quoted transport header, if that much is quoted, and of the message: the quoted addresses

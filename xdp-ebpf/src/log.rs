@@ -4,26 +4,27 @@ use aya_ebpf::{helpers::bpf_jiffies64, programs::XdpContext};
 use aya_log_ebpf::warn;
 use xdp_common::verdict::Verdict;
 
-use crate::{atomic, maps, transmit};
+use crate::{Env, atomic, maps, transmit};
 
 /// Tells of a packet that was dropped for want of a backend.
 #[inline(always)]
-pub fn dropped(context: &XdpContext, verdict: Verdict) {
+pub fn dropped(env: &Env, verdict: Verdict) {
     if !matches!(verdict, Verdict::DroppedNoBackend | Verdict::DroppedNoNextHop) {
         return;
     }
-    let (Some(control), Some(last)) = (maps::CONTROL.get(0), maps::LOGGED.get_ptr_mut(0)) else {
+    let Some(last) = maps::LOGGED.get_ptr_mut(0) else {
         return;
     };
     // SAFETY: the helper has no preconditions; the word is a map's.
     unsafe {
         let now = bpf_jiffies64();
         let then = atomic::load(last);
-        if now.wrapping_sub(then) < u64::from(control.hertz) || !atomic::replace(last, then, now) {
+        if now.wrapping_sub(then) < u64::from(env.control.hertz) || !atomic::replace(last, then, now) {
             return;
         }
     }
-    let ifindex = transmit::ingress(context);
+    let ifindex = transmit::ingress(env);
+    let context = &XdpContext::new(env.context);
     match verdict {
         Verdict::DroppedNoBackend => {
             warn!(

@@ -1,9 +1,12 @@
-//! LVX's XDP program. A packet's way, one module each, in this order and never back:
+//! LVX's XDP programs. A packet's way, one module each, in this order and never back:
 //!
-//! [`parse`] -> ([`fragment`], [`icmp`]) -> [`service`] -> [`flow`] -> [`scheduler`] -> [`rewrite`] -> [`transmit`]
+//! [`parse`] -> ([`fragment`], [`icmp`]) -> [`service`] -> [`flow`] -> ([`begin`]: [`persistence`], [`scheduler`],
+//! [`compare`]) -> [`rewrite`] -> [`transmit`]
 //!
-//! Everything is inlined into one function; [`family`] lets IPv4 and IPv6 share each step. A packet that is not for a
-//! service is passed as it came; nothing is written into a packet before its fate is known.
+//! The program that is attached, [`lvx`], takes a packet whose flow is known all the way. What is rarer goes on in a program of
+//! its own ([`Further`]), which parses it again: so each is small enough for the compiler to keep what it needs in registers,
+//! and for the verifier to walk. Within a program everything is inlined; [`family`] lets IPv4 and IPv6 share each step. A
+//! packet that is not for a service is passed as it came; nothing is written into a packet before its fate is known.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch, core_intrinsics)]
@@ -11,102 +14,105 @@
 #![expect(internal_features, reason = "compare-and-exchange: see the module atomic")]
 
 mod atomic;
+mod begin;
 mod clock;
+mod compare;
 mod count;
+mod end;
 mod family;
 mod flow;
 mod forget;
 mod fragment;
+mod further;
 mod icmp;
+mod load;
 mod log;
 mod maps;
 mod parse;
+mod persistence;
 mod rewrite;
 mod scheduler;
 mod service;
 mod transmit;
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use aya_ebpf::{
+    bindings::{xdp_action, xdp_md},
+    macros::xdp,
+    programs::XdpContext,
+};
 use xdp_common::{
-    layout::{Backend, Control, Hop, Method},
+    layout::{Backend, Control, Further, Hop, Method},
     verdict::Verdict,
 };
 
 use crate::{
-    flow::{Insertion, Known, Place},
+    end::End,
+    family::{V4, V6},
+    flow::{Known, Place},
     parse::{Frame, Header, Network, Packet, Piece},
     rewrite::Translate,
     service::Role,
 };
 
-/// What a step that ends a packet's way has decided.
-pub enum End {
-    /// Forward: this is the XDP action.
-    Forward(u32),
-    /// Pass it to the kernel, counted under this reason.
-    Pass(Verdict),
-    /// Drop it, counted under this reason.
-    Drop(Verdict),
-}
-
 /// The entry point.
 #[xdp]
 #[inline(always)]
 pub fn lvx(context: XdpContext) -> u32 {
-    let (Ok(end) | Err(end)) = frame(&context);
-    match end {
-        End::Forward(action) => action,
-        End::Pass(verdict) => {
-            count::verdict(&context, verdict);
-            xdp_action::XDP_PASS
-        }
-        End::Drop(verdict) => {
-            count::verdict(&context, verdict);
-            log::dropped(&context, verdict);
-            xdp_action::XDP_DROP
-        }
-    }
+    run(&context, common::<V4>, common::<V6>)
 }
 
 /// What every step may look at.
-pub struct Env<'a> {
+pub struct Env {
     /// The kernel's word on the frame.
-    pub context: &'a XdpContext,
-    /// Seeds and timeouts.
+    pub context: *mut xdp_md,
+    /// Its bytes.
+    pub frame: Frame,
+    /// Seeds and settings.
     pub control: &'static Control,
     /// The bank of the configuration that this packet uses.
     pub bank: u32,
 }
 
-/// From the frame to its IP header.
+/// Runs a packet's way, from the frame to the XDP action.
 #[inline(always)]
-fn frame(context: &XdpContext) -> Result<End, End> {
-    let frame = Frame::of(context);
-    let control = maps::CONTROL.get(0).ok_or(End::Pass(Verdict::PassedNoService))?;
+pub fn run(
+    context: &XdpContext,
+    v4: impl FnOnce(&Env, &Header<V4>) -> Result<End, End>,
+    v6: impl FnOnce(&Env, &Header<V6>) -> Result<End, End>,
+) -> u32 {
+    let Some(control) = maps::CONTROL.get(0) else {
+        return xdp_action::XDP_PASS;
+    };
     let env = Env {
-        context,
+        context: context.ctx,
+        frame: Frame::of(context),
         control,
         bank: control.bank as u32 & 1,
     };
-    match parse::ethernet(frame)? {
-        Network::V4(at) => network(&env, frame, &parse::ipv4(frame, at)?),
-        Network::V6(at) => network(&env, frame, &parse::ipv6(frame, at)?),
-    }
+    let end = match parse::network(env.frame) {
+        Ok(Network::V4(header)) => v4(&env, &header),
+        Ok(Network::V6(header)) => v6(&env, &header),
+        Err(end) => Err(end),
+    };
+    end::action(&env, end)
 }
 
-/// From the IP header to the service.
+/// A packet as most are: whole, and TCP or UDP.
 #[inline(always)]
-fn network<F: Translate>(env: &Env<'_>, frame: Frame, header: &Header<F>) -> Result<End, End> {
-    if header.end > frame.length() {
-        return Err(End::Pass(Verdict::PassedMalformed));
+fn common<F: Translate>(env: &Env, header: &Header<F>) -> Result<End, End> {
+    if header.protocol == F::ICMP || header.piece != Piece::Whole {
+        return Err(match header.piece {
+            Piece::Whole => further::go(env, Further::Icmp),
+            _ => further::go(env, Further::Fragment),
+        });
     }
-    if let Piece::Later(identification) = header.piece {
-        return fragment::later(env, frame, header, identification);
-    }
-    if header.protocol == F::ICMP {
-        return icmp::error(env, frame, header);
-    }
-    let packet = parse::transport(frame, header)?;
+    transport(env, header)
+}
+
+/// A TCP or UDP packet: of a flow that is known, or not for a service.
+#[inline(always)]
+pub fn transport<F: Translate>(env: &Env, header: &Header<F>) -> Result<End, End> {
+    let packet = parse::transport(env.frame, header)?;
     match service::role(env.bank, &packet.tuple) {
         Role::Inbound(service) => inbound(env, &packet, service),
         Role::Outbound => outbound(env, &packet),
@@ -116,25 +122,37 @@ fn network<F: Translate>(env: &Env<'_>, frame: Frame, header: &Header<F>) -> Res
 
 /// A client's packet: its flow, or a new one; the backend; out.
 #[inline(always)]
-fn inbound<F: Translate>(env: &Env<'_>, packet: &Packet<F>, service: u32) -> Result<End, End> {
-    let no_backend = End::Drop(Verdict::DroppedNoBackend);
+fn inbound<F: Translate>(env: &Env, packet: &Packet<F>, service: u32) -> Result<End, End> {
     let Some(place) = Place::<F>::of(packet.tuple.source, packet.tuple.source_port, env.control) else {
-        return Err(no_backend);
+        return Err(End::Drop(Verdict::DroppedNoBackend));
     };
-    let key = F::key(packet.tuple.source, packet.tuple.source_port, place.hash, service);
-    let (number, backend) = match place.known(env, packet, key, service) {
-        Known::Flow(number, backend) => {
-            deliverable(packet, backend)?;
-            (number, backend)
+    match place.known(env, packet, service) {
+        Known::Flow {
+            number,
+            backend,
+            is_due,
+        } => {
+            if is_due && backend.flags & Backend::PERSISTENT != 0 {
+                // The template of the client has to be noted too.
+                return Err(further::go(env, F::BEGIN));
+            }
+            forward(env, packet, number, backend)
         }
-        Known::Not { over } => begin(env, packet, &place, key, service, over)?,
-    };
+        Known::Lost => Err(End::Drop(Verdict::DroppedBackendLost)),
+        Known::Not { .. } => Err(further::go(env, F::BEGIN)),
+    }
+}
+
+/// A client's packet whose backend is known: rewritten, counted, out.
+#[inline(always)]
+fn forward<F: Translate>(env: &Env, packet: &Packet<F>, number: u32, backend: &Backend) -> Result<End, End> {
+    deliverable(packet, backend)?;
     if backend.method == Method::Nat as u8 {
         rewrite::inbound(packet, backend);
     }
     count::inbound(number, packet.bytes);
     fragment::first(packet, number, true, Hop::NONE);
-    Ok(transmit::to_backend(env.context, packet.frame, backend))
+    Ok(transmit::to_backend(env, backend))
 }
 
 /// Whether a packet can go to a backend: its next hop is known, and NAT finds a hop left to take.
@@ -150,35 +168,9 @@ fn deliverable<F: Translate>(packet: &Packet<F>, backend: &Backend) -> Result<()
     Ok(())
 }
 
-/// A new flow: the scheduler's backend, and a record of it. A packet that cannot be delivered begins none.
-#[inline(always)]
-fn begin<F: Translate>(
-    env: &Env<'_>,
-    packet: &Packet<F>,
-    place: &Place<F>,
-    key: u64,
-    service: u32,
-    over: Option<usize>,
-) -> Result<(u32, &'static Backend), End> {
-    let chosen = service::get(env.bank, service)
-        .and_then(|entry| scheduler::choose(service, entry, &packet.tuple))
-        .and_then(|number| Some((number, family::backend(env.bank, number)?)));
-    let Some((number, backend)) = chosen else {
-        return Err(End::Drop(Verdict::DroppedNoBackend));
-    };
-    deliverable(packet, backend)?;
-    count::connection(number);
-    match place.insert(env, packet, over, key, number, backend) {
-        Insertion::Done => {}
-        Insertion::Evicted => count::verdict(env.context, Verdict::FlowEvicted),
-        Insertion::Lost => count::verdict(env.context, Verdict::FlowUntracked),
-    }
-    Ok((number, backend))
-}
-
 /// A NAT backend's packet: its flow; the service's address; back to the client.
 #[inline(always)]
-fn outbound<F: Translate>(env: &Env<'_>, packet: &Packet<F>) -> Result<End, End> {
+fn outbound<F: Translate>(env: &Env, packet: &Packet<F>) -> Result<End, End> {
     let none = End::Pass(Verdict::PassedNoService);
     let Some(place) = Place::<F>::of(packet.tuple.destination, packet.tuple.destination_port, env.control) else {
         return Err(none);
@@ -188,10 +180,10 @@ fn outbound<F: Translate>(env: &Env<'_>, packet: &Packet<F>) -> Result<End, End>
     };
     let hop = place.hop(&found);
     rewrite::outbound(packet, backend)?;
-    place.answered(env, packet, &found);
+    place.answered(env, packet, &found, backend);
     count::outbound(found.record.backend(), packet.bytes);
     fragment::first(packet, found.record.backend(), false, hop);
-    Ok(transmit::to_client(env.context, env.bank, packet.frame, hop))
+    Ok(transmit::to_client(env, hop))
 }
 
 /// The kernel lets GPL-compatible programs call all helpers.

@@ -1,13 +1,13 @@
 //! The maps. Their keys and values are in [`xdp_common::layout`]; the loader sets the sizes that are 1 here.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, DevMap, LruHashMap},
+    btf_maps::{Array, ArrayOfMaps, DevMap, LruHashMap, ProgramArray},
     macros::btf_map,
 };
 use xdp_common::layout::{
     BANKS, Backend, BackendCounters, BucketFlowV4, BucketFlowV6, BucketV4, BucketV6, CHUNK, CHUNKS_PER_SEGMENT,
-    Control, FRAGMENTS, FragmentV4, FragmentV6, FragmentWay, HopBucket, PORT_SLOTS, PORTS as MAX_PORTS, Port, PortOf,
-    SEGMENTS, Service, Verdicts,
+    Control, FRAGMENTS, FragmentV4, FragmentV6, FragmentWay, Further, HopBucket, Limit, Load, PORT_SLOTS,
+    PORTS as MAX_PORTS, Port, PortOf, SEGMENTS, Service, TIMEOUT_SETS, Timeouts, Verdicts,
 };
 
 /// `BPF_F_MMAPABLE`: userspace reads and writes these arrays through memory, a word at a time.
@@ -16,7 +16,7 @@ const MMAPABLE: usize = 1 << 10;
 /// or kernel 6.1 would take the loader's maps, which come without type information, for another kind (`map_meta_equal`).
 type Segment = Array<[u64; CHUNK / 8], { CHUNKS_PER_SEGMENT as usize }, MMAPABLE>;
 
-/// The bank in use, seeds and timeouts.
+/// The bank in use, and seeds.
 #[btf_map]
 pub static CONTROL: Array<Control, 1, MMAPABLE> = Array::new();
 
@@ -35,6 +35,18 @@ pub static SERVICES: Array<Service, 1, MMAPABLE> = Array::new();
 /// Backends: place `2 * number + bank`.
 #[btf_map]
 pub static BACKENDS: Array<Backend, 1, MMAPABLE> = Array::new();
+
+/// Thresholds of backends: place `2 * number + bank`.
+#[btf_map]
+pub static LIMITS: Array<Limit, 1, MMAPABLE> = Array::new();
+
+/// What backends have to do, by number.
+#[btf_map]
+pub static LOADS: Array<Load, 1, MMAPABLE> = Array::new();
+
+/// Idle times, the node's and those of services: place `2 * set + bank`.
+#[btf_map]
+pub static TIMEOUTS: Array<Timeouts, { (TIMEOUT_SETS * BANKS) as usize }, MMAPABLE> = Array::new();
 
 /// Scheduling tables, by segment.
 #[btf_map]
@@ -87,6 +99,10 @@ pub static BACKEND_COUNTERS: Array<BackendCounters, 1, MMAPABLE> = Array::new();
 /// Verdicts per interface and CPU.
 #[btf_map]
 pub static VERDICT_COUNTERS: Array<Verdicts, 1, MMAPABLE> = Array::new();
+
+/// The programs in which the way of rarer packets goes on.
+#[btf_map]
+pub static FURTHER: ProgramArray<{ Further::ALL.len() }> = ProgramArray::new();
 
 /// When something was last logged, jiffies.
 #[btf_map]

@@ -6,13 +6,13 @@ use aya_ebpf::programs::XdpContext;
 use xdp_common::{
     verdict::Verdict,
     wire::{
-        ETHERNET, EtherType, Ethernet, ExtensionHeader, FRAGMENT_HEADER, Fragment, Ipv4, Ipv6, Ports, Tcp, Udp, VLAN,
-        Vlan, protocol,
+        Be16, ETHERNET, EtherType, Ethernet, ExtensionHeader, FRAGMENT_HEADER, Fragment, Ipv4, Ipv6, Ports, Tcp, Udp,
+        VLAN, Vlan, protocol,
     },
 };
 
 use crate::{
-    End,
+    end::End,
     family::{Family, V4, V6},
     forget,
 };
@@ -63,17 +63,34 @@ impl Frame {
     }
 }
 
-/// What follows Ethernet and its tags.
+/// The IP header that follows Ethernet and its tags.
 pub enum Network {
-    /// IPv4, so many bytes into the frame.
-    V4(usize),
-    /// IPv6, so many bytes into the frame.
-    V6(usize),
+    /// IPv4.
+    V4(Header<V4>),
+    /// IPv6.
+    V6(Header<V6>),
 }
 
-/// Ethernet and up to two VLAN tags, which stay as they are.
+/// From the frame to its IP header.
 #[inline(always)]
-pub fn ethernet(frame: Frame) -> Result<Network, End> {
+pub fn network(frame: Frame) -> Result<Network, End> {
+    let (ether_type, at) = ethernet(frame)?;
+    if ether_type == EtherType::IPV4 {
+        let header = ipv4(frame, at)?;
+        header.within(frame).map(|()| Network::V4(header))
+    } else if ether_type == EtherType::IPV6 {
+        let header = ipv6(frame, at)?;
+        header.within(frame).map(|()| Network::V6(header))
+    } else if EtherType::is_vlan(ether_type) {
+        Err(End::Pass(Verdict::PassedTooDeep))
+    } else {
+        Err(End::Pass(Verdict::PassedNotIp))
+    }
+}
+
+/// Ethernet and up to two VLAN tags, which stay as they are: what follows them, and where.
+#[inline(always)]
+fn ethernet(frame: Frame) -> Result<(Be16, usize), End> {
     let header: *mut Ethernet = frame.view(0).ok_or(End::Pass(Verdict::PassedMalformed))?;
     // SAFETY: the view was checked.
     let mut ether_type = unsafe { (*header).ether_type };
@@ -87,19 +104,11 @@ pub fn ethernet(frame: Frame) -> Result<Network, End> {
         ether_type = unsafe { (*tag).ether_type };
         at += VLAN;
     }
-    let at = forget::below::<31>(at, usize::from(ether_type.0));
-    if ether_type == EtherType::IPV4 {
-        Ok(Network::V4(at))
-    } else if ether_type == EtherType::IPV6 {
-        Ok(Network::V6(at))
-    } else if EtherType::is_vlan(ether_type) {
-        Err(End::Pass(Verdict::PassedTooDeep))
-    } else {
-        Err(End::Pass(Verdict::PassedNotIp))
-    }
+    Ok((ether_type, forget::below::<31>(at, usize::from(ether_type.0))))
 }
 
 /// The two ends of a packet.
+#[derive(Clone, Copy)]
 pub struct Tuple<F: Family> {
     /// [`protocol::TCP`] or [`protocol::UDP`].
     pub protocol: u8,
@@ -114,9 +123,8 @@ pub struct Tuple<F: Family> {
 }
 
 /// A TCP or UDP packet, or its first fragment.
+#[derive(Clone, Copy)]
 pub struct Packet<F: Family> {
-    /// The bytes.
-    pub frame: Frame,
     /// Its IP header.
     pub ip: *mut F::Header,
     /// Its ports: the start of its TCP or UDP header, all of whose fixed part is within the frame.
@@ -134,7 +142,7 @@ pub struct Packet<F: Family> {
 }
 
 /// How much of a datagram a packet is; fragments with their identification, as on the wire.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub enum Piece {
     /// All of it.
     Whole,
@@ -145,6 +153,7 @@ pub enum Piece {
 }
 
 /// A network header that was followed to the transport header.
+#[derive(Clone, Copy)]
 pub struct Header<F: Family> {
     /// The IP header.
     pub ip: *mut F::Header,
@@ -156,6 +165,17 @@ pub struct Header<F: Family> {
     pub end: usize,
     /// Whether it is a fragment.
     pub piece: Piece,
+}
+
+impl<F: Family> Header<F> {
+    /// Whether the packet is within the frame.
+    #[inline(always)]
+    fn within(&self, frame: Frame) -> Result<(), End> {
+        if self.end > frame.length() {
+            return Err(End::Pass(Verdict::PassedMalformed));
+        }
+        Ok(())
+    }
 }
 
 /// An IPv4 header `at` bytes into the frame and its options.
@@ -265,7 +285,6 @@ pub fn transport<F: Family>(frame: Frame, header: &Header<F>) -> Result<Packet<F
     // SAFETY: both headers begin with the ports, and one of them was checked.
     let (source_port, destination_port) = unsafe { ((*ports).source.0, (*ports).destination.0) };
     Ok(Packet {
-        frame,
         ip: header.ip,
         ports,
         checksum,

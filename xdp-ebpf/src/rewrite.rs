@@ -8,7 +8,7 @@ use xdp_common::{
 };
 
 use crate::{
-    End,
+    end::End,
     family::{Family, V4, V6},
     parse::{Frame, Header, Packet},
 };

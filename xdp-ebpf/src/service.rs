@@ -1,6 +1,6 @@
 //! Service: what a packet's two ends stand for.
 
-use xdp_common::layout::{Service, Target};
+use xdp_common::layout::{Service, Target, port_protocol};
 
 use crate::{family::Family, maps, parse::Tuple};
 
@@ -17,11 +17,15 @@ pub enum Role {
 /// Finds the service that a packet goes to, or the backend that it comes from.
 #[inline(always)]
 pub fn role<F: Family>(bank: u32, tuple: &Tuple<F>) -> Role {
-    let to = F::endpoint(bank, tuple.destination, tuple.destination_port, tuple.protocol);
+    let to = F::endpoint(
+        bank,
+        tuple.destination,
+        port_protocol(tuple.destination_port, tuple.protocol),
+    );
     if let Some(service) = to.service() {
         return Role::Inbound(service);
     }
-    if F::endpoint(bank, tuple.source, tuple.source_port, tuple.protocol) == Target::REAL {
+    if F::endpoint(bank, tuple.source, port_protocol(tuple.source_port, tuple.protocol)) == Target::REAL {
         return Role::Outbound;
     }
     Role::Foreign

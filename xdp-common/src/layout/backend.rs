@@ -41,13 +41,48 @@ pub struct Backend {
     pub endpoint_delta: u16,
     /// The service's number.
     pub service: u16,
-    /// [`Backend::IPV6`]; room for limits.
+    /// [`Backend::IPV6`] and the other flags; the number of its timeouts (place in map `TIMEOUTS`) in the high byte.
     pub flags: u16,
 }
 
 impl Backend {
     /// In `flags`: the addresses are IPv6.
     pub const IPV6: u16 = 1;
+    /// In `flags`: it takes no new connections, and clients that persist with it are scheduled anew.
+    pub const QUIESCED: u16 = 1 << 1;
+    /// In `flags`: it is down, and its flows are scheduled anew.
+    pub const ENDED: u16 = 1 << 2;
+    /// In `flags`: it is down or deleted, and the packets of its flows are dropped.
+    pub const DROPPING: u16 = 1 << 3;
+    /// In `flags`: its connections are counted as they begin and end, because its scheduler or its thresholds ask.
+    pub const COUNTED: u16 = 1 << 4;
+    /// In `flags`: its service has persistence.
+    pub const PERSISTENT: u16 = 1 << 5;
+    /// In `flags`: it has thresholds.
+    pub const LIMITED: u16 = 1 << 6;
+
+    /// In `flags`: nothing goes on with it.
+    pub const OVER: u16 = Self::ENDED | Self::DROPPING;
+
+    /// Flags with the number of the timeouts.
+    #[must_use]
+    pub const fn flags(flags: u16, timeouts: u8) -> u16 {
+        flags | (timeouts as u16) << 8
+    }
+
+    /// The number of its timeouts.
+    #[inline(always)]
+    #[must_use]
+    pub const fn timeouts(&self) -> u8 {
+        (self.flags >> 8) as u8
+    }
+
+    /// Whether flows to this service go on with it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn goes_on(&self, service: u32) -> bool {
+        self.service as u32 == service && self.flags & Self::OVER == 0
+    }
 
     /// No backend.
     pub const NONE: Self = Self {
@@ -67,4 +102,69 @@ impl Backend {
     };
 }
 
-const _: () = assert!(size_of::<Backend>() == 64);
+/// Thresholds of a backend's connections, active and inactive, as `ipvsadm -x -y`: 8 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Limit {
+    /// As many connections make it overloaded; 0 for no limit.
+    pub upper: u32,
+    /// An overloaded backend is so until it has fewer connections than this.
+    pub lower: u32,
+}
+
+/// What a backend has to do, for schedulers and thresholds: 16 bytes, written by packets of all CPUs where
+/// [`Backend::COUNTED`] says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Load {
+    /// Active connections above 32 bits of inactive ones: in one word, so that they change as one.
+    pub connections: u64,
+    /// 1 from when the upper threshold is reached until the lower one is undercut.
+    pub overloaded: u64,
+}
+
+impl Load {
+    /// One active connection.
+    pub const ACTIVE: u64 = 1 << 32;
+    /// One inactive connection.
+    pub const INACTIVE: u64 = 1;
+
+    /// Active connections. A count that is a few too low at the moment reads as none.
+    #[inline(always)]
+    #[must_use]
+    pub const fn active(connections: u64) -> u32 {
+        let active = (connections.wrapping_add(1 << 31) >> 32) as u32;
+        active & !((active as i32 >> 31) as u32)
+    }
+
+    /// Inactive connections. As [`Load::active`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn inactive(connections: u64) -> u32 {
+        let inactive = connections as u32;
+        inactive & !((inactive as i32 >> 31) as u32)
+    }
+}
+
+/// Idle times after which a flow in each state is over, jiffies, by [`crate::tcp_state::State`].
+pub type Timeouts = [u32; crate::tcp_state::STATES];
+
+const _: () = assert!(size_of::<Backend>() == 64 && size_of::<Limit>() == 8 && size_of::<Load>() == 16);
+const _: () = assert!(size_of::<Timeouts>() == 32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_counted_in_halves_of_a_word_that_may_be_below_zero_for_a_moment() {
+        let word = 3 * Load::ACTIVE + 2 * Load::INACTIVE;
+        assert_eq!((Load::active(word), Load::inactive(word)), (3, 2));
+        let word = word.wrapping_sub(3 * Load::INACTIVE);
+        assert_eq!((Load::active(word), Load::inactive(word)), (3, 0));
+        let word = word.wrapping_sub(4 * Load::ACTIVE);
+        assert_eq!((Load::active(word), Load::inactive(word)), (0, 0));
+        let word = word.wrapping_add(4 * Load::ACTIVE + Load::INACTIVE);
+        assert_eq!((Load::active(word), Load::inactive(word)), (3, 0));
+    }
+}

@@ -1,5 +1,3 @@
-use crate::tcp_state::STATES;
-
 /// The words that steer the whole packet path: the only entry of map `CONTROL`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -14,8 +12,52 @@ pub struct Control {
     pub refresh: u32,
     /// Jiffies per second, as measured when the maps were made.
     pub hertz: u32,
-    /// Idle times after which a flow in each state is over, jiffies, by [`crate::tcp_state::State`].
-    pub timeouts: [u32; STATES],
+    /// [`UnknownFragments`].
+    pub unknown_fragments: u64,
+    /// Zero.
+    pub room: [u64; 3],
+}
+
+/// The programs in which the way of rarer packets goes on, by their place in map `FURTHER`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Further {
+    /// A new IPv4 flow, and the first fragment of a datagram.
+    BeginV4 = 0,
+    /// The same over IPv6.
+    BeginV6 = 1,
+    /// Another fragment.
+    Fragment = 2,
+    /// ICMP.
+    Icmp = 3,
+}
+
+impl Further {
+    /// All of them, in the order of their places.
+    pub const ALL: [Self; 4] = [Self::BeginV4, Self::BeginV6, Self::Fragment, Self::Icmp];
+
+    /// The program's name.
+    #[must_use]
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::BeginV4 => "lvx_begin_v4",
+            Self::BeginV6 => "lvx_begin_v6",
+            Self::Fragment => "lvx_fragment",
+            Self::Icmp => "lvx_icmp",
+        }
+    }
+}
+
+/// What becomes of a fragment whose first fragment, which has the ports, was not seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum UnknownFragments {
+    /// It is passed to the kernel.
+    Pass = 0,
+    /// It is dropped, if its destination is a service's.
+    Drop = 1,
+    /// The addresses alone choose its backend, if its destination is a service's.
+    Addresses = 2,
 }
 
 const _: () = assert!(size_of::<Control>() == 64);

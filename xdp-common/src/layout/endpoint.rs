@@ -29,6 +29,13 @@ pub const fn port_protocol(port: u16, protocol: u8) -> u32 {
     (port as u32) << 16 | protocol as u32
 }
 
+/// All ports of a protocol in the place of [`port_protocol`]: for fragments, which have no port.
+#[inline(always)]
+#[must_use]
+pub const fn any_port(protocol: u8) -> u32 {
+    1 << 8 | protocol as u32
+}
+
 /// An IPv4 endpoint: 16 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

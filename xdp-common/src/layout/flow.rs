@@ -4,6 +4,9 @@
 //! port alone: the way in matches client and service, the way back matches client and the backend's own address. An
 //! entry is published by its key: a writer puts [`BUSY`] there, writes the rest, then the key; a reader that has read
 //! the rest reads the key again and takes the entry for absent if it changed.
+//!
+//! A template, which is where a client persists, has an entry too: its port is the number of the persistence group, and its
+//! service is number 0, which no service has.
 
 use crate::{tcp_state::State, wire::Be16};
 
@@ -67,13 +70,6 @@ impl FlowV4 {
     #[must_use]
     pub const fn key(client: u32, port: u16, service: u32) -> u64 {
         (client as u64) << 32 | (port as u64) << 16 | service as u64
-    }
-
-    /// The part of a key that is the client's.
-    #[inline(always)]
-    #[must_use]
-    pub const fn client(key: u64) -> u64 {
-        key >> 16
     }
 
     /// The number of the service in a key.

@@ -18,18 +18,22 @@ mod port;
 mod schedule;
 mod service;
 
-pub use backend::{Backend, Method};
-pub use control::Control;
+pub use backend::{Backend, Limit, Load, Method, Timeouts};
+pub use control::{Control, Further, UnknownFragments};
 pub use counters::{BackendCounters, Verdicts};
-pub use endpoint::{BUCKET_V4, BUCKET_V6, BucketV4, BucketV6, EndpointV4, EndpointV6, REACH, Target, port_protocol};
+pub use endpoint::{
+    BUCKET_V4, BUCKET_V6, BucketV4, BucketV6, EndpointV4, EndpointV6, REACH, Target, any_port, port_protocol,
+};
 pub use flow::{BUSY, BucketFlowV4, BucketFlowV6, FlowV4, FlowV6, Hop, HopBucket, Record, WAYS};
 pub use fragment::{FRAGMENTS, FragmentV4, FragmentV6, FragmentWay};
 pub use port::{Port, PortOf, VIA_DEVMAP};
-pub use schedule::{CHUNK, CHUNKS_PER_SEGMENT, Chunk, ChunkIndex, MEMBERS_PER_CHUNK, SEGMENTS, SLOTS_PER_CHUNK};
-pub use service::{Scheduler, Service};
+pub use schedule::{
+    CHUNK, CHUNKS_PER_SEGMENT, Chunk, ChunkIndex, MEMBERS_PER_CHUNK, Member, SCANNED, SEGMENTS, SLOTS_PER_CHUNK,
+};
+pub use service::{Overload, Scheduler, Service};
 
 /// Version of all layouts together, written into [`Control::version`].
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 
 /// Banks of the configuration maps.
 pub const BANKS: u32 = 2;
@@ -42,6 +46,9 @@ pub const PORT_SLOTS: u32 = 1024;
 
 /// Counters per interface and CPU. [`crate::verdict::Verdict`] fills some of them.
 pub const VERDICTS: usize = 32;
+
+/// Sets of timeouts: the node's, which is number 0, and those of services.
+pub const TIMEOUT_SETS: u32 = 256;
 
 /// Services at most: their number is 16 bits of a flow's key. Number 0 is not given out.
 pub const MAX_SERVICES: u32 = 1 << 16;

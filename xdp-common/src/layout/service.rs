@@ -1,28 +1,67 @@
 use super::ChunkIndex;
+use crate::load::Measure;
 
-/// How a service spreads its new connections.
+/// How a service spreads its new connections: what its backends are compared by is a [`Measure`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Scheduler {
-    /// The ring is indexed by a hash of the client.
-    Hash = 0,
+    /// The ring is indexed by a hash of the client's address and port.
+    SourcePort = 0,
+    /// The ring is indexed by a hash of the client's address.
+    Source = 1,
+    /// The ring is indexed by a hash of the service's address.
+    Destination = 2,
     /// The ring is indexed by a counter.
-    Turn = 1,
+    Turn = 3,
+    /// The better of two random slots of the ring.
+    Two = 4,
+    /// The members are compared.
+    Compare = 5,
+}
+
+impl Scheduler {
+    /// The scheduler with this number; numbers that none has read as the last.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_bits(bits: u8) -> Self {
+        match bits {
+            0 => Self::SourcePort,
+            1 => Self::Source,
+            2 => Self::Destination,
+            3 => Self::Turn,
+            4 => Self::Two,
+            _ => Self::Compare,
+        }
+    }
+}
+
+/// What becomes of a new connection whose backend has reached its upper threshold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Overload {
+    /// It goes to the backend with the fewest connections by weight of those that have not.
+    Next = 0,
+    /// It goes to the sorry backend.
+    Sorry = 1,
+    /// It is dropped.
+    Drop = 2,
 }
 
 /// A service, read when a new flow needs a backend: 64 bytes.
 ///
-/// Its scheduling table is one block of chunks: first `members`, the numbers of its backends, then the ring, whose
-/// slots are indices into the members.
+/// Its scheduling table is one block of chunks: first the [`super::Member`]s, then the ring, whose slots are indices into the
+/// members.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Service {
     /// [`Scheduler`].
     pub scheduler: u8,
-    /// Zero; room for persistence, limits, one-packet scheduling.
+    /// [`Service::ONE_PACKET`], [`Service::PERSISTENT`].
     pub flags: u8,
-    /// Zero.
-    pub reserved: u16,
+    /// [`Overload`].
+    pub overload: u8,
+    /// Bits of a client's address that persistence goes by.
+    pub prefix: u8,
     /// Slots of the ring; 0 if no backend takes new connections.
     pub slots: u32,
     /// First chunk of the members.
@@ -35,10 +74,23 @@ pub struct Service {
     pub fingerprint: u64,
     /// How many members there are.
     pub members_length: u32,
-    /// Zero; room for thresholds and timeouts of its own.
-    pub room: [u32; 5],
+    /// The number under which its clients persist; services with one mark share it.
+    pub group: u32,
+    /// Its mark; 0 if it has none.
+    pub mark: u32,
+    /// The sorry backend's number; 0 if there is none.
+    pub sorry: u32,
+    /// How members are compared.
+    pub measure: Measure,
     /// Zero.
-    pub more_room: u64,
+    pub room: u64,
+}
+
+impl Service {
+    /// In `flags`: each packet is scheduled by itself.
+    pub const ONE_PACKET: u8 = 1;
+    /// In `flags`: a client's connections go where its last one went.
+    pub const PERSISTENT: u8 = 1 << 1;
 }
 
 const _: () = assert!(size_of::<Service>() == 64);

@@ -1,0 +1,152 @@
+//! Compare: the best of a service's members, where it is their load that tells.
+//!
+//! A chunk of members is looked at by each call that `bpf_loop` makes: the verifier walks one such call instead of all.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::bpf_loop;
+use xdp_common::{
+    layout::{ChunkIndex, MEMBERS_PER_CHUNK, Member, SCANNED, Service},
+    load::{Measure, Score},
+};
+
+use crate::{Env, atomic, forget, load, maps};
+
+/// Chunks that are looked at for one new connection, at most.
+const CHUNKS: u32 = SCANNED / MEMBERS_PER_CHUNK;
+
+/// A comparison under way, on the caller's stack: words only, because stores of less may go to any address there.
+#[repr(C)]
+struct Scan {
+    /// The first chunk of the members.
+    first: u64,
+    /// How many chunks of members there are.
+    chunks: u64,
+    /// The one to begin with.
+    begin: u64,
+    measure: Measure,
+    /// Not known to the verifier.
+    unknown: u64,
+    /// The best member of those looked at; 0 if there is none.
+    best: u64,
+    /// Its score.
+    numerator: u64,
+    denominator: u64,
+}
+
+impl Scan {
+    /// To the verifier each look shall begin with what any other left: it need not walk the rest for each.
+    #[inline(always)]
+    fn forget(&mut self) {
+        let forget = |word: u64| forget::below::<{ (1 << 48) - 1 }>(word as usize, self.unknown as usize) as u64;
+        (self.best, self.numerator, self.denominator) =
+            (forget(self.best), forget(self.numerator), forget(self.denominator));
+    }
+}
+
+/// The best member of a service for a new connection. Of more than [`SCANNED`] members, one window after the other is looked
+/// at.
+#[inline(always)]
+pub fn best(env: &Env, number: u32, service: &Service, measure: Measure) -> Option<Member> {
+    let chunks = service.members_length.div_ceil(MEMBERS_PER_CHUNK);
+    let begin = match maps::TURNS.get_ptr_mut(number) {
+        // SAFETY: the word is a map's.
+        Some(turn) if chunks > CHUNKS => unsafe { atomic::add(turn, 1) }.wrapping_mul(u64::from(CHUNKS)),
+        _ => 0,
+    };
+    let mut scan = Scan {
+        first: u64::from(service.members.0),
+        chunks: u64::from(chunks),
+        begin: if chunks > CHUNKS { begin % u64::from(chunks) } else { 0 },
+        measure,
+        unknown: env.control.seed,
+        best: 0,
+        numerator: Score::NONE.numerator,
+        denominator: Score::NONE.denominator,
+    };
+    scan.forget();
+    let calls = if chunks < CHUNKS { chunks } else { CHUNKS };
+    // SAFETY: the callback takes the pointer for what it is, and the kernel calls it no longer than this call lasts.
+    unsafe {
+        bpf_loop(calls, look as *mut c_void, (&raw mut scan).cast(), 0);
+    }
+    let best = Member(scan.best);
+    (best.number() != 0).then_some(best)
+}
+
+/// Looks at one chunk. The kernel goes on while this returns 0.
+extern "C" fn look(index: u64, scan: *mut Scan) -> u64 {
+    // SAFETY: the pointer is the one that `best` gave, and nobody else has it.
+    let scan = unsafe { &mut *scan };
+    let mut chunk = scan.begin + index;
+    if chunk >= scan.chunks {
+        chunk -= scan.chunks;
+    }
+    let first = ChunkIndex(scan.first as u32);
+    let Some(members) = maps::SCHEDULES.get_value(first.segment(), &(first.place() + chunk as u32)) else {
+        return 1;
+    };
+    for word in members {
+        let member = Member(*word);
+        let best = Score {
+            numerator: scan.numerator,
+            denominator: scan.denominator,
+        };
+        let this = load::score(scan.measure, member);
+        if this.is_better_than(best) {
+            scan.best = member.0;
+            scan.numerator = this.numerator;
+            scan.denominator = this.denominator;
+        }
+        scan.forget();
+    }
+    0
+}
+
+/// A search under way for the member at an address.
+#[repr(C)]
+struct Search {
+    first: u64,
+    bank: u64,
+    address: [u64; 2],
+    found: u64,
+}
+
+/// The member of a service that is at an address and takes new connections.
+#[inline(always)]
+pub fn at(env: &Env, service: &Service, address: [u64; 2]) -> Option<Member> {
+    let chunks = service.members_length.div_ceil(MEMBERS_PER_CHUNK);
+    let mut search = Search {
+        first: u64::from(service.members.0),
+        bank: u64::from(env.bank),
+        address,
+        found: 0,
+    };
+    // SAFETY: as in `best`.
+    unsafe {
+        bpf_loop(chunks, find as *mut c_void, (&raw mut search).cast(), 0);
+    }
+    let found = Member(search.found);
+    (found.number() != 0).then_some(found)
+}
+
+/// Looks at one chunk. The kernel goes on while this returns 0.
+extern "C" fn find(index: u64, search: *mut Search) -> u64 {
+    // SAFETY: as in `look`.
+    let search = unsafe { &mut *search };
+    let first = ChunkIndex(search.first as u32);
+    let Some(members) = maps::SCHEDULES.get_value(first.segment(), &(first.place() + index as u32)) else {
+        return 1;
+    };
+    for word in members {
+        let member = Member(*word);
+        if member.weight() != 0
+            && let Some(backend) = maps::BACKENDS.get(member.number() << 1 | search.bank as u32)
+            && backend.address == search.address
+        {
+            search.found = member.0;
+            return 1;
+        }
+    }
+    0
+}
