@@ -76,6 +76,34 @@ impl Measure {
         ..Self::FAILOVER
     };
 
+    /// The coefficients as one word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(self) -> u64 {
+        (self.active as u64)
+            | (self.inactive as u64) << 16
+            | (self.new as u64) << 24
+            | (self.divided as u64) << 32
+            | (self.idle_first as u64) << 40
+            | (self.heaviest as u64) << 48
+            | (self.bounded as u64) << 56
+    }
+
+    /// The coefficients in a word of [`Measure::word`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_word(word: u64) -> Self {
+        Self {
+            active: word as u16,
+            inactive: (word >> 16) as u8,
+            new: (word >> 24) as u8,
+            divided: (word >> 32) as u8,
+            idle_first: (word >> 40) as u8,
+            heaviest: (word >> 48) as u8,
+            bounded: (word >> 56) as u8,
+        }
+    }
+
     /// Whether connections count, so that they must be counted as they begin and end.
     #[must_use]
     pub const fn counts(self) -> bool {
@@ -226,6 +254,17 @@ mod tests {
             for out in [score(measure, overloaded, 5), score(measure, load(0, 0), 0)] {
                 assert!(!out.is_better_than(Score::NONE), "{measure:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_measure_comes_out_of_its_word_as_it_went_in() {
+        for measure in [
+            Measure::OVERFLOW,
+            Measure::NEVER_QUEUE,
+            Measure::WEIGHTED_LEAST_CONNECTIONS,
+        ] {
+            assert_eq!(Measure::from_word(measure.word()), measure);
         }
     }
 

@@ -1,6 +1,8 @@
 //! Compare: the best of a service's members, where it is their load that tells.
 //!
-//! A chunk of members is looked at by each call that `bpf_loop` makes: the verifier walks one such call instead of all.
+//! The two functions that packets call are global to the verifier, which so walks them once by themselves and not once for
+//! each way that leads to them; they take and return plain numbers. A chunk of members is looked at by each call that
+//! `bpf_loop` makes.
 
 use core::ffi::c_void;
 
@@ -15,7 +17,40 @@ use crate::{Env, atomic, forget, load, maps};
 /// Chunks that are looked at for one new connection, at most.
 const CHUNKS: u32 = SCANNED / MEMBERS_PER_CHUNK;
 
-/// A comparison under way, on the caller's stack: words only, because stores of less may go to any address there.
+/// The best member of a service for a new connection. Of more than [`SCANNED`] members, one window after the other is looked
+/// at.
+#[inline(always)]
+pub fn best(number: u32, service: &Service, measure: Measure) -> Option<Member> {
+    let chunks = service.members_length.div_ceil(MEMBERS_PER_CHUNK);
+    let begin = match maps::TURNS.get_ptr_mut(number) {
+        // SAFETY: the word is a map's.
+        Some(turn) if chunks > CHUNKS => unsafe { atomic::add(turn, 1) }.wrapping_mul(u64::from(CHUNKS)),
+        _ => 0,
+    };
+    let best = Member(lvx_best(
+        u64::from(service.members.0),
+        u64::from(chunks),
+        begin,
+        measure.word(),
+    ));
+    (best.number() != 0).then_some(best)
+}
+
+/// The member of a service that is at an address and takes new connections.
+#[inline(always)]
+pub fn at(env: &Env, service: &Service, address: [u64; 2]) -> Option<Member> {
+    let chunks = service.members_length.div_ceil(MEMBERS_PER_CHUNK);
+    let found = Member(lvx_member_at(
+        u64::from(service.members.0),
+        u64::from(chunks),
+        u64::from(env.bank),
+        address[0],
+        address[1],
+    ));
+    (found.number() != 0).then_some(found)
+}
+
+/// A comparison under way, on the stack: words only, because stores of less may go to any address there.
 #[repr(C)]
 struct Scan {
     /// The first chunk of the members.
@@ -24,9 +59,7 @@ struct Scan {
     chunks: u64,
     /// The one to begin with.
     begin: u64,
-    measure: Measure,
-    /// Not known to the verifier.
-    unknown: u64,
+    measure: u64,
     /// The best member of those looked at; 0 if there is none.
     best: u64,
     /// Its score.
@@ -38,45 +71,41 @@ impl Scan {
     /// To the verifier each look shall begin with what any other left: it need not walk the rest for each.
     #[inline(always)]
     fn forget(&mut self) {
-        let forget = |word: u64| forget::below::<{ (1 << 48) - 1 }>(word as usize, self.unknown as usize) as u64;
+        let forget = |word: u64| forget::below::<{ (1 << 48) - 1 }>(word as usize, self.first as usize) as u64;
         (self.best, self.numerator, self.denominator) =
             (forget(self.best), forget(self.numerator), forget(self.denominator));
     }
 }
 
-/// The best member of a service for a new connection. Of more than [`SCANNED`] members, one window after the other is looked
-/// at.
-#[inline(always)]
-pub fn best(env: &Env, number: u32, service: &Service, measure: Measure) -> Option<Member> {
-    let chunks = service.members_length.div_ceil(MEMBERS_PER_CHUNK);
-    let begin = match maps::TURNS.get_ptr_mut(number) {
-        // SAFETY: the word is a map's.
-        Some(turn) if chunks > CHUNKS => unsafe { atomic::add(turn, 1) }.wrapping_mul(u64::from(CHUNKS)),
-        _ => 0,
-    };
+/// The best of the members in so many chunks, as [`Member`]; 0 if none takes a connection.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lvx_best(first: u64, chunks: u64, begin: u64, measure: u64) -> u64 {
     let mut scan = Scan {
-        first: u64::from(service.members.0),
-        chunks: u64::from(chunks),
-        begin: if chunks > CHUNKS { begin % u64::from(chunks) } else { 0 },
+        first,
+        chunks,
+        begin: if chunks > 0 { begin % chunks } else { 0 },
         measure,
-        unknown: env.control.seed,
         best: 0,
         numerator: Score::NONE.numerator,
         denominator: Score::NONE.denominator,
     };
     scan.forget();
-    let calls = if chunks < CHUNKS { chunks } else { CHUNKS };
+    let calls = if chunks < u64::from(CHUNKS) {
+        chunks as u32
+    } else {
+        CHUNKS
+    };
     // SAFETY: the callback takes the pointer for what it is, and the kernel calls it no longer than this call lasts.
     unsafe {
         bpf_loop(calls, look as *mut c_void, (&raw mut scan).cast(), 0);
     }
-    let best = Member(scan.best);
-    (best.number() != 0).then_some(best)
+    scan.best
 }
 
 /// Looks at one chunk. The kernel goes on while this returns 0.
 extern "C" fn look(index: u64, scan: *mut Scan) -> u64 {
-    // SAFETY: the pointer is the one that `best` gave, and nobody else has it.
+    // SAFETY: the pointer is the one that `lvx_best` gave, and nobody else has it.
     let scan = unsafe { &mut *scan };
     let mut chunk = scan.begin + index;
     if chunk >= scan.chunks {
@@ -86,13 +115,14 @@ extern "C" fn look(index: u64, scan: *mut Scan) -> u64 {
     let Some(members) = maps::SCHEDULES.get_value(first.segment(), &(first.place() + chunk as u32)) else {
         return 1;
     };
+    let measure = Measure::from_word(scan.measure);
     for word in members {
         let member = Member(*word);
         let best = Score {
             numerator: scan.numerator,
             denominator: scan.denominator,
         };
-        let this = load::score(scan.measure, member);
+        let this = load::score(measure, member);
         if this.is_better_than(best) {
             scan.best = member.0;
             scan.numerator = this.numerator;
@@ -112,22 +142,21 @@ struct Search {
     found: u64,
 }
 
-/// The member of a service that is at an address and takes new connections.
-#[inline(always)]
-pub fn at(env: &Env, service: &Service, address: [u64; 2]) -> Option<Member> {
-    let chunks = service.members_length.div_ceil(MEMBERS_PER_CHUNK);
+/// Of the members in so many chunks the one at an address that takes new connections, as [`Member`]; 0 if there is none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lvx_member_at(first: u64, chunks: u64, bank: u64, high: u64, low: u64) -> u64 {
     let mut search = Search {
-        first: u64::from(service.members.0),
-        bank: u64::from(env.bank),
-        address,
+        first,
+        bank,
+        address: [high, low],
         found: 0,
     };
-    // SAFETY: as in `best`.
+    // SAFETY: as in `lvx_best`.
     unsafe {
-        bpf_loop(chunks, find as *mut c_void, (&raw mut search).cast(), 0);
+        bpf_loop(chunks as u32, find as *mut c_void, (&raw mut search).cast(), 0);
     }
-    let found = Member(search.found);
-    (found.number() != 0).then_some(found)
+    search.found
 }
 
 /// Looks at one chunk. The kernel goes on while this returns 0.

@@ -88,26 +88,36 @@ impl<F: Family> Place<F> {
     /// The flow with this key.
     #[inline(always)]
     pub fn inbound(&self, key: u64, client: F::Address) -> Option<Found<F>> {
+        let mut place = None;
         for step in 0..WAYS {
             let way = self.way(step);
-            // SAFETY: the way is masked; the words belong to the entry.
+            // SAFETY: the way is masked; the word belongs to the entry.
             unsafe {
                 let flow = F::flow(self.bucket, way);
-                let (key_word, record, seen) = F::words(flow);
-                if atomic::load(key_word) == key && F::is_client(flow, client) {
-                    let found = Found {
-                        way,
-                        flow,
-                        record: Record(atomic::load(record.cast::<u32>())),
-                        seen: atomic::load(seen),
-                    };
-                    if atomic::load_last(key_word) == key {
-                        return Some(found);
-                    }
+                if atomic::load(F::words(flow).0) == key && F::is_client(flow, client) {
+                    place = Some(way);
+                    break;
                 }
             }
         }
-        None
+        self.found(place?, key)
+    }
+
+    /// The flow in a way of the bucket, unless it is another by now.
+    #[inline(always)]
+    fn found(&self, way: usize, key: u64) -> Option<Found<F>> {
+        // SAFETY: the way is masked; the words belong to the entry.
+        unsafe {
+            let flow = F::flow(self.bucket, way & (WAYS - 1));
+            let (key_word, record, seen) = F::words(flow);
+            let found = Found {
+                way,
+                flow,
+                record: Record(atomic::load(record.cast::<u32>())),
+                seen: atomic::load(seen),
+            };
+            (atomic::load_last(key_word) == key).then_some(found)
+        }
     }
 
     /// The flow of this place's client whose backend is at the source, and that backend.

@@ -28,7 +28,7 @@ pub fn choose<F: Family>(env: &Env, number: u32, service: &Service, tuple: &Tupl
         Some(_) => return instead(env, service),
         None => (service.measure, false),
     };
-    let Some(best) = compare::best(env, number, service, measure) else {
+    let Some(best) = compare::best(number, service, measure) else {
         return instead(env, service);
     };
     if is_second {
