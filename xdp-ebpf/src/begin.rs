@@ -91,7 +91,7 @@ fn begin<F: Translate>(
         false => 0,
     };
     let chosen = match partner {
-        0 => scheduler::choose(env, number, service, &packet.tuple)?,
+        0 => scheduler::choose(env, number, &packet.tuple)?,
         partner => partner,
     };
     let chosen = forget::below::<{ MAX_BACKENDS as usize - 1 }>(chosen as usize, packet.bytes as usize) as u32;

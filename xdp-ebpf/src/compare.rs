@@ -1,8 +1,6 @@
 //! Compare: the best of a service's members, where it is their load that tells.
 //!
-//! The two functions that packets call are global to the verifier, which so walks them once by themselves and not once for
-//! each way that leads to them; they take and return plain numbers. A chunk of members is looked at by each call that
-//! `bpf_loop` makes.
+//! A chunk of members is looked at by each call that `bpf_loop` makes: the verifier walks one such call instead of all.
 
 use core::ffi::c_void;
 
@@ -27,12 +25,22 @@ pub fn best(number: u32, service: &Service, measure: Measure) -> Option<Member> 
         Some(turn) if chunks > CHUNKS => unsafe { atomic::add(turn, 1) }.wrapping_mul(u64::from(CHUNKS)),
         _ => 0,
     };
-    let best = Member(lvx_best(
-        u64::from(service.members.0),
-        u64::from(chunks),
-        begin,
-        measure.word(),
-    ));
+    let mut scan = Scan {
+        first: u64::from(service.members.0),
+        chunks: u64::from(chunks),
+        begin: if chunks > 0 { begin % u64::from(chunks) } else { 0 },
+        measure: measure.word(),
+        best: 0,
+        numerator: Score::NONE.numerator,
+        denominator: Score::NONE.denominator,
+    };
+    scan.forget();
+    let calls = if chunks < CHUNKS { chunks } else { CHUNKS };
+    // SAFETY: the callback takes the pointer for what it is, and the kernel calls it no longer than this call lasts.
+    unsafe {
+        bpf_loop(calls, look as *mut c_void, (&raw mut scan).cast(), 0);
+    }
+    let best = Member(scan.best);
     (best.number() != 0).then_some(best)
 }
 
@@ -77,35 +85,9 @@ impl Scan {
     }
 }
 
-/// The best of the members in so many chunks, as [`Member`]; 0 if none takes a connection.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn lvx_best(first: u64, chunks: u64, begin: u64, measure: u64) -> u64 {
-    let mut scan = Scan {
-        first,
-        chunks,
-        begin: if chunks > 0 { begin % chunks } else { 0 },
-        measure,
-        best: 0,
-        numerator: Score::NONE.numerator,
-        denominator: Score::NONE.denominator,
-    };
-    scan.forget();
-    let calls = if chunks < u64::from(CHUNKS) {
-        chunks as u32
-    } else {
-        CHUNKS
-    };
-    // SAFETY: the callback takes the pointer for what it is, and the kernel calls it no longer than this call lasts.
-    unsafe {
-        bpf_loop(calls, look as *mut c_void, (&raw mut scan).cast(), 0);
-    }
-    scan.best
-}
-
 /// Looks at one chunk. The kernel goes on while this returns 0.
 extern "C" fn look(index: u64, scan: *mut Scan) -> u64 {
-    // SAFETY: the pointer is the one that `lvx_best` gave, and nobody else has it.
+    // SAFETY: the pointer is the one that `best` gave, and nobody else has it.
     let scan = unsafe { &mut *scan };
     let mut chunk = scan.begin + index;
     if chunk >= scan.chunks {
@@ -115,9 +97,10 @@ extern "C" fn look(index: u64, scan: *mut Scan) -> u64 {
     let Some(members) = maps::SCHEDULES.get_value(first.segment(), &(first.place() + chunk as u32)) else {
         return 1;
     };
-    let measure = Measure::from_word(scan.measure);
     for word in members {
         let member = Member(*word);
+        // SAFETY: the word is on the caller's stack. Read each time, so that its parts are not kept on this one's.
+        let measure = Measure::from_word(unsafe { atomic::load(&raw const scan.measure) });
         let best = Score {
             numerator: scan.numerator,
             denominator: scan.denominator,
@@ -143,6 +126,7 @@ struct Search {
 }
 
 /// Of the members in so many chunks the one at an address that takes new connections, as [`Member`]; 0 if there is none.
+/// Global to the verifier, as [`crate::scheduler::lvx_choose`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn lvx_member_at(first: u64, chunks: u64, bank: u64, high: u64, low: u64) -> u64 {
@@ -152,7 +136,7 @@ pub extern "C" fn lvx_member_at(first: u64, chunks: u64, bank: u64, high: u64, l
         address: [high, low],
         found: 0,
     };
-    // SAFETY: as in `lvx_best`.
+    // SAFETY: as in `best`.
     unsafe {
         bpf_loop(chunks as u32, find as *mut c_void, (&raw mut search).cast(), 0);
     }

@@ -28,6 +28,8 @@ pub trait Family: Copy {
 
     /// The protocol number of its ICMP.
     const ICMP: u8;
+    /// Whether it is IPv6.
+    const IS_V6: bool;
     /// The program in which its flows begin.
     const BEGIN: Further;
 
@@ -52,6 +54,9 @@ pub trait Family: Copy {
     ///
     /// `ip` must be a checked view.
     unsafe fn addresses(ip: *const Self::Header) -> (Self::Address, Self::Address, u64);
+
+    /// An address as the words of a backend's entry.
+    fn words_of(address: Self::Address) -> [u64; 2];
 
     /// The address in a backend's entry, or its VIP.
     fn of_backend(words: &[u64; 2]) -> Self::Address;
@@ -126,6 +131,7 @@ impl Family for V4 {
     type Bucket = BucketFlowV4;
 
     const ICMP: u8 = protocol::ICMP;
+    const IS_V6: bool = false;
     const BEGIN: Further = Further::BeginV4;
 
     #[inline(always)]
@@ -165,6 +171,11 @@ impl Family for V4 {
         // SAFETY: the caller's view was checked.
         let ip = unsafe { &*ip };
         (ip.source.0, ip.destination.0, u64::from(ip.total_length.get()))
+    }
+
+    #[inline(always)]
+    fn words_of(address: u32) -> [u64; 2] {
+        [u64::from(address), 0]
     }
 
     #[inline(always)]
@@ -261,6 +272,7 @@ impl Family for V6 {
     type Bucket = BucketFlowV6;
 
     const ICMP: u8 = protocol::ICMPV6;
+    const IS_V6: bool = true;
     const BEGIN: Further = Further::BeginV6;
 
     #[inline(always)]
@@ -303,6 +315,11 @@ impl Family for V6 {
             ip.destination,
             u64::from(ip.payload_length.get()) + size_of::<Ipv6>() as u64,
         )
+    }
+
+    #[inline(always)]
+    fn words_of(address: [u64; 2]) -> [u64; 2] {
+        address
     }
 
     #[inline(always)]

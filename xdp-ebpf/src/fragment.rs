@@ -12,7 +12,7 @@ use crate::{
     family::{self, Family, V4, V6},
     parse::{Header, Packet, Piece},
     rewrite::{self, Translate},
-    run, scheduler, service, transmit, transport,
+    run, scheduler, transmit, transport,
 };
 
 /// Remembers where a datagram goes, if this is its first fragment.
@@ -91,12 +91,10 @@ fn orphan<F: Family>(env: &Env, source: F::Address, destination: F::Address, pro
     let Some(number) = F::endpoint(env.bank, destination, any_port(protocol)).service() else {
         return Err(End::Pass(Verdict::PassedFragment));
     };
-    let chosen = match service::get(env.bank, number) {
-        Some(service) if wish == UnknownFragments::Addresses as u64 => {
-            scheduler::choose_by_address::<F>(service, source)
-        }
-        _ => return Err(End::Drop(Verdict::DroppedFragment)),
-    };
+    if wish != UnknownFragments::Addresses as u64 {
+        return Err(End::Drop(Verdict::DroppedFragment));
+    }
+    let chosen = scheduler::choose_by_address::<F>(env, number, source);
     match chosen {
         Some(backend) => Ok(FragmentWay {
             backend,

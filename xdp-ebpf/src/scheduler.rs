@@ -1,4 +1,7 @@
 //! Scheduler: the backend of a new flow, from the service's ring or by comparing its members.
+//!
+//! The functions that packets call are global to the verifier, which so walks each once by itself and not once for each way
+//! that leads to it; they take and return plain numbers.
 
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use xdp_common::{
@@ -8,71 +11,137 @@ use xdp_common::{
     verdict::Verdict,
 };
 
-use crate::{Env, atomic, compare, count, end::End, family::Family, load, maps, parse::Tuple};
+use crate::{Env, atomic, compare, count, end::End, family::Family, load, maps, parse::Tuple, service};
+
+/// In an answer: the backend is not the scheduler's first choice, which has reached its upper threshold.
+const SECOND: u64 = 1 << 32;
+/// In an answer: the members must be compared.
+const COMPARE: u64 = 1 << 35;
+/// In an answer: no backend takes new connections.
+const NONE: u64 = 1 << 33;
+/// In an answer: all backends have reached their upper thresholds.
+const OVERLOADED: u64 = 1 << 34;
 
 /// The number of the backend that a new flow of this client gets.
 #[inline(always)]
-pub fn choose<F: Family>(env: &Env, number: u32, service: &Service, tuple: &Tuple<F>) -> Result<u32, End> {
-    if service.slots == 0 {
+pub fn choose<F: Family>(env: &Env, number: u32, tuple: &Tuple<F>) -> Result<u32, End> {
+    let [high, low] = F::words_of(tuple.source);
+    let client = u64::from(tuple.source_port) | u64::from(F::IS_V6) << 16;
+    let place = u64::from(number << 1 | env.bank);
+    let mut answer = lvx_choose(place, client, high, low);
+    if answer & COMPARE != 0 {
+        answer = lvx_compare(place, answer);
+    }
+    if answer & NONE != 0 {
         return Err(End::Drop(Verdict::DroppedNoBackend));
     }
-    let scheduler = Scheduler::from_bits(service.scheduler);
-    let member = match scheduler {
-        Scheduler::Two => two(service),
-        _ => place(number, service, scheduler, tuple).and_then(|place| slot(service, place)),
-    };
-    // Where the ring does not tell, or tells of a backend that has enough, all members are compared.
-    let (measure, is_second) = match member {
-        Some(member) if !(member.is_limited() && load::is_overloaded(member.number())) => return Ok(member.number()),
-        Some(_) if service.overload == Overload::Next as u8 => (Measure::WEIGHTED_LEAST_CONNECTIONS, true),
-        Some(_) => return instead(env, service),
-        None => (service.measure, false),
-    };
-    let Some(best) = compare::best(number, service, measure) else {
-        return instead(env, service);
-    };
-    if is_second {
+    if answer & OVERLOADED != 0 {
+        return Err(End::Drop(Verdict::DroppedOverloaded));
+    }
+    if answer & SECOND != 0 {
         count::verdict(env, Verdict::BackendOverloaded);
     }
-    Ok(best.number())
+    Ok(answer as u32)
 }
 
-/// The backend of a datagram whose ports are not known: the one that a hash of the client's address alone gives.
+/// A client's address and port, of either family.
+#[derive(Clone, Copy)]
+struct Client {
+    port: u16,
+    is_v6: bool,
+    address: [u64; 2],
+}
+
+/// The backend of a new flow: of the service in a place of map `SERVICES`; of the client with this port (below the flag
+/// for IPv6) and address.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lvx_choose(place: u64, client: u64, high: u64, low: u64) -> u64 {
+    let Some(service) = maps::SERVICES.get(place as u32) else {
+        return NONE;
+    };
+    let client = Client {
+        port: client as u16,
+        is_v6: client >> 16 != 0,
+        address: [high, low],
+    };
+    member(place as u32 >> 1, service, client)
+}
+
 #[inline(always)]
-pub fn choose_by_address<F: Family>(service: &Service, source: F::Address) -> Option<u32> {
+fn member(number: u32, service: &Service, client: Client) -> u64 {
     if service.slots == 0 {
-        return None;
+        return NONE;
     }
-    slot(service, hashed::<F>(service, source, 0)).map(Member::number)
+    let member = match Scheduler::from_bits(service.scheduler) {
+        Scheduler::SourcePort => slot(service, hashed(service, client)),
+        Scheduler::Source => slot(service, hashed(service, Client { port: 0, ..client })),
+        // The seed comes from the service's address.
+        Scheduler::Destination => slot(service, hash::spread(hash::mix(service.seed), service.slots)),
+        Scheduler::Turn => slot(service, turn(number, service.slots)),
+        Scheduler::Two => two(service),
+        Scheduler::Compare => None,
+    };
+    // Where the ring does not tell, or tells of a backend that has enough, all members are compared.
+    match member {
+        Some(member) if !(member.is_limited() && load::is_overloaded(member.number())) => u64::from(member.number()),
+        Some(_) if service.overload == Overload::Next as u8 => COMPARE | SECOND,
+        Some(_) => instead(service),
+        None => COMPARE,
+    }
+}
+
+/// The best of all members of the service in a place of map `SERVICES`, after [`lvx_choose`] gave this answer.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lvx_compare(place: u64, answer: u64) -> u64 {
+    let Some(service) = maps::SERVICES.get(place as u32) else {
+        return NONE;
+    };
+    let rank = answer & SECOND;
+    let measure = match rank {
+        0 => service.measure,
+        _ => Measure::WEIGHTED_LEAST_CONNECTIONS,
+    };
+    match compare::best(place as u32 >> 1, service, measure) {
+        Some(best) => rank | u64::from(best.number()),
+        None => instead(service),
+    }
 }
 
 /// What becomes of a connection for which no backend is left below its threshold.
 #[inline(always)]
-fn instead(env: &Env, service: &Service) -> Result<u32, End> {
-    if service.overload != Overload::Sorry as u8 || service.sorry == 0 {
-        return Err(End::Drop(Verdict::DroppedOverloaded));
+fn instead(service: &Service) -> u64 {
+    if service.overload == Overload::Sorry as u8 && service.sorry != 0 {
+        SECOND | u64::from(service.sorry)
+    } else {
+        OVERLOADED
     }
-    count::verdict(env, Verdict::BackendOverloaded);
-    Ok(service.sorry)
 }
 
-/// The slot of the ring for a new flow, if the ring tells.
+/// The backend of a datagram whose ports are not known: the one that a hash of the client's address alone gives.
 #[inline(always)]
-fn place<F: Family>(number: u32, service: &Service, scheduler: Scheduler, tuple: &Tuple<F>) -> Option<u32> {
-    let (address, port) = match scheduler {
-        Scheduler::SourcePort => (tuple.source, tuple.source_port),
-        Scheduler::Source => (tuple.source, 0),
-        Scheduler::Destination => (tuple.destination, 0),
-        Scheduler::Turn => return Some(turn(number, service.slots)),
-        _ => return None,
+pub fn choose_by_address<F: Family>(env: &Env, number: u32, source: F::Address) -> Option<u32> {
+    let service = service::get(env.bank, number)?;
+    if service.slots == 0 {
+        return None;
+    }
+    let client = Client {
+        port: 0,
+        is_v6: F::IS_V6,
+        address: F::words_of(source),
     };
-    Some(hashed::<F>(service, address, port))
+    slot(service, hashed(service, client)).map(Member::number)
 }
 
 /// The slot of the ring that a hash of the client gives.
 #[inline(always)]
-fn hashed<F: Family>(service: &Service, address: F::Address, port: u16) -> u32 {
-    hash::spread(F::client_hash(address, port, service.seed), service.slots)
+fn hashed(service: &Service, client: Client) -> u32 {
+    let hash = match client.is_v6 {
+        true => hash::client_v6(client.address, client.port, service.seed),
+        false => hash::client_v4(client.address[0] as u32, client.port, service.seed),
+    };
+    hash::spread(hash, service.slots)
 }
 
 /// The next turn of a service, below `slots`.
