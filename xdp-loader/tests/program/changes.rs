@@ -7,6 +7,7 @@ use std::{
 
 use xdp_loader::{
     dataplane::{Error, Sizes},
+    health::view::HealthView,
     model::{Forward, Scheduler},
 };
 
@@ -132,7 +133,7 @@ fn as_many_services_and_backends_as_there_is_room_for_are_all_reached() {
     balancer.add("tcp://10.9.9.9:9999", Forward::Dr, Scheduler::Rr, &[]);
     let refused = balancer
         .tables
-        .apply(&balancer.desired, &balancer.hops, &balancer.links);
+        .apply(&balancer.desired, &balancer.hops, &HealthView::default(), &balancer.links);
     assert!(
         matches!(
             refused,
@@ -148,7 +149,7 @@ fn as_many_services_and_backends_as_there_is_room_for_are_all_reached() {
     balancer.add_backend(&format!("tcp://{}", vip(0)), "10.0.1.250");
     let refused = balancer
         .tables
-        .apply(&balancer.desired, &balancer.hops, &balancer.links);
+        .apply(&balancer.desired, &balancer.hops, &HealthView::default(), &balancer.links);
     assert!(
         matches!(
             refused,
