@@ -65,7 +65,12 @@ impl Shared {
     fn clear(&mut self) {
         let tables = &mut self.tables;
         tables
-            .apply(&Desired::default(), &NextHops::default(), &HealthView::default(), &self.namespace.links)
+            .apply(
+                &Desired::default(),
+                &NextHops::default(),
+                &HealthView::default(),
+                &self.namespace.links,
+            )
             .unwrap();
         let gone = tables.gone();
         let maps = tables.maps();
