@@ -145,7 +145,7 @@ impl Engine {
         let mut tick_at = self.start + TICK;
         let mut hops = self.hops.clone();
         loop {
-            let due = self.schedule.next().map(|at| self.start + at);
+            let due = self.schedule.next_due().map(|at| self.start + at);
             let wake = due.map_or(tick_at, |due| due.min(tick_at));
             let mut reachable = self
                 .vips

@@ -34,7 +34,7 @@ pub(crate) fn from_hex(text: &str) -> Option<Vec<u8>> {
         .filter(|character| !character.is_whitespace())
         .map(|character| character.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
         .collect::<Option<_>>()?;
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         return None;
     }
     Some(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect())
