@@ -9,7 +9,7 @@ use tokio::{
 };
 use xdp_loader::health::{notify::Hook, report::HealthReport, settings::HealthSettings, state::State};
 
-use crate::lab::{Net, Watch, figure};
+use crate::lab::{Net, Watch, desired, figure};
 
 const FAST: &str = "interval = \"100ms\"\ntimeout = \"100ms\"\nrise = 2\nfall = 2\n";
 
@@ -277,5 +277,25 @@ fn a_probe_is_asked_from_the_address_that_was_chosen() {
                 watch.until("10.9.0.11", state).await;
             }
         }
+    });
+}
+
+#[test]
+fn a_backend_without_probes_serves_from_the_first_moment() {
+    let net = Net::new(1);
+    net.balancer.enter(|| async {
+        let backends = ["\"10.9.0.11\"", "\"10.9.0.12\""].map(|address| format!("{{ address = {address} }}"));
+        let text = |backends: &[String]| {
+            format!(
+                "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\nbackend = [{}]\n",
+                backends.join(", ")
+            )
+        };
+        let mut watch = Watch::start(&text(&backends[..1]), HealthSettings::default()).await;
+        assert_eq!(watch.weights(), [1]);
+        watch.desired = Arc::new(desired(&text(&backends)));
+        watch.health.set_targets(Arc::clone(&watch.desired)).await;
+        assert_eq!(watch.weights(), [1, 1]);
+        assert_eq!(watch.backend("10.9.0.12").state, State::Up);
     });
 }

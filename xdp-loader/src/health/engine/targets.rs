@@ -47,6 +47,8 @@ impl Engine {
                             .entry(text(&asked.check))
                             .or_insert_with(|| asked.probe.clone());
                     }
+                    // One that is new and has no probes is healthy at once.
+                    watched.tick(now, &service.availability);
                     continue;
                 }
                 for asked in watched.probes.drain(..) {
