@@ -5,7 +5,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::model::{Backend, BackendAddress, Check, CheckType, Desired, Forward, Scheduler, Service, ServiceAddress};
+use crate::model::{
+    Backend, BackendAddress, Check, CheckType, Desired, Forward, HashBy, Scheduler, Service, ServiceAddress,
+};
 
 /// One step from an old desired state to a new one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +115,24 @@ fn service_diff(old: &Service, new: &Service, changes: &mut Vec<Change>) {
     field(&mut fields, "forward", old.forward.name(), new.forward.name());
     field(&mut fields, "scheduler", old.scheduler.name(), new.scheduler.name());
     field(&mut fields, "mh_slots", old.mh_slots, new.mh_slots);
+    field(
+        &mut fields,
+        "hash",
+        old.hash.map(HashBy::name),
+        new.hash.map(HashBy::name),
+    );
+    field(
+        &mut fields,
+        "persistence",
+        json(&old.persistence),
+        json(&new.persistence),
+    );
+    field(&mut fields, "netmask", old.netmask().0, new.netmask().0);
+    field(&mut fields, "mark", old.mark, new.mark);
+    field(&mut fields, "one_packet", old.one_packet, new.one_packet);
+    field(&mut fields, "on_loss", old.on_loss.name(), new.on_loss.name());
+    field(&mut fields, "overload", old.overload.name(), new.overload.name());
+    field(&mut fields, "timeouts", json(&old.timeouts), json(&new.timeouts));
     field(&mut fields, "health", json(&old.health), json(&new.health));
     field(
         &mut fields,
@@ -144,6 +164,8 @@ fn service_diff(old: &Service, new: &Service, changes: &mut Vec<Change>) {
                 field(&mut fields, "drain", old.drain, new.drain);
                 field(&mut fields, "disabled", old.disabled, new.disabled);
                 field(&mut fields, "sorry", old.sorry, new.sorry);
+                field(&mut fields, "upper", old.upper, new.upper);
+                field(&mut fields, "lower", old.lower, new.lower);
                 field(&mut fields, "health", json(&old.health), json(&new.health));
                 if !fields.is_empty() {
                     changes.push(Change::ChangeBackend {
@@ -275,7 +297,8 @@ impl fmt::Display for Change {
 impl fmt::Display for FieldChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |value: &Value| match value {
-            Value::Null => "(the service's)".to_owned(),
+            Value::Null if ["forward", "health"].contains(&self.field.as_str()) => "(the service's)".to_owned(),
+            Value::Null => "(none)".to_owned(),
             Value::String(text) => text.clone(),
             other => other.to_string(),
         };

@@ -14,7 +14,8 @@ use clap_complete::Shell;
 use crate::{
     config::XdpMode,
     model::{
-        BackendAddress, Check, CheckForm, CheckType, Forward, Period, Scheduler, ServiceAddress, check::CheckError,
+        BackendAddress, Check, CheckForm, CheckType, Forward, HashBy, Netmask, OnLoss, Overload, Period, Scheduler,
+        ServiceAddress, TimeoutChange, check::CheckError,
     },
     report::ConnFilter,
 };
@@ -195,7 +196,8 @@ pub(super) enum ServiceCommand {
     #[command(after_help = "Examples:
   lvx service add tcp://10.0.0.100:80
   lvx service add tcp://10.0.0.100:80 --health http --health-path /healthz --health-interval 1s
-  lvx service add 'udp://[2001:db8::1]:53' --forward nat --scheduler wrr")]
+  lvx service add tcp://10.0.0.100:443 --scheduler wlc --persistence 300s --netmask 24 --mark 1
+  lvx service add 'udp://[2001:db8::1]:53' --forward nat --scheduler wrr --timeout udp=30s")]
     Add {
         /// Where clients will reach it, such as tcp://10.0.0.100:80 or udp://[2001:db8::1]:53
         service: ServiceAddress,
@@ -204,9 +206,14 @@ pub(super) enum ServiceCommand {
     },
     /// Change a service; what is not named stays
     #[command(
-        group = clap::ArgGroup::new("change").required(true).multiple(true).args(["forward", "scheduler", "mh_slots", "health"]),
-        after_help = "Example:
-  lvx service set tcp://10.0.0.100:80 --scheduler wrr"
+        group = clap::ArgGroup::new("change").required(true).multiple(true).args([
+            "forward", "scheduler", "mh_slots", "hash", "persistence", "netmask", "mark", "one_packet", "on_loss",
+            "overload", "timeouts", "health",
+        ]),
+        after_help = "Examples:
+  lvx service set tcp://10.0.0.100:80 --scheduler wlc                    breaks no connection
+  lvx service set tcp://10.0.0.100:80 --persistence 0s                   takes persistence off
+  lvx service set tcp://10.0.0.100:80 --timeout fin=10s --timeout established=default"
     )]
     Set {
         /// The service
@@ -233,9 +240,37 @@ pub(super) struct ServiceFields {
     /// How packets reach the backends: direct routing (dr, the default) or address translation (nat)
     #[arg(long, value_parser = forward())]
     pub forward: Option<Forward>,
-    /// How new connections are spread: mh (Maglev hashing, the default), rr (round robin) or wrr (weighted)
+    /// How new connections are spread, with IPVS's meaning: Maglev hashing (mh, the default), round robin (rr, weighted
+    /// wrr), least connections (lc, weighted wlc), shortest expected delay (sed), never queue (nq), source hashing (sh),
+    /// destination hashing (dh), failover (fo), overflow (ovf), or the less loaded of two at random (p2c)
     #[arg(long, value_parser = scheduler())]
     pub scheduler: Option<Scheduler>,
+    /// What of a client mh and sh hash: its address (source; sh's default), or its port too (source-port; mh's)
+    #[arg(long, value_parser = hash())]
+    pub hash: Option<HashBy>,
+    /// Send a client to the same backend until so long after its last connection, such as 300s; 0s takes it off
+    #[arg(long, value_name = "TIME")]
+    pub persistence: Option<Period>,
+    /// Clients whose addresses agree in this prefix are one client to persistence: 24 or 255.255.255.0 [default: all]
+    #[arg(long, value_name = "MASK")]
+    pub netmask: Option<Netmask>,
+    /// Share persistence with the services of the same mark, such as those on ports 80 and 443; 0 takes it off
+    #[arg(long, value_name = "N")]
+    pub mark: Option<u32>,
+    /// Schedule every datagram by itself (UDP with dr)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub one_packet: Option<bool>,
+    /// What becomes of a flow whose backend is deleted or down: another backend (reschedule, the default) or drop
+    #[arg(long, value_parser = on_loss())]
+    pub on_loss: Option<OnLoss>,
+    /// What becomes of a connection whose backend is at its upper threshold: the next backend (next, the default), the
+    /// sorry backend (sorry), or drop
+    #[arg(long, value_parser = overload())]
+    pub overload: Option<Overload>,
+    /// How long an idle flow is kept: established, syn, fin, closed or udp, such as established=15m; =default takes it
+    /// off; may be given several times
+    #[arg(long = "timeout", value_name = "STATE=TIME")]
+    pub timeouts: Vec<TimeoutChange>,
     /// Slots of the Maglev table, a prime between 251 and 131071 [default: 65537]
     #[arg(long, value_name = "N")]
     pub mh_slots: Option<u32>,
@@ -305,9 +340,12 @@ pub(super) enum BackendCommand {
     },
     /// Change a backend; what is not named stays
     #[command(
-        group = clap::ArgGroup::new("change").required(true).multiple(true).args(["weight", "forward", "disabled"]),
+        group = clap::ArgGroup::new("change").required(true).multiple(true).args([
+            "weight", "forward", "upper", "lower", "sorry", "disabled",
+        ]),
         after_help = "Examples:
   lvx backend set tcp://10.0.0.100:80 10.0.0.11 --weight 5
+  lvx backend set tcp://10.0.0.100:80 10.0.0.11 -x 1000 -y 800      rests at 1,000 connections until there are 800
   lvx backend set tcp://10.0.0.100:80 10.0.0.11 --disabled true     no new connections, no probes"
     )]
     Set {
@@ -357,6 +395,15 @@ pub(super) struct BackendFields {
     /// How packets reach this backend, if not as the service says
     #[arg(long, value_parser = forward())]
     pub forward: Option<Forward>,
+    /// No new connections once it has so many (0: no limit)
+    #[arg(short = 'x', long, value_name = "N")]
+    pub upper: Option<u32>,
+    /// New connections again once it has fewer (0: three quarters of --upper)
+    #[arg(short = 'y', long, value_name = "N")]
+    pub lower: Option<u32>,
+    /// Serve only when the service has lost its quorum, or is overloaded and has `--overload sorry`
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub sorry: Option<bool>,
 }
 
 #[derive(Debug, Args)]
@@ -394,6 +441,18 @@ impl From<Conns> for ConnFilter {
 
 fn forward() -> impl TypedValueParser<Value = Forward> {
     PossibleValuesParser::new(Forward::ALL.iter().map(|known| known.name())).try_map(|name| name.parse::<Forward>())
+}
+
+fn hash() -> impl TypedValueParser<Value = HashBy> {
+    PossibleValuesParser::new(HashBy::ALL.iter().map(|known| known.name())).try_map(|name| name.parse::<HashBy>())
+}
+
+fn on_loss() -> impl TypedValueParser<Value = OnLoss> {
+    PossibleValuesParser::new(OnLoss::ALL.iter().map(|known| known.name())).try_map(|name| name.parse::<OnLoss>())
+}
+
+fn overload() -> impl TypedValueParser<Value = Overload> {
+    PossibleValuesParser::new(Overload::ALL.iter().map(|known| known.name())).try_map(|name| name.parse::<Overload>())
 }
 
 fn scheduler() -> impl TypedValueParser<Value = Scheduler> {

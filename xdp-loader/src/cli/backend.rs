@@ -31,6 +31,9 @@ pub(super) async fn run(
             let mut body = BackendForm::from(Backend::new(backend));
             body.weight = fields.weight.unwrap_or(body.weight);
             body.forward = fields.forward;
+            body.upper = fields.upper.unwrap_or_default();
+            body.lower = fields.lower.unwrap_or_default();
+            body.sorry = fields.sorry.unwrap_or_default();
             let path = format!("{}/backends", service::path(service));
             let added: Backend = client.send(Method::POST, &path, &body).await?;
             say(output, "added", service, &added)
@@ -44,6 +47,9 @@ pub(super) async fn run(
             let body = BackendChange {
                 weight: fields.weight,
                 forward: fields.forward,
+                upper: fields.upper,
+                lower: fields.lower,
+                sorry: fields.sorry,
                 disabled,
                 ..BackendChange::default()
             };
