@@ -125,7 +125,7 @@ async fn every_failure_has_its_status_and_says_why() {
         (
             "POST",
             "/v1/services",
-            json!({"address": "tcp://10.0.0.1:80", "scheduler": "lc"}),
+            json!({"address": "tcp://10.0.0.1:80", "scheduler": "lblc"}),
             422,
             "`mh`, `rr`, `wrr`",
         ),

@@ -140,6 +140,69 @@ async fn health_is_asked_for_by_options_and_shown_as_a_table() {
 }
 
 #[tokio::test]
+async fn what_lvs_keeps_for_connections_is_asked_for_by_options() {
+    let daemon = with_web().await;
+    lvx(
+        &daemon,
+        "service add tcp://10.0.0.100:443 --scheduler sh --hash source-port --persistence 300s --netmask 255.255.255.0 \
+         --mark 7 --on-loss drop --overload sorry --timeout established=1h --timeout fin=10s",
+    )
+    .await
+    .unwrap();
+    lvx(&daemon, "backend add tcp://10.0.0.100:443 10.0.0.11 -x 100 -y 80")
+        .await
+        .unwrap();
+    lvx(&daemon, "backend add tcp://10.0.0.100:443 10.0.0.12 --sorry")
+        .await
+        .unwrap();
+    let export = lvx(&daemon, "export").await.unwrap();
+    for part in [
+        "scheduler = \"sh\"\nhash = \"source-port\"\npersistence = \"5m\"\nnetmask = 24\nmark = 7\non_loss = \"drop\"\n",
+        "overload = \"sorry\"\n",
+        "[service.timeouts]\nestablished = \"1h\"\nfin = \"10s\"\n",
+        "upper = 100\nlower = 80\n",
+        "sorry = true\n",
+    ] {
+        assert!(export.contains(part), "no {part:?} in\n{export}");
+    }
+    let show = lvx(&daemon, "service show tcp://10.0.0.100:443").await.unwrap();
+    for part in [
+        "persistent 5m, netmask 24",
+        "mark       7",
+        "on loss    drop",
+        "timeout    fin 10s",
+        "UPPER",
+    ] {
+        assert!(show.contains(part), "no {part:?} in\n{show}");
+    }
+    for line in [
+        "service set tcp://10.0.0.100:443 --scheduler wlc --persistence 0s --on-loss reschedule --overload next \
+         --timeout established=default --timeout fin=default",
+        "backend set tcp://10.0.0.100:443 10.0.0.11 -x 0 -y 0",
+        "backend set tcp://10.0.0.100:443 10.0.0.12 --sorry=false",
+        "service add udp://10.0.0.100:53 --one-packet",
+        "service set udp://10.0.0.100:53 --one-packet=false",
+    ] {
+        lvx(&daemon, line).await.unwrap();
+    }
+    let export = lvx(&daemon, "export").await.unwrap();
+    for part in [
+        "hash",
+        "persistence",
+        "netmask",
+        "mark",
+        "on_loss",
+        "overload",
+        "timeouts",
+        "upper",
+        "sorry",
+        "one_packet",
+    ] {
+        assert!(!export.contains(part), "{part:?} in\n{export}");
+    }
+}
+
+#[tokio::test]
 async fn every_answer_can_be_json() {
     let daemon = with_web().await;
     assert_eq!(json(&daemon, "service list").await[0]["address"], "tcp://10.0.0.100:80");
@@ -197,6 +260,27 @@ async fn what_the_daemon_refuses_is_told_in_its_words() {
         (format!("backend add {web} 127.0.0.1"), "a loopback address"),
         (format!("backend add {web} 10.0.0.100:8080"), "is the VIP"),
         (format!("backend del {web} 10.0.0.13"), "does not exist in service"),
+        (
+            format!("service set {web} --hash source"),
+            "scheduler wrr does not hash the client",
+        ),
+        (
+            format!("service set {web} --netmask 24"),
+            "means nothing without persistence",
+        ),
+        (
+            format!("service set {web} --persistence 300s --netmask 64"),
+            "must be 1 to 32 for IPv4",
+        ),
+        (
+            format!("service set {web} --one-packet"),
+            "one-packet scheduling is for UDP",
+        ),
+        (
+            format!("backend set {web} 10.0.0.11 -x 10 -y 10"),
+            "lower 10 must be less than upper 10",
+        ),
+        (format!("backend set {web} 10.0.0.11 -y 10"), "give --upper too"),
         (format!("backend drain {web} 10.0.0.13"), "does not exist in service"),
         ("backend list tcp://10.0.0.9:80".into(), "does not exist"),
     ];
@@ -214,8 +298,16 @@ async fn what_cannot_be_typed_is_a_usage_error() {
     for line in [
         "service add 10.0.0.100:80",
         "service add tcp://10.0.0.100:0",
-        "service add tcp://10.0.0.100:80 --scheduler lc",
+        "service add tcp://10.0.0.100:80 --scheduler lblc",
         "service add tcp://10.0.0.100:80 --forward tunnel",
+        "service add tcp://10.0.0.100:80 --hash port",
+        "service add tcp://10.0.0.100:80 --persistence soon",
+        "service add tcp://10.0.0.100:80 --netmask 255.0.255.0",
+        "service add tcp://10.0.0.100:80 --timeout 15m",
+        "service add tcp://10.0.0.100:80 --timeout icmp=15m",
+        "service add tcp://10.0.0.100:80 --on-loss reset",
+        "service add tcp://10.0.0.100:80 --overload queue",
+        "backend add tcp://10.0.0.100:80 10.0.0.14 -x -1",
         "service set tcp://10.0.0.100:80",
         "backend add tcp://10.0.0.100:80 web1",
         "backend set tcp://10.0.0.100:80 10.0.0.11",
@@ -225,7 +317,7 @@ async fn what_cannot_be_typed_is_a_usage_error() {
         let message = lvx(&daemon, line).await.unwrap_err();
         assert!(message.starts_with("usage: "), "lvx {line}: {message}");
     }
-    let message = lvx(&daemon, "service add tcp://10.0.0.1:80 --scheduler lc")
+    let message = lvx(&daemon, "service add tcp://10.0.0.1:80 --scheduler lblc")
         .await
         .unwrap_err();
     assert!(message.contains("mh, rr, wrr"), "{message}");
