@@ -33,7 +33,7 @@ use crate::{
     health::{Health, HealthError, report::HealthReport, view::HealthView},
     model::{Desired, ServiceAddress},
     netlink::{Link, LinkError, Links, NetlinkError, NextHopTracker, NextHops, VipError, VipState, Vips},
-    report::{Conn, ConnFilter, Stats, Status},
+    report::{Conn, ConnCount, ConnFilter, Stats, Status},
 };
 
 mod conns;
@@ -342,6 +342,16 @@ impl Shared {
         }
     }
 
+    /// Does something with the flow tables aside from the tasks that serve requests.
+    async fn read_flows<T: Send + 'static>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, DataplaneError> {
+        let shared = Arc::clone(self);
+        let read = spawn_blocking(move || read(&shared)).await;
+        Ok(read.map_err(|error| DataplaneError::Kernel(error.to_string()))??)
+    }
+
     /// One sweep. The tables are locked only to ask what is gone and to say that it is forgotten.
     fn sweep_once(&self) -> Result<(), Error> {
         let (gone, clock) = {
@@ -397,6 +407,9 @@ impl Dataplane for Reconciler {
         spawn_blocking(move || {
             let lister = conns::Lister::new(&shared, filter);
             let listed = flows::list(&shared.maps, |flow| {
+                if lister.is_done() {
+                    return ControlFlow::Break(());
+                }
                 let sent = lister.conn(flow).map_or(Ok(()), |conn| sender.blocking_send(conn));
                 if sent.is_ok() {
                     ControlFlow::Continue(())
@@ -409,5 +422,30 @@ impl Dataplane for Reconciler {
             }
         });
         receiver
+    }
+
+    fn count(&self, filter: ConnFilter) -> BoxFuture<'_, Result<ConnCount, DataplaneError>> {
+        Box::pin(self.shared.read_flows(move |shared| {
+            let lister = conns::Lister::new(shared, filter);
+            let mut count = ConnCount::default();
+            flows::list(&shared.maps, |flow| {
+                if let Some(conn) = lister.conn(flow) {
+                    count.add(&conn);
+                }
+                if lister.is_done() {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            })?;
+            Ok(count)
+        }))
+    }
+
+    fn flush(&self, filter: ConnFilter) -> BoxFuture<'_, Result<u64, DataplaneError>> {
+        Box::pin(self.shared.read_flows(move |shared| {
+            let lister = conns::Lister::new(shared, filter);
+            flows::flush(&shared.maps, |flow| lister.conn(*flow).is_some())
+        }))
     }
 }

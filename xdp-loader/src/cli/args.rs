@@ -1,9 +1,6 @@
 //! What can be typed.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-};
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{
     Args, Parser, Subcommand, ValueEnum,
@@ -14,10 +11,10 @@ use clap_complete::Shell;
 use crate::{
     config::XdpMode,
     model::{
-        BackendAddress, Check, CheckForm, CheckType, Forward, HashBy, Netmask, OnLoss, Overload, Period, Scheduler,
-        ServiceAddress, TimeoutChange, check::CheckError,
+        BackendAddress, Check, CheckForm, CheckType, Forward, HashBy, Netmask, OnLoss, Overload, Period, Prefix,
+        Scheduler, ServiceAddress, TimeoutChange, check::CheckError,
     },
-    report::ConnFilter,
+    report::{ConnFilter, ConnState},
 };
 
 /// A layer-4 load balancer that forwards in the driver's receive path (XDP)
@@ -110,11 +107,16 @@ A file:
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
         rate: Option<u64>,
     },
-    /// The flow table
-    #[command(after_help = "Examples:
+    /// The flow table: show it, count it, or forget entries
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:
   lvx conns --service tcp://10.0.0.100:80
-  lvx conns --client 192.0.2.7 --limit 20
-  lvx conns -o json | jq -r .backend | sort | uniq -c     (one JSON object per line)")]
+  lvx conns --client 192.0.2.0/24 --state established --limit 20
+  lvx conns --backend 10.0.0.11 --count
+  lvx conns flush --backend 10.0.0.11
+  lvx conns -o json | jq -r .backend | sort | uniq -c     (one JSON object per line)"
+    )]
     Conns(Conns),
     /// Take the program off the interfaces, remove pins and VIPs; a running daemon is stopped first
     Detach(Detach),
@@ -362,6 +364,7 @@ pub(super) enum BackendCommand {
     /// Give a backend no new connections; those that it has go on
     #[command(after_help = "Examples:
   lvx backend drain tcp://10.0.0.100:80 10.0.0.11
+  lvx backend drain tcp://10.0.0.100:80 10.0.0.11 --wait --timeout 5m
   lvx backend drain tcp://10.0.0.100:80 10.0.0.11 --undo")]
     Drain {
         /// The service
@@ -369,15 +372,30 @@ pub(super) enum BackendCommand {
         /// The backend
         backend: BackendAddress,
         /// Give it new connections again
-        #[arg(long)]
+        #[arg(long, conflicts_with_all = ["wait", "timeout"])]
         undo: bool,
+        /// Wait until it has none left, and show how many there are until then
+        #[arg(long)]
+        wait: bool,
+        /// Wait no longer than so
+        #[arg(long, value_name = "TIME", default_value = "60s", requires = "wait")]
+        timeout: Period,
     },
     /// Remove a backend from a service
+    #[command(after_help = "Examples:
+  lvx backend del tcp://10.0.0.100:80 10.0.0.11                 what becomes of its connections, `--on-loss` says
+  lvx backend del tcp://10.0.0.100:80 10.0.0.11 --drain --timeout 5m")]
     Del {
         /// The service
         service: ServiceAddress,
         /// The backend
         backend: BackendAddress,
+        /// Give it no new connections, wait until it has none left, and remove it then
+        #[arg(long)]
+        drain: bool,
+        /// Wait no longer than so; then it is not removed, and goes on draining
+        #[arg(long, value_name = "TIME", default_value = "60s", requires = "drain")]
+        timeout: Period,
     },
     /// List the backends of a service, or of all
     List {
@@ -408,31 +426,63 @@ pub(super) struct BackendFields {
 
 #[derive(Debug, Args)]
 pub(super) struct Conns {
+    #[command(subcommand)]
+    pub command: Option<ConnsCommand>,
+    #[command(flatten)]
+    pub filter: Filter,
+    /// Only how many they are
+    #[arg(long)]
+    pub count: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConnsCommand {
+    /// Forget entries of the flow table: their next packets are scheduled anew
+    #[command(after_help = "Examples:
+  lvx conns flush --service udp://10.0.0.100:53
+  lvx conns flush --client 192.0.2.7
+  lvx conns flush --all")]
+    Flush {
+        #[command(flatten)]
+        filter: Filter,
+        /// Forget every entry
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Filter {
     /// Only connections to this service
     #[arg(long)]
     pub service: Option<ServiceAddress>,
     /// Only connections to this backend; without a port, on any port
     #[arg(long)]
     pub backend: Option<BackendAddress>,
-    /// Only connections from this client
-    #[arg(long, value_name = "IP")]
-    pub client: Option<IpAddr>,
+    /// Only connections that are so far
+    #[arg(long, value_parser = state())]
+    pub state: Option<ConnState>,
+    /// Only connections from this client, or from the clients of this network
+    #[arg(long, value_name = "IP[/N]")]
+    pub client: Option<Prefix>,
     /// At most so many
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
 }
 
-impl From<Conns> for ConnFilter {
-    fn from(conns: Conns) -> Self {
-        let Conns {
+impl From<Filter> for ConnFilter {
+    fn from(filter: Filter) -> Self {
+        let Filter {
             service,
             backend,
+            state,
             client,
             limit,
-        } = conns;
+        } = filter;
         Self {
             service,
             backend,
+            state,
             client,
             limit,
         }
@@ -441,6 +491,13 @@ impl From<Conns> for ConnFilter {
 
 fn forward() -> impl TypedValueParser<Value = Forward> {
     PossibleValuesParser::new(Forward::ALL.iter().map(|known| known.name())).try_map(|name| name.parse::<Forward>())
+}
+
+fn state() -> impl TypedValueParser<Value = ConnState> {
+    PossibleValuesParser::new(ConnState::ALL.map(ConnState::name)).try_map(|name| {
+        let known = ConnState::ALL.into_iter().find(|known| known.name() == name);
+        known.ok_or("no such state")
+    })
 }
 
 fn hash() -> impl TypedValueParser<Value = HashBy> {

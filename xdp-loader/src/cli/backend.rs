@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{
     args::BackendCommand,
     client::{Client, segment},
+    drain,
     output::Output,
     service,
     table::Table,
@@ -56,12 +57,35 @@ pub(super) async fn run(
             let changed: Backend = client.send(Method::PATCH, &path(service, backend), &body).await?;
             say(output, "changed", service, &changed)
         }
-        BackendCommand::Drain { service, backend, undo } => {
-            let path = format!("{}/drain", path(service, backend));
-            let drained: Backend = client.send(Method::POST, &path, &DrainRequest { drain: !undo }).await?;
-            say(output, if undo { "resumed" } else { "draining" }, service, &drained)
+        BackendCommand::Drain {
+            service,
+            backend,
+            undo: true,
+            ..
+        } => {
+            let resumed = drain(client, service, backend, false).await?;
+            say(output, "resumed", service, &resumed)
         }
-        BackendCommand::Del { service, backend } => {
+        BackendCommand::Drain {
+            service,
+            backend,
+            wait,
+            timeout,
+            ..
+        } => {
+            let drained = drain(client, service, backend, true).await?;
+            drain::run(service, &drained, wait.then_some(timeout), client, output).await
+        }
+        BackendCommand::Del {
+            service,
+            backend,
+            drain: first,
+            timeout,
+        } => {
+            if first {
+                let drained = drain(client, service, backend, true).await?;
+                drain::before_removal(service, &drained, timeout, client, output).await?;
+            }
             let removed: Backend = client.delete(&path(service, backend)).await?;
             output.answer(&removed, |output| {
                 output.line(&format!("removed backend {} of {service}", removed.name()))
@@ -89,6 +113,17 @@ struct Row<'a> {
     service: ServiceAddress,
     #[serde(flatten)]
     backend: &'a Backend,
+}
+
+/// Asks for a backend to drain, or to be given new connections again.
+async fn drain(
+    client: &Client,
+    service: ServiceAddress,
+    backend: BackendAddress,
+    drain: bool,
+) -> anyhow::Result<Backend> {
+    let path = format!("{}/drain", path(service, backend));
+    client.send(Method::POST, &path, &DrainRequest { drain }).await
 }
 
 fn path(service: ServiceAddress, backend: BackendAddress) -> String {

@@ -15,6 +15,8 @@ pub(super) struct Output<W> {
     out: W,
     form: Form,
     colours: bool,
+    /// Whether somebody sees a line being overwritten.
+    live: bool,
 }
 
 /// The colours that carry a meaning.
@@ -44,11 +46,12 @@ pub(super) const RESET: &str = "\x1b[0m";
 
 impl Output<io::BufWriter<io::Stdout>> {
     pub(super) fn stdout(form: Form) -> Self {
-        let colours = io::stdout().is_terminal() && wants_colours();
+        let live = io::stdout().is_terminal();
         Self {
             out: io::BufWriter::new(io::stdout()),
             form,
-            colours,
+            colours: live && wants_colours(),
+            live,
         }
     }
 }
@@ -61,7 +64,12 @@ pub(super) fn wants_colours() -> bool {
 impl<W: Write> Output<W> {
     #[cfg(test)]
     pub(super) fn new(out: W, form: Form, colours: bool) -> Self {
-        Self { out, form, colours }
+        Self {
+            out,
+            form,
+            colours,
+            live: false,
+        }
     }
 
     /// Prints JSON if that is asked for; else what `people` writes.
@@ -85,6 +93,25 @@ impl<W: Write> Output<W> {
 
     pub(super) fn line(&mut self, text: &str) -> io::Result<()> {
         writeln!(self.out, "{text}")
+    }
+
+    /// Shows how far something is: on a terminal in place of what was shown before, else as a line; nothing with JSON.
+    pub(super) fn progress(&mut self, text: &str) -> io::Result<()> {
+        match (self.is_json(), self.live) {
+            (true, _) => return Ok(()),
+            // Erase in line, ECMA-48 8.3.41.
+            (false, true) => write!(self.out, "\r{text}\x1b[K")?,
+            (false, false) => self.line(text)?,
+        }
+        self.out.flush()
+    }
+
+    /// Ends what [`Output::progress`] has shown.
+    pub(super) fn progressed(&mut self) -> io::Result<()> {
+        if self.live && !self.is_json() {
+            self.line("")?;
+        }
+        Ok(())
     }
 
     pub(super) fn coloured(&mut self, colour: Colour, text: &str) -> io::Result<()> {

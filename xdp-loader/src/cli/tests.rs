@@ -203,6 +203,85 @@ async fn what_lvs_keeps_for_connections_is_asked_for_by_options() {
 }
 
 #[tokio::test]
+async fn a_backend_that_drains_shows_what_it_has_left_and_is_waited_for() {
+    let daemon = with_web().await;
+    let web = "tcp://10.0.0.100:80";
+    assert_eq!(
+        lvx(&daemon, &format!("backend drain {web} 10.0.0.11")).await.unwrap(),
+        format!("draining backend 10.0.0.11 of {web}: 1 connection remains\n")
+    );
+    assert_eq!(
+        json(&daemon, &format!("backend drain {web} 10.0.0.11")).await["remaining"],
+        1
+    );
+    let message = lvx(&daemon, &format!("backend drain {web} 10.0.0.11 --wait --timeout 0s"))
+        .await
+        .unwrap_err();
+    assert!(
+        message.contains("still draining after 0s: 1 connection remains"),
+        "{message}"
+    );
+    let message = lvx(&daemon, &format!("backend del {web} 10.0.0.11 --drain --timeout 10ms"))
+        .await
+        .unwrap_err();
+    assert!(
+        message.contains("was not removed: it is still draining after 10ms"),
+        "{message}"
+    );
+    let list = json(&daemon, "backend list").await;
+    assert_eq!(
+        (&list[0]["address"], &list[0]["drain"]),
+        (&"10.0.0.11".into(), &true.into())
+    );
+    let resumed = lvx(&daemon, &format!("backend drain {web} 10.0.0.11 --undo"))
+        .await
+        .unwrap();
+    assert!(resumed.starts_with("resumed backend 10.0.0.11"), "{resumed}");
+
+    lvx(&daemon, "conns flush --backend 10.0.0.11").await.unwrap();
+    assert_eq!(
+        lvx(&daemon, &format!("backend drain {web} 10.0.0.11 --wait"))
+            .await
+            .unwrap(),
+        format!("drained backend 10.0.0.11 of {web}: no connections remain\n")
+    );
+    assert_eq!(
+        lvx(&daemon, &format!("backend del {web} 10.0.0.11 --drain"))
+            .await
+            .unwrap(),
+        format!("removed backend 10.0.0.11 of {web}\n")
+    );
+    for line in ["--undo --wait", "--timeout 5s"] {
+        let message = lvx(&daemon, &format!("backend drain {web} 10.0.0.12:8080 {line}"))
+            .await
+            .unwrap_err();
+        assert!(message.starts_with("usage: "), "{line}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn connections_are_counted_and_flushed_by_the_filters_that_show_them() {
+    let daemon = with_web().await;
+    let count = async |filter: &str| lvx(&daemon, &format!("conns --count {filter}")).await.unwrap();
+    assert_eq!(count("").await, "2\n");
+    assert_eq!(count("--client 192.0.2.0/24 --state established").await, "2\n");
+    assert_eq!(count("--client 192.0.3.0/24").await, "0\n");
+    assert_eq!(count("--state udp").await, "0\n");
+    assert_eq!(count("--service tcp://10.0.0.100:80 --limit 1").await, "1\n");
+    assert_eq!(json(&daemon, "conns --count").await["established"], 2);
+
+    let refused = lvx(&daemon, "conns flush").await.unwrap_err();
+    assert!(refused.contains("nothing says which connections"), "{refused}");
+    let refused = lvx(&daemon, "conns flush --all --limit 1").await.unwrap_err();
+    assert!(refused.contains("leave out one of the two"), "{refused}");
+    assert_eq!(count("").await, "2\n");
+    let flush = lvx(&daemon, "conns flush --client 192.0.2.1 --backend 10.0.0.12").await;
+    assert_eq!(flush.unwrap(), "flushed 1 connection\n");
+    assert_eq!(json(&daemon, "conns flush --all").await["flushed"], 1);
+    assert_eq!(count("").await, "0\n");
+}
+
+#[tokio::test]
 async fn every_answer_can_be_json() {
     let daemon = with_web().await;
     assert_eq!(json(&daemon, "service list").await[0]["address"], "tcp://10.0.0.100:80");

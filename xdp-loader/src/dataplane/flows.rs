@@ -203,7 +203,10 @@ pub fn sweep(maps: &Maps, clock: &Clock, gone: &Gone) -> Result<Census, Error> {
 pub fn flush(maps: &Maps, wanted: impl Fn(&Flow) -> bool) -> Result<u64, Error> {
     let mut flushed = 0;
     visit(maps, |flow, key, word| {
-        let gone = wanted(&flow) && word.compare_exchange(key, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        let gone = wanted(&flow)
+            && word
+                .compare_exchange(key, 0, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok();
         flushed += u64::from(gone);
         ControlFlow::Continue(())
     })?;

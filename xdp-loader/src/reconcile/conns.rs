@@ -60,6 +60,11 @@ impl Lister {
         }
     }
 
+    /// Whether as many were admitted as were asked for.
+    pub(super) fn is_done(&self) -> bool {
+        self.left.get() == 0
+    }
+
     /// The connection of a flow, if it is asked for and its service and backend still exist.
     pub(super) fn conn(&self, flow: Flow) -> Option<Conn> {
         let service = *self.services.get(&flow.service)?;
