@@ -13,7 +13,7 @@ use lvx_tests::{
     Balancer, Lab, Options,
     client::{self, Download},
     process::{Running, wait_until},
-    topology::{VIP_DR, VIP_NAT},
+    topology::{BALANCER, VIP_DR, VIP_NAT},
 };
 use serde_json::Value;
 
@@ -43,11 +43,36 @@ fn serve(lab: &Lab, lvx: &Balancer<'_>, vip: &str, forward: &str, check: &str, s
     Ok(())
 }
 
+/// The service, as `lvx status` or `lvx stats` tells of it.
+fn service(lvx: &Balancer<'_>, report: &str) -> Result<Value> {
+    Ok(lvx.json([report])?["services"][0].clone())
+}
+
+/// Lets a client make connections all the while, whatever becomes of them.
+fn under_requests(lab: &Lab, vip: &str, proof: impl FnOnce() -> Result<()>) -> Result<()> {
+    let stop = AtomicBool::new(false);
+    let url = format!("http://{vip}/?[1-20]");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                // Those that the backend had when it went may fail.
+                let _ = lab.client.run(
+                    "curl",
+                    ["--silent", "--max-time", "1", "--header", "Connection: close", &url],
+                );
+            }
+        });
+        let proven = proof();
+        stop.store(true, Ordering::Relaxed);
+        proven
+    })
+}
+
 /// The second backend, as `lvx status` or `lvx stats` tells of it.
 fn second(lab: &Lab, lvx: &Balancer<'_>, report: &str) -> Result<Value> {
-    let answer = lvx.json([report])?;
+    let service = service(lvx, report)?;
     let wanted = format!("{}:80", lab.backends[1].v4);
-    let backends = answer["services"][0]["backends"].as_array().context("no backends")?;
+    let backends = service["backends"].as_array().context("no backends")?;
     let found = backends.iter().find(|backend| backend["address"] == wanted.as_str());
     found.cloned().context("the second backend is not there")
 }
@@ -111,20 +136,27 @@ fn a_backend_that_dies_or_hangs_gets_no_new_connection(vip: &str, forward: &str)
     until(&lab, &lvx, "up")?;
     assert_eq!(client::requests(&lab.client, vip, 30)?.len(), 3);
 
-    signal(&lab, "STOP")?;
-    let took = until(&lab, &lvx, "down")?;
-    println!("FIGURE {forward}, SIGSTOP found after {took:.0?} (promised: {PROMISED:?} and 200 ms)");
-    println!("  because: {}", second(&lab, &lvx, "status")?["reason"]);
-    all_are_answered_by_the_others(&lab, &lvx, vip)?;
+    // No probe has met the balancing path: nobody but the client has made a connection.
+    assert_eq!(service(&lvx, "stats")?["connections"], 30);
+
+    under_requests(&lab, vip, || {
+        signal(&lab, "STOP")?;
+        let took = until(&lab, &lvx, "down")?;
+        println!("FIGURE {forward}, SIGSTOP found after {took:.0?} (promised: {PROMISED:?} and 200 ms)");
+        println!("  because: {}", second(&lab, &lvx, "status")?["reason"]);
+        all_are_answered_by_the_others(&lab, &lvx, vip)
+    })?;
     signal(&lab, "CONT")?;
     until(&lab, &lvx, "up")?;
     assert_eq!(client::requests(&lab.client, vip, 30)?.len(), 3);
 
-    signal(&lab, "KILL")?;
-    let took = until(&lab, &lvx, "down")?;
-    println!("FIGURE {forward}, a dead server found after {took:.0?} (promised: {PROMISED:?} and 200 ms)");
-    println!("  because: {}", second(&lab, &lvx, "status")?["reason"]);
-    all_are_answered_by_the_others(&lab, &lvx, vip)?;
+    under_requests(&lab, vip, || {
+        signal(&lab, "KILL")?;
+        let took = until(&lab, &lvx, "down")?;
+        println!("FIGURE {forward}, a dead server found after {took:.0?} (promised: {PROMISED:?} and 200 ms)");
+        println!("  because: {}", second(&lab, &lvx, "status")?["reason"]);
+        all_are_answered_by_the_others(&lab, &lvx, vip)
+    })?;
     // It went down twice within a minute: it is held out for a while after it is back.
     let _nginx = restart(&lab)?;
     wait_until("b2 is held out", LIMIT, || {
@@ -256,6 +288,81 @@ fn a_backend_that_forgets_the_vip_is_found_and_named() -> Result<()> {
     all_are_answered_by_the_others(&lab, &lvx, &vip)?;
     lab.backends[1].namespace.ip(&format!("addr add {vip}/32 dev lo\n"))?;
     until(&lab, &lvx, "up")?;
+
+    // The other mistake: it has the VIP, and says so to the network.
+    lab.backends[1].namespace.sysctl(&[("ipv4/conf/all/arp_ignore", "0")])?;
+    wait_until("it is named that b2 answers ARP", LIMIT, || {
+        let second = second(&lab, &lvx, "status")?;
+        let named = second["reason"]
+            .to_string()
+            .contains("answers ARP for the VIP 10.0.0.100");
+        Ok(named && second["state"] == "degraded")
+    })?;
+    println!("  because: {}", second(&lab, &lvx, "status")?["reason"]);
+    lab.backends[1].namespace.sysctl(&[("ipv4/conf/all/arp_ignore", "1")])?;
+    until(&lab, &lvx, "up")?;
+    Ok(())
+}
+
+#[test]
+fn a_fall_is_explained_told_and_not_picked() -> Result<()> {
+    let lab = Lab::two_armed()?;
+    let (config, told) = (lab.directory().join("lvx.toml"), lab.directory().join("told"));
+    let script = format!("cat >> {}", told.display());
+    fs::write(
+        &config,
+        format!(
+            "[health]\npick = \"{}:9107\"\npick_rate = 50\n[[health.notify]]\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]\n",
+            BALANCER.0
+        ),
+    )?;
+    let options = Options {
+        further: vec!["--config".into(), config.to_str().context("a path in UTF-8")?.into()],
+        ..Options::default()
+    };
+    let lvx = Balancer::start_with(&lab, options)?;
+    let vip = VIP_NAT.0.to_string();
+    serve(&lab, &lvx, &vip, "nat", "type = \"http\"", "")?;
+    until(&lab, &lvx, "up")?;
+    let address = format!("{}:80", lab.backends[1].v4);
+    let picks = |count: usize| {
+        let url = format!(
+            "http://{}:9107/v1/pick?service=tcp://{vip}:80&n=[1-{count}]",
+            BALANCER.0
+        );
+        lab.client
+            .run("curl", ["--silent", "--write-out", " %{http_code}\n", &url])
+    };
+    let picked = picks(30)?;
+    assert!(picked.contains(&format!("\"address\":\"{address}\"")), "{picked}");
+
+    signal(&lab, "KILL")?;
+    until(&lab, &lvx, "down")?;
+    thread::sleep(Duration::from_secs(1));
+    let picked = picks(120)?;
+    assert!(!picked.contains(&address), "{picked}");
+    assert!(picked.contains(" 200\n") && picked.contains(" 429\n"), "{picked}");
+
+    let health = lvx.json(["health", &format!("tcp://{vip}:80")])?;
+    let backends = health["services"][0]["backends"].as_array().context("no backends")?;
+    let fallen = backends.iter().find(|backend| backend["address"] == address.as_str());
+    let fallen = fallen.context("b2 is not there")?;
+    let probe = &fallen["probes"][0];
+    let (p50, p99) = (probe["p50_microseconds"].as_u64(), probe["p99_microseconds"].as_u64());
+    ensure!(p50.is_some() && p99 >= p50, "{probe:#}");
+    ensure!(
+        fallen["changes"].as_array().is_some_and(|changes| changes.len() >= 2),
+        "{fallen:#}"
+    );
+    let shown = lvx.lvx(["health", &format!("tcp://{vip}:80")])?;
+    println!("{shown}");
+    for words in ["P50", "P99", "connection refused", "http says down", "degraded -> down"] {
+        assert!(shown.contains(words), "no {words:?} in\n{shown}");
+    }
+    wait_until("the hook is told", LIMIT, || {
+        let told = fs::read_to_string(&told).unwrap_or_default();
+        Ok(told.contains(&address) && told.contains("\"to\":\"down\""))
+    })?;
     Ok(())
 }
 

@@ -29,12 +29,12 @@ pub struct Measuring {
     pub target: PathBuf,
 }
 
-/// Builds what measuring needs: everything, or the program that measures the XDP program alone.
+/// Builds what measuring needs: everything, or `lvx` and the program that measures it alone.
 pub fn measuring(everything: bool) -> Result<Measuring> {
     let mut build = cargo();
     build.args(["build", "--release"]);
     if !everything {
-        build.args(["--package", "xdp-loader", "--bin", "lvx-bench"]);
+        build.args(["--package", "xdp-loader", "--bin", "lvx", "--bin", "lvx-bench"]);
     }
     command::run(&mut build)?;
     let built = built()?;

@@ -4,6 +4,7 @@ use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
     combine::combine,
+    diagnosis,
     history::History,
     load::LoadShare,
     persist::Kept,
@@ -82,6 +83,8 @@ pub(super) struct Watched {
     drain: bool,
     disabled: bool,
     pub(super) direct: bool,
+    /// Whether it answers ARP or neighbour discovery for its service's VIP.
+    claims_vip: bool,
     reason: Option<String>,
     /// What the last decision was made from.
     seen: Option<(Candidate, State, u32)>,
@@ -105,6 +108,7 @@ impl Watched {
             drain: false,
             disabled: false,
             direct: false,
+            claims_vip: false,
             reason: kept.and_then(|kept| kept.reason.clone()),
             seen: None,
             shown_since: now,
@@ -126,6 +130,12 @@ impl Watched {
     /// Whether it is probed with these checks.
     pub(super) fn has_checks(&self, checks: &[Check]) -> bool {
         self.probes.iter().map(|asked| &asked.check).eq(checks)
+    }
+
+    /// Takes in whether it answers ARP for its service's VIP; returns whether that is news.
+    pub(super) fn claims_vip(&mut self, claims: bool) -> bool {
+        let claims = claims && self.direct;
+        std::mem::replace(&mut self.claims_vip, claims) != claims
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -161,7 +171,10 @@ impl Watched {
                 self.load
                     .report_load(f64::from(thousandths) / 1_000.0, floor, form.load_limit);
             }
-            Outcome::Share(percent) => self.load.report_share(f64::from(percent), floor.min(percent.max(1))),
+            Outcome::Share(percent) => {
+                let floor = floor.min(percent.max(1));
+                self.load.report_share(f64::from(percent), floor, form.load_limit);
+            }
             Outcome::Weight(weight) => self.load.report_weight(weight),
             Outcome::Up | Outcome::Down | Outcome::Drain => {}
         }
@@ -197,7 +210,7 @@ impl Watched {
             _ if self.disabled => State::Disabled,
             State::Down => State::Down,
             _ if self.drain => State::Draining,
-            State::Up if self.load.protected() => State::Degraded,
+            State::Up if self.load.protected() || self.claims_vip => State::Degraded,
             state => state,
         }
     }
@@ -250,6 +263,7 @@ impl Watched {
         match self.state() {
             State::Up => None,
             State::Degraded if self.load.protected() => Some("past its load limit: no new connections".into()),
+            State::Degraded if self.claims_vip => Some(diagnosis::of_claim(self.key.0.ip)),
             // Nothing new is known since the restart: what was known before is the reason.
             _ => self.failure().or_else(|| self.reason.clone()),
         }

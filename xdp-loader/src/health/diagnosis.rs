@@ -1,4 +1,7 @@
-//! What it means that a probe of the VIP at a backend fails: asked in other ways, the backend tells more.
+//! What it means that a probe of the VIP at a backend fails (asked in other ways, the backend tells more), or that it
+//! answers for the VIP whoever asks.
+
+use std::net::IpAddr;
 
 use super::probe::{Outcome, Probe, Report, Target};
 
@@ -33,4 +36,18 @@ pub(super) async fn of_vip(probe: &Probe, target: &Target, failure: &Report) -> 
             "{words} at the VIP {vip}; the host {backend} answers ping: is the server running, and {vip} on its loopback?"
         )
     })
+}
+
+/// What it means that a backend answers ARP or neighbour discovery for the VIP.
+pub(super) fn of_claim(vip: IpAddr) -> String {
+    match vip {
+        IpAddr::V4(_) => format!(
+            "answers ARP for the VIP {vip}, so that clients reach it past the balancer; on that backend: sysctl -w \
+             net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2"
+        ),
+        IpAddr::V6(_) => format!(
+            "answers neighbour discovery for the VIP {vip}, so that clients reach it past the balancer; on that \
+             backend: give {vip}/128 to lo, and to no other interface"
+        ),
+    }
 }

@@ -3,10 +3,13 @@
 //! It has a thread of its own, so that neither a busy API nor a long reconcile delays a probe, and one thread is enough
 //! for thousands of probes per second.
 
+mod decisions;
+mod targets;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use rand::{SeedableRng as _, rngs::StdRng};
@@ -16,21 +19,20 @@ use tokio::{
 };
 
 use super::{
-    backend::{Asked, Watched},
+    backend::Watched,
     diagnosis,
-    notify::{Notice, Notifier},
+    notify::Notifier,
     persist::{Memory, Recalled},
     probe::{Outcome, Probe, Reach, Report, Target},
-    quorum::{Quorum, Serving},
-    report::{HealthReport, ServiceReport},
-    schedule::{ProbeId, Schedule, first, pause},
+    quorum::Quorum,
+    report::HealthReport,
+    schedule::{ProbeId, Schedule, pause},
     settings::HealthSettings,
-    verdict::Streak,
     view::{BackendKey, HealthView},
     vip_probe::{Job, Reachable, VipProber},
 };
 use crate::{
-    model::{Availability, Check, Desired, ServiceAddress},
+    model::{Availability, Desired, ServiceAddress},
     netlink::NextHops,
 };
 
@@ -143,7 +145,7 @@ impl Engine {
         let mut tick_at = self.start + TICK;
         let mut hops = self.hops.clone();
         loop {
-            let due = self.schedule.next().map(|at| self.start + at);
+            let due = self.schedule.next_due().map(|at| self.start + at);
             let wake = due.map_or(tick_at, |due| due.min(tick_at));
             let mut reachable = self
                 .vips
@@ -166,7 +168,10 @@ impl Engine {
                 () = sleep_until(wake) => {}
             }
             if let Some(reachable) = &reachable {
-                self.reachable = Arc::clone(&reachable.borrow());
+                let now = Arc::clone(&reachable.borrow());
+                if !Arc::ptr_eq(&now, &self.reachable) {
+                    self.reach(now);
+                }
             }
             let now = Instant::now();
             if now >= tick_at {
@@ -203,126 +208,6 @@ impl Engine {
         }
     }
 
-    /// Watches these services and no others.
-    fn watch(&mut self, desired: &Desired) {
-        let now = self.now();
-        self.groups
-            .retain(|address, _| desired.services().contains_key(address));
-        let mut keep = BTreeSet::new();
-        let mut new = Vec::new();
-        let mut compiled = HashMap::new();
-        for (address, service) in desired.services() {
-            let mut keys = Vec::with_capacity(service.backends.len());
-            for backend in &service.backends {
-                let key = (*address, backend.address, backend.port(service));
-                keys.push(key);
-                keep.insert(key);
-                let kept = self.recalled.backends.remove(&key);
-                let ago = self.recalled.ago;
-                let watched = self
-                    .backends
-                    .entry(key)
-                    .or_insert_with(|| Watched::new(service, backend, kept.as_ref(), ago, now));
-                watched.desire(service, backend);
-                let checks = if backend.disabled { &[] } else { backend.checks(service) };
-                if watched.has_checks(checks) {
-                    for asked in &watched.probes {
-                        compiled
-                            .entry(text(&asked.check))
-                            .or_insert_with(|| asked.probe.clone());
-                    }
-                    continue;
-                }
-                for asked in watched.probes.drain(..) {
-                    self.schedule.remove(asked.id);
-                    self.owners.remove(&asked.id);
-                }
-                for (at, check) in checks.iter().enumerate() {
-                    self.last_id += 1;
-                    let name = text(check);
-                    let probe = compiled
-                        .entry(name)
-                        .or_insert_with_key(|name| match self.compiled.get(name) {
-                            Some(probe) => probe.clone(),
-                            None => compile(check),
-                        })
-                        .clone();
-                    let streak = kept.as_ref().and_then(|kept| kept.streaks.get(at)).copied();
-                    let streak = streak.unwrap_or_else(|| Streak::begin(watched.begin()));
-                    watched
-                        .probes
-                        .push(Asked::new(self.last_id, check.clone(), probe, streak));
-                    self.owners.insert(self.last_id, key);
-                    new.push((self.last_id, check.interval().get()));
-                }
-                watched.tick(now, &service.availability);
-            }
-            let quorum = self.recalled.quorums.remove(address).unwrap_or_default();
-            let group = self.groups.entry(*address).or_insert_with(|| Group {
-                policy: Availability::default(),
-                quorum,
-                backends: Vec::new(),
-            });
-            group.policy = service.availability.clone();
-            group.backends = keys;
-        }
-        self.compiled = compiled;
-        let gone: Vec<_> = self
-            .backends
-            .keys()
-            .filter(|key| !keep.contains(key))
-            .copied()
-            .collect();
-        for key in gone {
-            for asked in self
-                .backends
-                .remove(&key)
-                .into_iter()
-                .flat_map(|watched| watched.probes)
-            {
-                self.schedule.remove(asked.id);
-                self.owners.remove(&asked.id);
-            }
-        }
-        self.view.backends.retain(|key, _| keep.contains(key));
-        self.view.serving.retain(|address, _| self.groups.contains_key(address));
-        let of = new.len();
-        for (position, (probe, interval)) in new.into_iter().enumerate() {
-            self.schedule.set(probe, now + first(position, of, interval));
-        }
-        self.dirty.extend(self.groups.keys());
-        self.want_vips();
-        self.publish();
-    }
-
-    /// Tells the prober of VIPs which backends there are.
-    fn want_vips(&mut self) {
-        let asks = |watched: &&Watched| {
-            watched
-                .probes
-                .iter()
-                .any(|asked| asked.probe.as_ref().is_ok_and(|probe| probe.asks_vip(watched.direct)))
-        };
-        let backends: BTreeSet<_> = self
-            .backends
-            .values()
-            .filter(asks)
-            .map(|watched| watched.key.1)
-            .collect();
-        if backends.is_empty() && self.vips.is_none() {
-            return;
-        }
-        let vips = self.vips.get_or_insert_with(|| {
-            VipProber::start(self.settings.probe_addresses.clone(), self.reports.clone())
-                .map_err(|error| format!("VIPs cannot be probed: {error}"))
-        });
-        if let Ok(vips) = vips {
-            let hops = self.hops.borrow();
-            let known = |backend| Some((backend, *hops.0.get(&backend)?.as_ref().ok()?));
-            vips.want(backends.into_iter().filter_map(known).collect());
-        }
-    }
-
     /// Starts a probe.
     fn begin(&mut self, id: ProbeId) {
         let now = self.now();
@@ -356,7 +241,7 @@ impl Engine {
         asked.vip = false;
         asked.note = None;
         if let (true, Some(vips)) = (probe.asks_vip(direct), &self.vips) {
-            match (vips, self.reachable.get(&key.1)) {
+            match (vips, self.reachable.ways.get(&key.1)) {
                 (Err(reason), _) => asked.note = Some(reason.clone()),
                 (Ok(_), Some(Err(reason))) => asked.note = Some(reason.clone()),
                 (Ok(vips), Some(Ok(mark))) => {
@@ -441,6 +326,18 @@ impl Engine {
         }
     }
 
+    /// Takes in how backends are reached, and which of them answer ARP for their VIPs.
+    fn reach(&mut self, reachable: Arc<Reachable>) {
+        self.reachable = reachable;
+        for watched in self.backends.values_mut() {
+            let (service, backend, _) = watched.key;
+            let claims = self.reachable.claims.contains(&(service.ip, backend));
+            if watched.claims_vip(claims) {
+                self.dirty.insert(service);
+            }
+        }
+    }
+
     fn tick(&mut self) {
         let now = self.now();
         let mut group = None;
@@ -461,114 +358,6 @@ impl Engine {
             self.save();
         }
     }
-
-    /// Decides anew who serves, where something changed, and publishes it.
-    fn decide(&mut self) {
-        let now = self.now();
-        let mut publish = false;
-        for address in std::mem::take(&mut self.dirty) {
-            let Some(group) = self.groups.get_mut(&address) else {
-                continue;
-            };
-            let candidates: Vec<_> = group
-                .backends
-                .iter()
-                .filter_map(|key| self.backends.get(key))
-                .map(Watched::candidate)
-                .collect();
-            let before = group.quorum;
-            let takes = group.quorum.decide(&candidates, &group.policy);
-            let after = group.quorum;
-            if (before.serving, before.lost) != (after.serving, after.lost) && before.serving != Serving::default()
-                || after.lost != before.lost
-            {
-                tracing::warn!(service = %address, quorum_lost = after.lost, serving = ?after.serving,
-                    available = after.available, quorum = group.policy.quorum, "who serves has changed");
-            }
-            if self.view.serving.insert(address, after.serving) != Some(after.serving) {
-                publish = true;
-            }
-            for (key, takes_new) in group.backends.iter().zip(takes) {
-                let Some(watched) = self.backends.get_mut(key) else {
-                    continue;
-                };
-                let changed = watched.changed(now);
-                let health = watched.health(takes_new, now, &group.policy);
-                publish |= self.view.backends.insert(*key, health) != Some(health);
-                if let Some((from, reason)) = changed {
-                    let notice = Notice {
-                        unix_ms: unix_ms(),
-                        service: address,
-                        backend: watched.address(),
-                        from,
-                        to: watched.state(),
-                        reason,
-                        serving: after.serving,
-                    };
-                    tell(&notice);
-                    self.notifier.tell(&notice);
-                    self.save_at = self.save_at.min(Instant::now() + SAVE_AFTER_CHANGE);
-                }
-            }
-        }
-        if publish {
-            self.publish();
-        }
-    }
-
-    fn publish(&self) {
-        self.published.send_if_modified(|current| {
-            let changed = **current != self.view;
-            if changed {
-                *current = Arc::new(self.view.clone());
-            }
-            changed
-        });
-    }
-
-    /// Keeps the results on disk. Takes a millisecond or two for thousands of backends.
-    fn save(&mut self) {
-        self.save_at = Instant::now() + SAVE;
-        let Some(memory) = &self.memory else { return };
-        let now = self.now();
-        let backends = self.backends.values().map(|watched| watched.keep(now)).collect();
-        let quorums = self
-            .groups
-            .iter()
-            .map(|(address, group)| (*address, group.quorum))
-            .collect();
-        if let Err(error) = memory.save(backends, quorums) {
-            tracing::warn!(%error, "the results of probes could not be kept for a restart");
-        }
-    }
-
-    fn report(&self, detail: Detail) -> HealthReport {
-        let now = self.now();
-        let (service, whole) = match detail {
-            Detail::Brief => (None, false),
-            Detail::Whole(service) => (service, true),
-        };
-        let asked = self
-            .groups
-            .iter()
-            .filter(|(address, _)| service.is_none_or(|service| service == **address));
-        let services = asked.map(|(address, group)| ServiceReport {
-            address: *address,
-            serving: group.quorum.serving,
-            quorum_lost: group.quorum.lost,
-            quorum: group.policy.quorum,
-            available: group.quorum.available,
-            backends: group
-                .backends
-                .iter()
-                .filter_map(|key| Some((self.backends.get(key)?, self.view.backends.get(key)?)))
-                .map(|(watched, health)| watched.report(*health, now, whole))
-                .collect(),
-        });
-        HealthReport {
-            services: services.collect(),
-        }
-    }
 }
 
 /// Waits until what is reachable is another; for ever where nothing is probed.
@@ -577,28 +366,4 @@ async fn changed(reachable: &mut Option<watch::Receiver<Arc<Reachable>>>, known:
         Some(reachable) => reachable.wait_for(|now| !Arc::ptr_eq(now, known)).await.ok().map(drop),
         None => std::future::pending().await,
     }
-}
-
-fn compile(check: &Check) -> Result<Arc<Probe>, String> {
-    Probe::new(check).map(Arc::new).map_err(|error| error.to_string())
-}
-
-/// A check as a key: equal checks share what they are compiled to.
-fn text(check: &Check) -> String {
-    serde_json::to_string(check).unwrap_or_default()
-}
-
-fn tell(notice: &Notice) {
-    let (service, backend, to) = (notice.service, notice.backend, notice.to.name());
-    let (from, reason) = (notice.from.name(), notice.reason.as_deref().unwrap_or("answers"));
-    if notice.to.serves() {
-        tracing::info!(%service, %backend, from, to, reason, "backend is {to}");
-    } else {
-        tracing::warn!(%service, %backend, from, to, reason, "backend is {to}");
-    }
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -13,6 +13,9 @@ pub struct LoadShare {
     protected: bool,
     /// A weight that takes the place of the configured one (as keepalived's MISC_CHECK has it).
     weight: Option<u16>,
+    /// The same, smoothed.
+    #[serde(default)]
+    smooth_weight: Option<f64>,
 }
 
 /// How much of a new report goes into the smoothed share.
@@ -36,15 +39,24 @@ impl LoadShare {
         });
     }
 
-    /// Takes in a share, in percent, as HAProxy's agent reports it.
-    pub fn report_share(&mut self, percent: f64, floor: u32) {
-        self.follow(percent, floor);
-        self.protected = false;
+    /// Takes in a share, in percent, as HAProxy's agent reports it: a load of what is left to 100.
+    pub fn report_share(&mut self, percent: f64, floor: u32, limit: Option<u32>) {
+        self.report_load(1.0 - percent / 100.0, floor, limit);
     }
 
-    /// Takes in a weight that replaces the configured one.
+    /// Takes in a weight that replaces the configured one: the first at once, the others smoothly.
     pub fn report_weight(&mut self, weight: u16) {
-        self.weight = Some(weight);
+        let target = f64::from(weight);
+        let before = self.smooth_weight.unwrap_or(target);
+        let smooth = before + NEW * (target - before);
+        // So near that rounding would never get there.
+        let smooth = if (smooth - target).abs() < 1.0 { target } else { smooth };
+        self.smooth_weight = Some(smooth);
+        let (next, used) = (smooth.round() as u16, self.weight.unwrap_or(0));
+        let step = u32::from(used) * STEP / 100;
+        if self.weight.is_none() || u32::from(next.abs_diff(used)) > step || smooth == target {
+            self.weight = Some(next);
+        }
     }
 
     /// The share of the weight to use, in percent.
@@ -119,7 +131,36 @@ mod tests {
             share.report_load(load, 10, None);
             assert!((10..=100).contains(&share.share()));
         }
-        share.report_share(1e9, 10);
+        share.report_share(1e9, 10, None);
         assert!((10..=100).contains(&share.share()));
+    }
+
+    #[test]
+    fn an_agent_that_has_little_share_left_is_past_its_limit() {
+        let mut share = LoadShare::default();
+        let protected = [50.0, 20.0, 25.0, 30.0].map(|percent| {
+            share.report_share(percent, 1, Some(80));
+            share.protected()
+        });
+        assert_eq!(protected, [false, true, true, false]);
+    }
+
+    #[test]
+    fn a_reported_weight_is_followed_smoothly_and_reached() {
+        let mut share = LoadShare::default();
+        share.report_weight(100);
+        assert_eq!(share.weight(), Some(100));
+        let mut last = 100;
+        for _ in 0..20 {
+            share.report_weight(10);
+            let weight = share.weight().unwrap_or(0);
+            assert!(weight <= last && last - weight <= 27, "{last} -> {weight}");
+            last = weight;
+        }
+        assert_eq!(last, 10);
+        for wobble in [10, 11, 9, 10] {
+            share.report_weight(wobble);
+        }
+        assert_eq!(share.weight(), Some(10));
     }
 }

@@ -38,7 +38,7 @@ impl Schedule {
     }
 
     /// When the next one is due.
-    pub fn next(&mut self) -> Option<Duration> {
+    pub fn next_due(&mut self) -> Option<Duration> {
         while let Some(Reverse((at, probe))) = self.queue.peek() {
             if self.due.get(probe) == Some(at) {
                 return Some(*at);
@@ -50,7 +50,7 @@ impl Schedule {
 
     /// Takes out one that is due.
     pub fn pop(&mut self, now: Duration) -> Option<ProbeId> {
-        if self.next()? > now {
+        if self.next_due()? > now {
             return None;
         }
         let Reverse((_, probe)) = self.queue.pop()?;
@@ -99,7 +99,7 @@ mod tests {
                 due.push((millis, probe));
             }
         }
-        assert_eq!((due, schedule.next()), (vec![(20, 2), (30, 1)], None));
+        assert_eq!((due, schedule.next_due()), (vec![(20, 2), (30, 1)], None));
     }
 
     #[test]

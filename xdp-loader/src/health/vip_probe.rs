@@ -5,32 +5,33 @@
 //! the table. It has no name and ends with the daemon. The probes' packets leave through the interface below the
 //! macvlan and their answers come back to the macvlan's own MAC address: neither is ever for a service's XDP path.
 
+mod claims;
+mod namespace;
+
 use std::{
-    collections::BTreeMap,
-    fs::{self, File},
+    collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
-    os::fd::AsRawFd as _,
     sync::Arc,
     thread,
+    time::Duration,
 };
 
-use futures::TryStreamExt as _;
-use netlink_packet_route::{
-    link::MacVlanMode,
-    neighbour::NeighbourState,
-    route::RouteMessage,
-    rule::{RuleAction, RuleMessage},
+use tokio::{
+    sync::{mpsc, watch},
+    time::{MissedTickBehavior, interval},
 };
-use rtnetlink::{LinkMacVlan, LinkUnspec, RouteMessageBuilder};
-use tokio::sync::{mpsc, watch};
 
+use self::namespace::Namespace;
 use super::{
     probe::{Probe, Report, Target},
     schedule::ProbeId,
     settings::ProbeAddress,
 };
-use crate::netlink::{Kernel, NetlinkError, NextHop, socket::done};
+use crate::netlink::NextHop;
+
+/// How often it is asked who answers ARP for the VIPs.
+const ASK: Duration = Duration::from_secs(5);
 
 /// A probe to run.
 pub struct Job {
@@ -42,11 +43,26 @@ pub struct Job {
     pub target: Target,
 }
 
-/// How the backends of `dr` services are reached: by a mark, or why not.
-pub type Reachable = BTreeMap<IpAddr, Result<u32, String>>;
+/// The backends of `dr` services, as the probes' namespace sees them.
+#[derive(Clone, Debug, Default)]
+pub struct Reachable {
+    /// How they are reached: by a mark, or why not.
+    pub ways: BTreeMap<IpAddr, Result<u32, String>>,
+    /// VIPs, and the backends that answer ARP or neighbour discovery for them.
+    pub claims: BTreeSet<(IpAddr, IpAddr)>,
+}
 
-/// Where backends are: their next hops.
-pub type Wanted = BTreeMap<IpAddr, NextHop>;
+/// A backend that is to be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// Where it is.
+    pub hop: NextHop,
+    /// The VIPs that it serves.
+    pub vips: BTreeSet<IpAddr>,
+}
+
+/// The backends that are to be reached.
+pub type Wanted = BTreeMap<IpAddr, Wish>;
 
 /// The thread whose namespace VIPs are probed from; ends when this is dropped.
 #[derive(Debug)]
@@ -62,40 +78,15 @@ impl VipProber {
     /// # Errors
     /// When there is no thread to be had.
     pub fn start(addresses: Vec<ProbeAddress>, reports: mpsc::UnboundedSender<(ProbeId, Report)>) -> io::Result<Self> {
-        let (jobs, mut queue) = mpsc::unbounded_channel::<Job>();
-        let (wanted, mut wishes) = watch::channel(Arc::new(Wanted::new()));
-        let (published, reachable) = watch::channel(Arc::new(Reachable::new()));
+        let (jobs, queue) = mpsc::unbounded_channel::<Job>();
+        let (wanted, wishes) = watch::channel(Arc::new(Wanted::new()));
+        let (published, reachable) = watch::channel(Arc::default());
         thread::Builder::new().name("lvx-vip-probe".into()).spawn(move || {
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
                 Err(error) => return tracing::error!(%error, "VIPs cannot be probed"),
             };
-            runtime.block_on(async {
-                let mut namespace = Namespace::open(addresses);
-                loop {
-                    tokio::select! {
-                        changed = wishes.changed() => {
-                            if changed.is_err() {
-                                return;
-                            }
-                            let wanted = Arc::clone(&wishes.borrow_and_update());
-                            let reachable = match &mut namespace {
-                                Ok(namespace) => namespace.make(&wanted).await,
-                                Err(error) => wanted.keys().map(|backend| (*backend, Err(error.clone()))).collect(),
-                            };
-                            published.send_replace(Arc::new(reachable));
-                        }
-                        job = queue.recv() => {
-                            let Some(Job { id, probe, target }) = job else { return };
-                            let reports = reports.clone();
-                            tokio::spawn(async move {
-                                // The engine that is gone needs no report.
-                                let _ = reports.send((id, probe.run(&target).await));
-                            });
-                        }
-                    }
-                }
-            });
+            runtime.block_on(run(addresses, queue, wishes, published, reports));
         })?;
         Ok(Self {
             jobs,
@@ -126,248 +117,72 @@ impl VipProber {
     }
 }
 
-/// Inside the namespace.
-struct Namespace {
-    /// Asks in the namespace of the interfaces.
-    outside: Kernel,
-    inside: Kernel,
-    own: File,
+/// The thread: makes backends reachable, runs probes, asks who answers for VIPs.
+async fn run(
     addresses: Vec<ProbeAddress>,
-    ways: BTreeMap<IpAddr, Way>,
-    /// What a backend is not reached by any more, to be used again.
-    last_mark: u32,
-}
-
-/// How one backend is reached.
-struct Way {
-    mark: u32,
-    hop: NextHop,
-    /// The macvlan's index: another one when the interface below was made anew.
-    index: u32,
-    rule: RuleMessage,
-    route: RouteMessage,
-}
-
-impl Namespace {
-    /// Moves the calling thread into a network namespace of its own. To be called where nothing else runs on it.
-    fn open(addresses: Vec<ProbeAddress>) -> Result<Self, String> {
-        let refuse = |error: &dyn std::fmt::Display| format!("no network namespace for probes: {error}");
-        let outside = Kernel::connect().map_err(|error| refuse(&error))?;
-        // SAFETY: only the network namespace is unshared; file descriptors and memory stay as they are.
-        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
-            .map_err(|error| refuse(&error))?;
-        let own = File::open("/proc/thread-self/ns/net").map_err(|error| refuse(&error))?;
-        let inside = Kernel::connect().map_err(|error| refuse(&error))?;
-        // Before there is any interface: answers come from addresses that no route leads to, and interfaces listen to
-        // nobody. `/proc/sys/net` is that of the thread that opens it.
-        for (name, value) in [
-            ("ipv4/conf/all/rp_filter", "0"),
-            ("ipv4/conf/default/rp_filter", "0"),
-            ("ipv4/conf/default/arp_announce", "2"),
-            ("ipv6/conf/default/accept_ra", "0"),
-            ("ipv6/conf/default/accept_dad", "0"),
-            ("ipv6/conf/default/dad_transmits", "0"),
-            ("ipv6/conf/default/disable_ipv6", "0"),
-        ] {
-            if let Err(error) = fs::write(format!("/proc/sys/net/{name}"), value) {
-                tracing::debug!(name, %error, "a setting of the probes' namespace stays as it is");
-            }
-        }
-        Ok(Self {
-            outside,
-            inside,
-            own,
-            addresses,
-            ways: BTreeMap::new(),
-            last_mark: 0,
-        })
-    }
-
-    /// Makes exactly these backends reachable.
-    async fn make(&mut self, wanted: &Wanted) -> Reachable {
-        let gone: Vec<_> = self
-            .ways
-            .keys()
-            .filter(|backend| !wanted.contains_key(backend))
-            .copied()
-            .collect();
-        for backend in gone {
-            self.unmake(backend).await;
-        }
-        let mut reachable = Reachable::new();
-        let mut interfaces = BTreeMap::new();
-        for (backend, hop) in wanted {
-            let index = match interfaces.get(&hop.ifindex) {
-                Some(index) => Result::clone(index),
-                None => {
-                    let index = self.interface(hop.ifindex).await;
-                    interfaces.insert(hop.ifindex, index.clone());
-                    index
+    mut queue: mpsc::UnboundedReceiver<Job>,
+    mut wishes: watch::Receiver<Arc<Wanted>>,
+    published: watch::Sender<Arc<Reachable>>,
+    reports: mpsc::UnboundedSender<(ProbeId, Report)>,
+) {
+    let mut namespace = Namespace::open(addresses);
+    let mut asks = interval(ASK);
+    asks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (heard, mut answers) = mpsc::unbounded_channel();
+    loop {
+        tokio::select! {
+            changed = wishes.changed() => {
+                if changed.is_err() {
+                    return;
                 }
-            };
-            let made = match index {
-                Ok(index) => self.way(*backend, *hop, index).await,
-                Err(reason) => Err(reason),
-            };
-            reachable.insert(*backend, made);
-        }
-        reachable
-    }
-
-    /// The index of the macvlan on an interface, made where it is missing.
-    async fn interface(&self, below: u32) -> Result<u32, String> {
-        let name = format!("lvxp{below}");
-        if let Some(index) = self.find(&name).await {
-            return Ok(index);
-        }
-        let refuse = |error: NetlinkError| {
-            let hint = match error.errno() {
-                Some(libc::EBUSY) => " (the interface is part of a bridge or has a passthru macvlan)",
-                Some(libc::EOPNOTSUPP) => " (this kernel has no macvlan)",
-                _ => "",
-            };
-            format!("{error}{hint}")
-        };
-        let message = LinkMacVlan::new(&name, below, MacVlanMode::Private)
-            .setns_by_fd(self.own.as_raw_fd())
-            .build();
-        let what = format!("put a macvlan on interface {below}");
-        done(&what, self.outside.requests().link().add(message).execute())
-            .await
-            .map_err(refuse)?;
-        let index = self
-            .find(&name)
-            .await
-            .ok_or_else(|| format!("{name} is not where it was made"))?;
-        let up = LinkUnspec::new_with_index(index).up().build();
-        done("set the macvlan up", self.inside.requests().link().set(up).execute())
-            .await
-            .map_err(refuse)?;
-        Ok(index)
-    }
-
-    async fn find(&self, name: &str) -> Option<u32> {
-        let mut links = self
-            .inside
-            .requests()
-            .link()
-            .get()
-            .match_name(name.to_owned())
-            .execute();
-        let link = links.try_next().await.ok()??;
-        Some(link.header.index)
-    }
-
-    /// The mark that leads to a backend.
-    async fn way(&mut self, backend: IpAddr, hop: NextHop, index: u32) -> Result<u32, String> {
-        if let Some(way) = self.ways.get(&backend) {
-            if way.hop.mac == hop.mac && way.index == index {
-                return Ok(way.mark);
+                let wanted = Arc::clone(&wishes.borrow_and_update());
+                let ways = match &mut namespace {
+                    Ok(namespace) => namespace.make(&wanted).await,
+                    Err(error) => wanted.keys().map(|backend| (*backend, Err(error.clone()))).collect(),
+                };
+                published.send_modify(|reachable| Arc::make_mut(reachable).ways = ways);
+                asks.reset_immediately();
             }
-            self.unmake(backend).await;
-        }
-        let source = self.addresses.iter().find(|address| address.reaches(backend)).copied();
-        if source.is_none() && backend.is_ipv4() {
-            return Err(format!(
-                "its own address is asked in place of the VIP: give probe_addresses under [health] in lvx.toml an \
-                 unused address of {backend}'s network"
-            ));
-        }
-        let refuse = |error: NetlinkError| error.to_string();
-        if let Some(source) = source {
-            let added = self
-                .inside
-                .requests()
-                .address()
-                .add(index, source.ip, source.prefix)
-                .replace();
-            done("give the macvlan its address", added.execute())
-                .await
-                .map_err(refuse)?;
-        }
-        let neighbour = self
-            .inside
-            .requests()
-            .neighbours()
-            .add(index, backend)
-            .link_local_address(&hop.mac)
-            .state(NeighbourState::Permanent)
-            .replace();
-        done("set a neighbour of the probes' namespace", neighbour.execute())
-            .await
-            .map_err(refuse)?;
-        self.last_mark += 1;
-        let mark = self.last_mark;
-        let table = 1_000 + mark;
-        let route = route(backend, source, index, table);
-        let added = self.inside.requests().route().add(route.clone()).replace();
-        done("add a route of the probes' namespace", added.execute())
-            .await
-            .map_err(refuse)?;
-        let add = self
-            .inside
-            .requests()
-            .rule()
-            .add()
-            .fw_mark(mark)
-            .table_id(table)
-            .priority(100)
-            .action(RuleAction::ToTable);
-        let (rule, added) = match backend {
-            IpAddr::V4(_) => {
-                let mut add = add.v4();
-                (add.message_mut().clone(), done("add a rule", add.execute()).await)
+            job = queue.recv() => {
+                let Some(Job { id, probe, target }) = job else { return };
+                let reports = reports.clone();
+                tokio::spawn(async move {
+                    // The engine that is gone needs no report.
+                    let _ = reports.send((id, probe.run(&target).await));
+                });
             }
-            IpAddr::V6(_) => {
-                let mut add = add.v6();
-                (add.message_mut().clone(), done("add a rule", add.execute()).await)
+            _ = asks.tick() => {
+                let questions = match &namespace {
+                    Ok(namespace) => namespace.questions(&wishes.borrow()),
+                    Err(_) => continue,
+                };
+                let heard = heard.clone();
+                tokio::spawn(async move {
+                    let _ = heard.send(claims::ask(&questions).await);
+                });
             }
-        };
-        added.map_err(refuse)?;
-        let way = Way {
-            mark,
-            hop,
-            index,
-            rule,
-            route,
-        };
-        self.ways.insert(backend, way);
-        Ok(mark)
-    }
-
-    /// Forgets the way to a backend. What cannot be removed is gone already, with its interface.
-    async fn unmake(&mut self, backend: IpAddr) {
-        let Some(way) = self.ways.remove(&backend) else { return };
-        let requests = self.inside.requests();
-        let _ = done("remove a rule", requests.rule().del(way.rule).execute()).await;
-        let _ = done("remove a route", requests.route().del(way.route).execute()).await;
+            Some(answers) = answers.recv() => match answers {
+                Ok(answers) => {
+                    let claims = claims_of(&answers, &wishes.borrow());
+                    published.send_if_modified(|reachable| {
+                        let changed = reachable.claims != claims;
+                        if changed {
+                            Arc::make_mut(reachable).claims = claims;
+                        }
+                        changed
+                    });
+                }
+                Err(error) => tracing::debug!(%error, "it cannot be asked who answers ARP for VIPs"),
+            },
+        }
     }
 }
 
-/// Everything goes to the backend.
-fn route(backend: IpAddr, source: Option<ProbeAddress>, index: u32, table: u32) -> RouteMessage {
-    match backend {
-        IpAddr::V4(backend) => {
-            let mut route = RouteMessageBuilder::<std::net::Ipv4Addr>::new()
-                .gateway(backend)
-                .output_interface(index)
-                .table_id(table)
-                .onlink();
-            if let Some(IpAddr::V4(source)) = source.map(|source| source.ip) {
-                route = route.pref_source(source);
-            }
-            route.build()
-        }
-        IpAddr::V6(backend) => {
-            let mut route = RouteMessageBuilder::<std::net::Ipv6Addr>::new()
-                .gateway(backend)
-                .output_interface(index)
-                .table_id(table)
-                .onlink();
-            if let Some(IpAddr::V6(source)) = source.map(|source| source.ip) {
-                route = route.pref_source(source);
-            }
-            route.build()
-        }
-    }
+/// Which backends answered for which of their VIPs.
+fn claims_of(answers: &claims::Answers, wanted: &Wanted) -> BTreeSet<(IpAddr, IpAddr)> {
+    let of = |(backend, wish): (&IpAddr, &Wish)| {
+        let claimed = wish.vips.iter().filter(|vip| answers.contains(&(**vip, wish.hop.mac)));
+        claimed.map(|vip| (*vip, *backend)).collect::<Vec<_>>()
+    };
+    wanted.iter().flat_map(of).collect()
 }

@@ -4,9 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    mem::size_of,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     time::Duration,
 };
 
@@ -14,7 +12,7 @@ use etherparse::{ArpEthIpv4Packet, ArpOperation, Icmpv6Type, PacketBuilder, icmp
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{Link, LinkTable};
+use super::{Link, LinkTable, frame_socket::FrameSocket};
 
 const BROADCAST: [u8; 6] = [0xff; 6];
 /// The Ethernet address of `ff02::1` (RFC 2464, section 7).
@@ -68,47 +66,6 @@ fn written<E: std::fmt::Display>(result: Result<(), E>) {
     }
 }
 
-/// A raw socket that sends whole Ethernet frames and receives nothing.
-struct FrameSocket(OwnedFd);
-
-impl FrameSocket {
-    /// Opens it in the network namespace of the calling thread. Needs the capability `CAP_NET_RAW`.
-    fn open() -> io::Result<Self> {
-        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        // SAFETY: no pointers are passed.
-        let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor was just created and belongs to nobody else.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
-    }
-
-    fn send(&self, ifindex: u32, frame: &[u8]) -> io::Result<()> {
-        // SAFETY: zeros are a valid `sockaddr_ll`.
-        let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        to.sll_family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
-        to.sll_ifindex = i32::try_from(ifindex).map_err(io::Error::other)?;
-        let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).map_err(io::Error::other)?;
-        // SAFETY: the frame and the address are readable for the lengths given, and outlive the call.
-        let sent = unsafe {
-            libc::sendto(
-                self.0.as_raw_fd(),
-                frame.as_ptr().cast(),
-                frame.len(),
-                0,
-                (&raw const to).cast(),
-                length,
-            )
-        };
-        if sent < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
-        }
-    }
-}
-
 /// Announces addresses, each twice.
 pub struct Announcer {
     socket: FrameSocket,
@@ -124,7 +81,7 @@ impl Announcer {
     /// If the kernel gives no raw socket, usually for want of the capability `CAP_NET_RAW`.
     pub fn open() -> io::Result<Self> {
         Ok(Self {
-            socket: FrameSocket::open()?,
+            socket: FrameSocket::sending()?,
             again: BTreeMap::new(),
         })
     }

@@ -7,6 +7,7 @@
 
 mod address;
 pub mod announce;
+pub(crate) mod frame_socket;
 pub mod freshness;
 pub mod link;
 pub mod neighbour;

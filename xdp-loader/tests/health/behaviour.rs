@@ -231,3 +231,14 @@ fn quorum_sorry_fail_open_and_slow_start_are_decided_for_the_dataplane() {
         figure("slow start of 2 s", took, Duration::from_secs(2));
     });
 }
+
+#[test]
+fn a_backend_without_probes_takes_new_connections_as_soon_as_it_is_acknowledged() {
+    let net = Net::new(1);
+    net.balancer.enter(move || async move {
+        let text = "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\n\
+                    [[service.backend]]\naddress = \"10.9.0.11\"\n";
+        let watch = Watch::start(text, HealthSettings::default()).await;
+        assert_eq!(watch.weights(), [1]);
+    });
+}

@@ -245,8 +245,8 @@ fn exec_finds_what_its_program_finds() {
 }
 
 #[test]
-fn an_agent_and_a_json_field_move_the_weight() {
-    let net = Net::new(2);
+fn an_agent_a_json_field_and_a_program_move_the_weight() {
+    let net = Net::new(3);
     let inner = Arc::clone(&net);
     net.balancer.enter(move || async move {
         let _agent = inner.backends[0].serve("agent", "10.9.0.11:9777");
@@ -255,12 +255,17 @@ fn an_agent_and_a_json_field_move_the_weight() {
             "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\n[[service.backend]]\n\
              address = \"10.9.0.11\"\nweight = 4\nhealth = {{ type = \"agent\", port = 9777, interval = \"100ms\" }}\n\
              [[service.backend]]\naddress = \"10.9.0.12\"\nweight = 4\n[service.backend.health]\n{TIMING}type = \"http\"\n\
-             path = \"/load\"\nload_field = \"/system/load\"\nload_full = 200\n"
+             path = \"/load\"\nload_field = \"/system/load\"\nload_full = 200\n[[service.backend]]\n\
+             address = \"10.9.0.13\"\nweight = 4\n[service.backend.health]\n{TIMING}type = \"exec\"\n\
+             command = [\"/bin/bash\", \"-c\", \"exit 12\"]\n"
         );
         let mut watch = Watch::start(&text, HealthSettings::default()).await;
         watch.until_health("10.9.0.11", "at half", |health| health.share == 50).await;
         watch.until_health("10.9.0.12", "at three quarters", |health| health.share == 75).await;
-        assert_eq!(watch.weights(), [40, 60]);
+        watch
+            .until_health("10.9.0.13", "at 10", |health| health.weight == Some(10))
+            .await;
+        assert_eq!(watch.weights(), [40, 60, 200]);
     });
 }
 
@@ -289,6 +294,42 @@ fn a_status_of_503_drains_and_200_ends_that() {
         );
         assert_eq!(watch.weights(), [0]);
         fs::write(&well, "well").unwrap();
+        watch.until("10.9.0.11", State::Up).await;
+    });
+}
+
+#[test]
+fn a_backend_past_its_load_limit_gets_no_new_connection_until_it_recovers() {
+    let net = Net::new(2);
+    let inner = Arc::clone(&net);
+    net.balancer.enter(move || async move {
+        let _nginx = nginx(&inner, &inner.backends[0]);
+        let _steady = inner.backends[1].serve("tcp", "10.9.0.12:80");
+        let report = |load: u32| fs::write(inner.path().join("well"), format!("{{\"load\": {load}}}")).unwrap();
+        report(50);
+        let text = format!(
+            "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\n[[service.backend]]\n\
+             address = \"10.9.0.11\"\n[service.backend.health]\n{TIMING}type = \"http\"\npath = \"/state\"\n\
+             load_field = \"/load\"\nload_full = 100\nload_limit = 90\n[[service.backend]]\naddress = \"10.9.0.12\"\n\
+             [service.backend.health]\n{TIMING}type = \"tcp\"\n"
+        );
+        let mut watch = Watch::start(&text, HealthSettings::default()).await;
+        watch.until("10.9.0.12", State::Up).await;
+        watch
+            .until_health("10.9.0.11", "at half", |health| health.share == 50)
+            .await;
+        assert_eq!(watch.weights(), [10, 20]);
+        report(95);
+        let took = watch.until_health("10.9.0.11", "out", |health| !health.takes_new).await;
+        figure("load limit", took, Duration::from_millis(200));
+        assert_eq!(watch.backend("10.9.0.11").state, State::Degraded);
+        assert_eq!(watch.weights()[0], 0);
+        assert!(watch.reason("10.9.0.11").await.contains("past its load limit"));
+        // Below the limit and not yet recovered.
+        report(85);
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert!(!watch.backend("10.9.0.11").takes_new);
+        report(40);
         watch.until("10.9.0.11", State::Up).await;
     });
 }

@@ -53,14 +53,17 @@ impl Namespace {
         let number = NAMESPACES.fetch_add(1, Ordering::Relaxed);
         let namespace = Self(format!("lvxh-{}-{number}", std::process::id()));
         run(&format!("ip netns add {}", namespace.0));
-        let sysctl = "sysctl -q -w net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.default.router_solicitations=0";
-        run(&format!("ip netns exec {} {sysctl}", namespace.0));
+        namespace.sysctl("net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.default.router_solicitations=0");
         namespace.ip("link set lo up");
         namespace
     }
 
     pub fn ip(&self, arguments: &str) {
         run(&format!("ip -n {} {arguments}", self.0));
+    }
+
+    pub fn sysctl(&self, setting: &str) {
+        run(&format!("ip netns exec {} sysctl -q -w {setting}", self.0));
     }
 
     /// Starts a program inside.

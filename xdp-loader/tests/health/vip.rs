@@ -17,6 +17,9 @@ fn text(vip: &str, backends: &[&str]) -> String {
     )
 }
 
+/// As a backend of a `dr` service should be.
+const SILENT: &str = "net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2";
+
 fn black_hole(
     vip: &'static str,
     length: u8,
@@ -31,6 +34,7 @@ fn black_hole(
         // As in life: the balancer has the VIP itself.
         balancer.ip(&format!("addr add {vip}/{length} dev eth0"));
         for backend in &inner.backends {
+            backend.sysctl(SILENT);
             backend.ip(&format!("addr add {vip}/{length} dev lo"));
         }
         let _servers: Vec<_> = inner.backends.iter().map(|backend| backend.serve("tcp", any)).collect();
@@ -101,5 +105,61 @@ fn without_an_address_to_probe_from_the_backends_own_is_asked_and_that_is_said()
         assert!(!probe.vip);
         let note = probe.note.as_deref().unwrap();
         assert!(note.contains("give probe_addresses under [health]"), "{note}");
+    });
+}
+
+#[test]
+fn a_backend_that_answers_arp_or_neighbour_discovery_for_the_vip_is_found_and_named() {
+    let net = Net::new(2);
+    let inner = Arc::clone(&net);
+    net.balancer.enter(move || async move {
+        inner.balancer.ip("addr add 10.9.0.100/32 dev eth0");
+        inner.balancer.ip("addr add 2001:db8:9::100/128 dev eth0");
+        for backend in &inner.backends {
+            backend.sysctl(SILENT);
+            backend.ip("addr add 10.9.0.100/32 dev lo");
+            backend.ip("addr add 2001:db8:9::100/128 dev lo");
+        }
+        let _servers: Vec<_> = inner
+            .backends
+            .iter()
+            .map(|backend| backend.serve("tcp", "[::]:80"))
+            .collect();
+        let settings = HealthSettings {
+            probe_addresses: vec!["10.9.0.250/24".parse().unwrap()],
+            ..HealthSettings::default()
+        };
+        let both = text("10.9.0.100", &["10.9.0.11", "10.9.0.12"])
+            + &text("[2001:db8:9::100]", &["2001:db8:9::11", "2001:db8:9::12"]);
+        let mut watch = Watch::start(&both, settings).await;
+        let backends = ["10.9.0.11", "10.9.0.12", "2001:db8:9::11", "2001:db8:9::12"];
+        for backend in backends {
+            watch.until(backend, State::Up).await;
+        }
+        // Long enough for a round of questions that nobody answers.
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        for backend in backends {
+            assert_eq!(watch.backend(backend).state, State::Up, "{backend}");
+        }
+        inner.backends[1].sysctl("net.ipv4.conf.all.arp_ignore=0");
+        inner.backends[0].ip("addr add 2001:db8:9::100/128 dev eth0 nodad");
+        for (backend, words) in [
+            ("10.9.0.12", "answers ARP for the VIP 10.9.0.100"),
+            (
+                "2001:db8:9::11",
+                "answers neighbour discovery for the VIP 2001:db8:9::100",
+            ),
+        ] {
+            let took = watch.until(backend, State::Degraded).await;
+            println!("FIGURE a backend that answers for the VIP, found after {took:.1?}");
+            watch.until_reason(backend, words).await;
+            println!("  because: {}", watch.reason(backend).await);
+            assert!(watch.backend(backend).takes_new);
+        }
+        inner.backends[1].sysctl(SILENT);
+        inner.backends[0].ip("addr del 2001:db8:9::100/128 dev eth0");
+        for backend in backends {
+            watch.until(backend, State::Up).await;
+        }
     });
 }

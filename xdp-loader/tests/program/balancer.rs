@@ -18,6 +18,7 @@ use xdp_loader::{
         Sizes, Tables, counters,
         flows::{self, Census, Flow},
     },
+    health::view::HealthView,
     model::{self, Backend, BackendChange, Desired, Forward, Scheduler, ServiceAddress, ServiceChange},
     netlink::{LinkTable, NextHopError, NextHops},
 };
@@ -155,7 +156,9 @@ impl Balancer {
     }
 
     pub fn apply(&mut self) {
-        self.tables.apply(&self.desired, &self.hops, &self.links).unwrap();
+        self.tables
+            .apply(&self.desired, &self.hops, &HealthView::default(), &self.links)
+            .unwrap();
     }
 
     /// Runs the program on a frame that comes in by an interface: what it decides, and what the frame is then.

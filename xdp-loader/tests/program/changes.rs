@@ -7,6 +7,7 @@ use std::{
 
 use xdp_loader::{
     dataplane::{Error, Sizes},
+    health::view::HealthView,
     model::{Forward, Scheduler},
 };
 
@@ -130,9 +131,12 @@ fn as_many_services_and_backends_as_there_is_room_for_are_all_reached() {
     // One more service, and one more backend: refused, and packets see what they saw.
     let before = balancer.desired.clone();
     balancer.add("tcp://10.9.9.9:9999", Forward::Dr, Scheduler::Rr, &[]);
-    let refused = balancer
-        .tables
-        .apply(&balancer.desired, &balancer.hops, &balancer.links);
+    let refused = balancer.tables.apply(
+        &balancer.desired,
+        &balancer.hops,
+        &HealthView::default(),
+        &balancer.links,
+    );
     assert!(
         matches!(
             refused,
@@ -146,9 +150,12 @@ fn as_many_services_and_backends_as_there_is_room_for_are_all_reached() {
     );
     balancer.desired = before.clone();
     balancer.add_backend(&format!("tcp://{}", vip(0)), "10.0.1.250");
-    let refused = balancer
-        .tables
-        .apply(&balancer.desired, &balancer.hops, &balancer.links);
+    let refused = balancer.tables.apply(
+        &balancer.desired,
+        &balancer.hops,
+        &HealthView::default(),
+        &balancer.links,
+    );
     assert!(
         matches!(
             refused,

@@ -10,6 +10,7 @@ use std::{
 use xdp_common::layout::{Control, FlowV4, FlowV6, WAYS};
 use xdp_loader::{
     dataplane::Tables,
+    health::view::HealthView,
     model::Desired,
     netlink::{LinkTable, NextHops},
 };
@@ -64,7 +65,12 @@ impl Shared {
     fn clear(&mut self) {
         let tables = &mut self.tables;
         tables
-            .apply(&Desired::default(), &NextHops::default(), &self.namespace.links)
+            .apply(
+                &Desired::default(),
+                &NextHops::default(),
+                &HealthView::default(),
+                &self.namespace.links,
+            )
             .unwrap();
         let gone = tables.gone();
         let maps = tables.maps();

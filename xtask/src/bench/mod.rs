@@ -51,6 +51,8 @@ enum Bench {
     Connections(Further),
     /// Applying, changing, restarting and sweeping large configurations
     Control(Further),
+    /// What the daemon takes to probe 2,000 backends every second
+    Health(Further),
 }
 
 impl Bench {
@@ -63,6 +65,7 @@ impl Bench {
             Self::Http(args) => ("http", Program::Load, &args.further),
             Self::Connections(args) => ("connections", Program::Load, &args.further),
             Self::Control(args) => ("control", Program::Load, &args.further),
+            Self::Health(args) => ("health", Program::Bench, &args.further),
         }
     }
 }
@@ -87,7 +90,7 @@ pub fn bench(arguments: &Arguments) -> Result<ExitCode> {
     let (name, program, further) = bench.measured_by();
     command::ensure_root(&format!("bench {name}"), "network namespaces, BPF")?;
     setup::ensure(Wanted {
-        programs: program != Program::Bench,
+        programs: program != Program::Bench || name == "health",
         vm: program == Program::Vm,
         benches: true,
     })?;

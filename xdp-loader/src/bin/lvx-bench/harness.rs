@@ -12,6 +12,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use xdp_common::bench::{FRAME, Order, Script};
 use xdp_loader::{
     dataplane::{Sizes, Tables},
+    health::view::HealthView,
     model::Desired,
     netlink::{LinkTable, NextHops},
 };
@@ -91,7 +92,7 @@ impl Harness {
         for link in links.iter() {
             tables.port(link.index)?;
         }
-        tables.apply(desired, hops, links)?;
+        tables.apply(desired, hops, &HealthView::default(), links)?;
         let mut wrapper = EbpfLoader::new()
             .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lvx-bench")))
             .context("the measuring programs do not load")?;

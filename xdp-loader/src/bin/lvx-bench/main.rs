@@ -1,8 +1,9 @@
-//! Measures the XDP program. `cargo xtask bench` builds it, runs it and shows what it says: a JSON document on standard
+//! Measures the XDP program and the daemon. `cargo xtask bench` builds it, runs it and shows what it says: a JSON document on standard
 //! output; standard error tells how far it is.
 
 mod frame;
 mod harness;
+mod health;
 mod program;
 mod report;
 
@@ -21,11 +22,14 @@ struct Arguments {
 enum Bench {
     /// The program alone, by BPF_PROG_TEST_RUN
     Program(program::Arguments),
+    /// What probing many backends costs the daemon
+    Health(health::Arguments),
 }
 
 fn main() -> ExitCode {
     let measured = match Arguments::parse().bench {
         Bench::Program(arguments) => program::measure(&arguments),
+        Bench::Health(arguments) => health::measure(&arguments),
     };
     match measured.and_then(|report| report.print()) {
         Ok(()) => ExitCode::SUCCESS,

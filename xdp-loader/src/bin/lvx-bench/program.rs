@@ -301,6 +301,7 @@ impl Case {
                 median: cost.median,
                 min: cost.min,
                 max: cost.max,
+                unit: None,
                 gross: Some(cost.gross),
                 bound: self.bounds.iter().find(|(of, _)| *of == flows).map(|(_, bound)| *bound),
                 note: (astray > 0.0).then(|| {
@@ -482,6 +483,7 @@ fn two_cpus(case: &Case, effort: Effort) -> Result<Vec<Row>> {
             median: median(&program),
             min: program.iter().copied().fold(f64::INFINITY, f64::min),
             max: program.iter().copied().fold(0.0, f64::max),
+            unit: None,
             gross: None,
             bound: None,
             note: Some(format!(

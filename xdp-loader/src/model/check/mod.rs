@@ -4,9 +4,13 @@
 //! accessors. A check that exists is valid: texts are within bounds, patterns compile, every field belongs to its type.
 
 mod availability;
+mod fault;
 mod form;
+mod pattern;
 mod period;
 mod statuses;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 
@@ -14,12 +18,13 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     availability::{Availability, Combine},
-    form::{CheckError, CheckForm, CheckType, PATTERN_LIMIT, Positive, ProbeTo, compile},
+    form::{CheckError, CheckForm, CheckType, Positive, ProbeTo},
+    pattern::{PATTERN_LIMIT, compile},
     period::{NoPeriod, Period},
     statuses::{NoStatuses, Statuses},
 };
-pub(crate) use form::from_hex;
 pub(super) use form::one_or_many;
+pub(crate) use pattern::from_hex;
 
 /// A probe as it was asked for, valid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

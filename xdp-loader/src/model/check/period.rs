@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn a_period_is_read_and_written_the_same() {
         for text in ["0s", "500ms", "2s", "90s", "3m", "1h", "24h", "31d", "1500ms"] {
-            assert_eq!(text.parse::<Period>().unwrap().to_string(), text.replace("90s", "90s"));
+            assert_eq!(text.parse::<Period>().unwrap().to_string(), text);
         }
         assert_eq!("1.5s".parse::<Period>().unwrap(), Period::from_millis(1_500));
         assert_eq!(serde_json::from_str::<Period>("2").unwrap(), Period::from_millis(2_000));

@@ -1,0 +1,141 @@
+//! What follows from results: who serves, who is told, what is kept for a restart, what users see.
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use tokio::time::Instant;
+
+use super::{Detail, Engine, SAVE, SAVE_AFTER_CHANGE};
+use crate::health::{
+    backend::Watched,
+    notify::Notice,
+    quorum::Serving,
+    report::{HealthReport, ServiceReport},
+};
+
+impl Engine {
+    /// Decides anew who serves, where something changed, and publishes it.
+    pub(super) fn decide(&mut self) {
+        let now = self.now();
+        let mut publish = false;
+        for address in std::mem::take(&mut self.dirty) {
+            let Some(group) = self.groups.get_mut(&address) else {
+                continue;
+            };
+            let candidates: Vec<_> = group
+                .backends
+                .iter()
+                .filter_map(|key| self.backends.get(key))
+                .map(Watched::candidate)
+                .collect();
+            let before = group.quorum;
+            let takes = group.quorum.decide(&candidates, &group.policy);
+            let after = group.quorum;
+            if (before.serving, before.lost) != (after.serving, after.lost) && before.serving != Serving::default()
+                || after.lost != before.lost
+            {
+                tracing::warn!(service = %address, quorum_lost = after.lost, serving = ?after.serving,
+                    available = after.available, quorum = group.policy.quorum, "who serves has changed");
+            }
+            if self.view.serving.insert(address, after.serving) != Some(after.serving) {
+                publish = true;
+            }
+            for (key, takes_new) in group.backends.iter().zip(takes) {
+                let Some(watched) = self.backends.get_mut(key) else {
+                    continue;
+                };
+                let changed = watched.changed(now);
+                let health = watched.health(takes_new, now, &group.policy);
+                publish |= self.view.backends.insert(*key, health) != Some(health);
+                if let Some((from, reason)) = changed {
+                    let notice = Notice {
+                        unix_ms: unix_ms(),
+                        service: address,
+                        backend: watched.address(),
+                        from,
+                        to: watched.state(),
+                        reason,
+                        serving: after.serving,
+                    };
+                    tell(&notice);
+                    self.notifier.tell(&notice);
+                    self.save_at = self.save_at.min(Instant::now() + SAVE_AFTER_CHANGE);
+                }
+            }
+        }
+        if publish {
+            self.publish();
+        }
+    }
+
+    pub(super) fn publish(&self) {
+        self.published.send_if_modified(|current| {
+            let changed = **current != self.view;
+            if changed {
+                *current = Arc::new(self.view.clone());
+            }
+            changed
+        });
+    }
+
+    /// Keeps the results on disk. Takes a millisecond or two for thousands of backends.
+    pub(super) fn save(&mut self) {
+        self.save_at = Instant::now() + SAVE;
+        let Some(memory) = &self.memory else { return };
+        let now = self.now();
+        let backends = self.backends.values().map(|watched| watched.keep(now)).collect();
+        let quorums = self
+            .groups
+            .iter()
+            .map(|(address, group)| (*address, group.quorum))
+            .collect();
+        if let Err(error) = memory.save(backends, quorums) {
+            tracing::warn!(%error, "the results of probes could not be kept for a restart");
+        }
+    }
+
+    pub(super) fn report(&self, detail: Detail) -> HealthReport {
+        let now = self.now();
+        let (service, whole) = match detail {
+            Detail::Brief => (None, false),
+            Detail::Whole(service) => (service, true),
+        };
+        let asked = self
+            .groups
+            .iter()
+            .filter(|(address, _)| service.is_none_or(|service| service == **address));
+        let services = asked.map(|(address, group)| ServiceReport {
+            address: *address,
+            serving: group.quorum.serving,
+            quorum_lost: group.quorum.lost,
+            quorum: group.policy.quorum,
+            available: group.quorum.available,
+            backends: group
+                .backends
+                .iter()
+                .filter_map(|key| Some((self.backends.get(key)?, self.view.backends.get(key)?)))
+                .map(|(watched, health)| watched.report(*health, now, whole))
+                .collect(),
+        });
+        HealthReport {
+            services: services.collect(),
+        }
+    }
+}
+
+fn tell(notice: &Notice) {
+    let (service, backend, to) = (notice.service, notice.backend, notice.to.name());
+    let (from, reason) = (notice.from.name(), notice.reason.as_deref().unwrap_or("answers"));
+    if notice.to.serves() {
+        tracing::info!(%service, %backend, from, to, reason, "backend is {to}");
+    } else {
+        tracing::warn!(%service, %backend, from, to, reason, "backend is {to}");
+    }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
