@@ -430,7 +430,7 @@ impl Dataplane for Reconciler {
             let mut count = ConnCount::default();
             flows::list(&shared.maps, |flow| {
                 if let Some(conn) = lister.conn(flow) {
-                    count.add(&conn);
+                    count.add(&conn, conns::is_over(&flow, &conn));
                 }
                 if lister.is_done() {
                     ControlFlow::Break(())

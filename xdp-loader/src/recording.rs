@@ -231,7 +231,7 @@ impl Dataplane for Recording {
 
     fn count(&self, filter: ConnFilter) -> BoxFuture<'_, Result<ConnCount, DataplaneError>> {
         let mut count = ConnCount::default();
-        self.connections(filter).iter().for_each(|conn| count.add(conn));
+        self.connections(filter).iter().for_each(|conn| count.add(conn, false));
         Box::pin(future::ready(Ok(count)))
     }
 

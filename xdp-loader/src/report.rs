@@ -334,18 +334,14 @@ pub struct ConnCount {
     pub closing: u64,
     /// UDP: packets flow.
     pub udp: u64,
-    /// Those that a backend still has to do with: all but those that are closing and were idle for longer than
-    /// [`LINGER_SECONDS`].
+    /// Those that a backend still has to do with: all but those that both sides have closed, that were reset, or that one
+    /// side has closed and that were idle for more than a second or two.
     pub remaining: u64,
 }
 
-/// How long a connection that is closing still counts as one that its backend has to do with, seconds: one side may be
-/// done and the other still send, and then packets go on.
-pub const LINGER_SECONDS: u64 = 2;
-
 impl ConnCount {
-    /// Counts one more.
-    pub fn add(&mut self, conn: &Conn) {
+    /// Counts one more; `is_over` if its backend has no more to do with it.
+    pub fn add(&mut self, conn: &Conn, is_over: bool) {
         self.total += 1;
         match conn.state {
             ConnState::Opening => self.opening += 1,
@@ -353,8 +349,7 @@ impl ConnCount {
             ConnState::Closing => self.closing += 1,
             ConnState::Udp => self.udp += 1,
         }
-        let over = conn.state == ConnState::Closing && conn.idle_seconds > LINGER_SECONDS;
-        self.remaining += u64::from(!over);
+        self.remaining += u64::from(!is_over);
     }
 }
 

@@ -90,3 +90,16 @@ impl Lister {
         Some(conn)
     }
 }
+
+/// How long a connection that one side has closed still counts as one that its backend has to do with, seconds: the
+/// other side may go on sending, and then packets go on.
+const LINGER_SECONDS: u64 = 1;
+
+/// Whether a connection's backend has no more to do with it.
+pub(super) fn is_over(flow: &Flow, conn: &Conn) -> bool {
+    match flow.record.state() {
+        State::Udp | State::SynReceived | State::Established => false,
+        State::FinClient | State::FinBackend => conn.idle_seconds > LINGER_SECONDS,
+        State::TimeWait | State::Closed => true,
+    }
+}
