@@ -143,6 +143,8 @@ impl Dataplane for Recording {
                     },
                     reason: backend.drain.then(|| "asked to drain".to_owned()),
                     active_flows: Some(3),
+                    active_connections: Some(2),
+                    inactive_connections: Some(1),
                 })
                 .collect(),
         });

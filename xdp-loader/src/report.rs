@@ -111,6 +111,13 @@ pub struct BackendStatus {
     pub reason: Option<String>,
     /// Flows in the flow table that lead to it; null when they were not counted.
     pub active_flows: Option<u64>,
+    /// Of these, established TCP connections and UDP flows, as ipvsadm counts `ActiveConn`; null when they were not
+    /// counted.
+    #[serde(default)]
+    pub active_connections: Option<u64>,
+    /// Of these, all others: half open, closing or closed and not yet forgotten, as ipvsadm counts `InActConn`.
+    #[serde(default)]
+    pub inactive_connections: Option<u64>,
 }
 
 /// Whether a backend gets new connections.
