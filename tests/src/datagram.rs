@@ -3,6 +3,7 @@
 use std::{
     io::ErrorKind,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -125,27 +126,54 @@ impl Client {
     }
 }
 
-/// Sends `count` datagrams to `service` (IPv4), each from another client address and port: as many flows.
-pub fn flood(client: &Namespace, service: SocketAddr, count: u32) -> Result<()> {
+/// What [`flood`] sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A UDP datagram.
+    Datagram,
+    /// A TCP segment that begins a connection. (Its checksum is wrong: the balancer does not look, and no backend answers.)
+    Syn,
+    /// A fragment of a UDP datagram that is not the first.
+    LaterFragment,
+}
+
+/// Sends `count` packets to `service` (IPv4), each from another client address and port: as many flows.
+pub fn flood(client: &Namespace, service: SocketAddr, count: u32, kind: Kind) -> Result<()> {
+    flood_from(client, service, 0..count, kind)
+}
+
+/// The same, from the client addresses and ports of these numbers.
+pub fn flood_from(client: &Namespace, service: SocketAddr, numbers: Range<u32>, kind: Kind) -> Result<()> {
     /// Ports per client address.
     const PORTS: u32 = 50_000;
     let SocketAddr::V4(service) = service else {
         anyhow::bail!("{service} is not IPv4");
     };
+    let (protocol, offset) = match kind {
+        Kind::Datagram => (17, [0x40, 0]),
+        Kind::Syn => (6, [0x40, 0]),
+        // In units of 8 bytes: 1480 / 8.
+        Kind::LaterFragment => (17, [0, 185]),
+    };
     client.inside(|| -> Result<()> {
         // ip(7), raw(7): with IPPROTO_RAW the header is ours, and the kernel fills in its checksum and length.
         let raw = net::socket(AddressFamily::INET, SocketType::RAW, Some(net::ipproto::RAW))?;
         let to = SocketAddr::from((*service.ip(), 0));
-        for number in 0..count {
+        for number in numbers {
             let source = Ipv4Addr::from(0x0a14_0001 + number / PORTS);
             let port = u16::try_from(1024 + number % PORTS)?;
-            let mut packet = vec![0x45, 0, 0, 29, 0, 0, 0x40, 0, 64, 17, 0, 0];
+            let [high, low] = u16::try_from(number % 0xffff + 1)?.to_be_bytes();
+            let mut packet = vec![0x45, 0, 0, 0, high, low, offset[0], offset[1], 64, protocol, 0, 0];
             packet.extend(source.octets());
             packet.extend(service.ip().octets());
             packet.extend(port.to_be_bytes());
             packet.extend(service.port().to_be_bytes());
-            // Length 9, no checksum (RFC 768).
-            packet.extend([0, 9, 0, 0, b'x']);
+            match kind {
+                // Length 9, no checksum (RFC 768).
+                Kind::Datagram | Kind::LaterFragment => packet.extend([0, 9, 0, 0, b'x']),
+                // Sequence and acknowledgement, a header of 20 bytes, SYN, window, checksum, urgent (RFC 9293).
+                Kind::Syn => packet.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]),
+            }
             net::sendto(&raw, &packet, SendFlags::empty(), &to)?;
         }
         Ok(())

@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use lvx_tests::{
     Balancer, Lab, Namespace, Options,
+    datagram::{self, Kind},
     load::{self, End, Held},
     process::wait_until,
     topology::{CLIENT, VIP_DR, VIP_NAT},
@@ -249,7 +250,7 @@ fn with_a_million_flows_conns_prints_at_once_and_stays_small() -> Result<()> {
         );
     }
     let begin = Instant::now();
-    lvx_tests::datagram::flood(&lab.client, "10.0.0.100:9".parse()?, MILLION)?;
+    datagram::flood(&lab.client, "10.0.0.100:9".parse()?, MILLION, Kind::Datagram)?;
     println!("{MILLION} datagrams in {:.1} s", begin.elapsed().as_secs_f64());
     let flows = count(&lvx, &[])?;
     println!("{flows} flows");
