@@ -3,7 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::model::{
     Backend, BackendAddress, Check, CheckType, Desired, Forward, HashBy, Scheduler, Service, ServiceAddress,
@@ -24,6 +24,9 @@ pub enum Change {
         /// How its backends will be probed.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         health: Vec<CheckType>,
+        /// What is kept of its connections, by the names of documents, where that is not as usual.
+        #[serde(default, skip_serializing_if = "Map::is_empty")]
+        options: Map<String, Value>,
     },
     /// A service is gone, its backends with it.
     RemoveService {
@@ -51,6 +54,9 @@ pub enum Change {
         forward: Option<Forward>,
         /// Whether it gets no new connections.
         drain: bool,
+        /// Thresholds and other fields, by the names of documents, where they are not as usual.
+        #[serde(default, skip_serializing_if = "Map::is_empty")]
+        options: Map<String, Value>,
     },
     /// A backend is gone.
     RemoveBackend {
@@ -100,6 +106,7 @@ pub fn diff(old: &Desired, new: &Desired) -> Vec<Change> {
                     forward: service.forward,
                     scheduler: service.scheduler,
                     health: service.health.iter().map(Check::kind).collect(),
+                    options: options(service, &SERVICE_OPTIONS),
                 });
                 changes.extend(service.backends.iter().map(|backend| added(service, backend)));
             }
@@ -186,7 +193,30 @@ fn added(service: &Service, backend: &Backend) -> Change {
         weight: backend.weight,
         forward: backend.forward,
         drain: backend.drain,
+        options: options(backend, &["upper", "lower", "disabled", "sorry"]),
     }
+}
+
+/// What is told of a new service as documents tell it.
+const SERVICE_OPTIONS: [&str; 9] = [
+    "mh_slots",
+    "hash",
+    "persistence",
+    "netmask",
+    "mark",
+    "one_packet",
+    "on_loss",
+    "overload",
+    "timeouts",
+];
+
+/// The fields of these names; documents leave out what is as usual.
+fn options(of: &impl Serialize, names: &[&str]) -> Map<String, Value> {
+    let Value::Object(mut fields) = json(of) else {
+        return Map::new();
+    };
+    fields.retain(|name, _| names.contains(&name.as_str()));
+    fields
 }
 
 /// As it stands in a document. Made of texts, numbers and booleans, it has a form in JSON.
@@ -249,12 +279,13 @@ impl fmt::Display for Change {
                 forward,
                 scheduler,
                 health,
+                options,
             } => {
                 write!(f, "+ service {service} forward={forward} scheduler={scheduler}")?;
                 for (at, kind) in health.iter().enumerate() {
                     write!(f, "{}{kind}", if at == 0 { " health=" } else { "," })?;
                 }
-                Ok(())
+                write_options(f, options)
             }
             Self::RemoveService { service, backends: 0 } => write!(f, "- service {service}"),
             Self::RemoveService { service, backends: 1 } => write!(f, "- service {service} and its backend"),
@@ -271,12 +302,16 @@ impl fmt::Display for Change {
                 weight,
                 forward,
                 drain,
+                options,
             } => {
                 write!(f, "+ backend {backend} of {service} weight={weight}")?;
                 if let Some(forward) = forward {
                     write!(f, " forward={forward}")?;
                 }
-                if *drain { write!(f, " drain=true") } else { Ok(()) }
+                if *drain {
+                    write!(f, " drain=true")?;
+                }
+                write_options(f, options)
             }
             Self::RemoveBackend { service, backend } => {
                 write!(f, "- backend {backend} of {service}")
@@ -293,14 +328,27 @@ impl fmt::Display for Change {
     }
 }
 
+fn write_options(f: &mut fmt::Formatter<'_>, options: &Map<String, Value>) -> fmt::Result {
+    options
+        .iter()
+        .try_for_each(|(name, value)| write!(f, " {name}={}", plain(value)))
+}
+
+/// A text without its quotes, and all else as in JSON.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
 /// `weight: 1 -> 2`.
 impl fmt::Display for FieldChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |value: &Value| match value {
             Value::Null if ["forward", "health"].contains(&self.field.as_str()) => "(the service's)".to_owned(),
             Value::Null => "(none)".to_owned(),
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
+            other => plain(other),
         };
         write!(f, "{}: {} -> {}", self.field, text(&self.old), text(&self.new))
     }
@@ -386,6 +434,33 @@ mod tests {
         assert_eq!(
             lines("service = []", probed)[0],
             "+ service tcp://10.0.0.100:80 forward=dr scheduler=mh health=tcp"
+        );
+    }
+
+    #[test]
+    fn what_is_kept_of_connections_is_told_of_old_services_and_new() {
+        let plain = "[[service]]\naddress = \"tcp://10.0.0.100:80\"\nbackend = [{ address = \"10.0.0.11\" }]\n";
+        let kept = "[[service]]\naddress = \"tcp://10.0.0.100:80\"\npersistence = \"5m\"\nnetmask = 24\nhash = \"source\"\n\
+                    on_loss = \"drop\"\ntimeouts = { udp = \"30s\" }\nbackend = [{ address = \"10.0.0.11\", upper = 9 }]\n";
+        let lines = |old, new| -> Vec<String> {
+            let changes = diff(&desired(old), &desired(new));
+            changes.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(
+            lines(plain, kept),
+            [
+                "~ service tcp://10.0.0.100:80 hash: (none) -> source persistence: (none) -> 5m netmask: 32 -> 24 \
+                 on_loss: reschedule -> drop timeouts: {} -> {\"udp\":\"30s\"}",
+                "~ backend 10.0.0.11 of tcp://10.0.0.100:80 upper: 0 -> 9",
+            ]
+        );
+        assert_eq!(
+            lines("service = []", kept),
+            [
+                "+ service tcp://10.0.0.100:80 forward=dr scheduler=mh hash=source netmask=24 on_loss=drop persistence=5m \
+                 timeouts={\"udp\":\"30s\"}",
+                "+ backend 10.0.0.11 of tcp://10.0.0.100:80 weight=1 upper=9",
+            ]
         );
     }
 
