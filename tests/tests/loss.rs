@@ -220,3 +220,32 @@ fn a_connection_whose_backend_is_deleted_ends_at_once_and_not_by_a_timeout() -> 
     assert_ne!(again.backend, held.backend);
     Ok(())
 }
+
+/// What QUIC asks of a balancer that does not look into it (RFC 9000, section 9): a client behind a NAT that forgets gets
+/// another port, and stays with its backend.
+#[test]
+fn a_client_that_changes_its_port_stays_with_its_backend_if_only_its_address_is_hashed() -> Result<()> {
+    let lab = Lab::one_armed()?;
+    let lvx = Balancer::start(&lab)?;
+    for (vip, forward) in [
+        (IpAddr::from(VIP_DR.0), "dr"),
+        (VIP_NAT.0.into(), "nat"),
+        (VIP_NAT.1.into(), "nat"),
+    ] {
+        let (service, _servers) = serve(&lab, &lvx, vip, forward)?;
+        let name = format!("udp://{service}");
+        for options in [
+            ["--scheduler", "sh"].as_slice(),
+            &["--scheduler", "mh", "--hash", "source"],
+        ] {
+            lvx.lvx([&["service", "set", &name], options].concat())?;
+            let mut names = BTreeSet::new();
+            for _ in 0..12 {
+                let client = Client::of(&lab.client, service)?;
+                names.insert(client.ask(b"migrating", PATIENCE)?.context("no answer")?);
+            }
+            assert_eq!(names.len(), 1, "{vip} {options:?}: {names:?}");
+        }
+    }
+    Ok(())
+}

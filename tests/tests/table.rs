@@ -5,7 +5,7 @@ use std::{fs, net::SocketAddr, thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 use lvx_tests::{
     Balancer, Lab, Options,
-    datagram::{self, Kind},
+    datagram::{self, Client, Echo, Kind},
     load::{self, End, Held},
     process::wait_until,
     topology::{CLIENT, VIP_DR, VIP_NAT},
@@ -168,4 +168,46 @@ fn fragments_whose_first_was_not_seen_are_dropped_if_so_configured() -> Result<(
 #[test]
 fn fragments_whose_first_was_not_seen_go_by_their_addresses_if_so_configured() -> Result<()> {
     unknown_fragments("unknown_fragments = \"addresses\"\n", true)
+}
+
+#[test]
+fn flows_are_kept_as_long_as_their_service_says_or_else_the_node() -> Result<()> {
+    let lab = Lab::one_armed()?;
+    let lvx = start(&lab, "[timeouts]\nudp = \"4s\"\n")?;
+    let own = lab.backends[0].v4.to_string();
+    let mut servers = Vec::new();
+    for port in [5300, 5301, 5302] {
+        let service = SocketAddr::new(VIP_NAT.0.into(), port);
+        servers.push(Echo::start(
+            &lab.backends[0],
+            SocketAddr::new(lab.backends[0].v4.into(), port),
+        )?);
+        lvx.serve(&format!("udp://{service}"), "nat", "mh", [own.as_str()])?;
+    }
+    let service = |port: u16| format!("udp://{}:{port}", VIP_NAT.0);
+    lvx.lvx(["service", "set", &service(5301), "--timeout", "udp=1s"])?;
+    lvx.lvx(["service", "set", &service(5302), "--timeout", "udp=1h"])?;
+    for port in [5300, 5301, 5302] {
+        let client = Client::of(&lab.client, SocketAddr::new(VIP_NAT.0.into(), port))?;
+        ensure!(
+            client.ask(b"anybody?", Duration::from_secs(2))?.is_some(),
+            "port {port}"
+        );
+    }
+    let kept = || -> Result<Vec<bool>> {
+        [5300, 5301, 5302]
+            .into_iter()
+            .map(|port| Ok(lvx.lvx(["conns", "--count", "--service", &service(port)])? == "1\n"))
+            .collect()
+    };
+    assert_eq!(kept()?, [true; 3]);
+    thread::sleep(Duration::from_millis(3500));
+    assert_eq!(kept()?, [true, false, true], "the service's own second is over");
+    thread::sleep(Duration::from_secs(4));
+    assert_eq!(kept()?, [false, false, true], "the node's four seconds are over");
+    // A change holds for flows that are there.
+    lvx.lvx(["service", "set", &service(5302), "--timeout", "udp=default"])?;
+    wait_until("the last flow is forgotten", Duration::from_secs(5), || {
+        Ok(kept()? == [false; 3])
+    })
 }
