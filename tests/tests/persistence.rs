@@ -162,11 +162,14 @@ fn persistence_ends_so_long_after_the_last_connection() -> Result<()> {
     let web = SocketAddr::new(VIP_NAT.0.into(), 80);
     let options = ["--persistence", "2s", "--timeout", "fin=1s", "--timeout", "closed=1s"];
     serve(&lab, &lvx, web, "nat", &options)?;
-    let first = Held::open_many(&lab.client, web, 4)?;
+    let mut first = Held::open_many(&lab.client, web, 4)?;
     assert_eq!(load::spread(&first).len(), 1);
     let name = first[0].backend.clone();
-    // As in IPVS, a template lives while connections of it do.
-    thread::sleep(Duration::from_secs(4));
+    // It lasts while packets of its connections pass.
+    for _ in 0..10 {
+        thread::sleep(Duration::from_millis(400));
+        first[3].ask()?;
+    }
     let during = Held::open(&lab.client, web)?;
     assert_eq!(during.backend, name);
     drop((first, during));

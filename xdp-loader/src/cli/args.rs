@@ -250,7 +250,8 @@ pub(super) struct ServiceFields {
     /// What of a client mh and sh hash: its address (source; sh's default), or its port too (source-port; mh's)
     #[arg(long, value_parser = hash())]
     pub hash: Option<HashBy>,
-    /// Send a client to the same backend until so long after its last connection, such as 300s; 0s takes it off
+    /// Send a client to the same backend until so long after the last packet of its connections, such as 300s; 0s takes
+    /// it off
     #[arg(long, value_name = "TIME")]
     pub persistence: Option<Period>,
     /// Clients whose addresses agree in this prefix are one client to persistence: 24 or 255.255.255.0 [default: all]

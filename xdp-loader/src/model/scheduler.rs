@@ -30,8 +30,8 @@ named! {
         Dh = "dh",
         /// Weighted failover: all to the backend with the highest weight that takes new connections.
         Fo = "fo",
-        /// Weighted overflow: to the backend with the highest weight until it has as many active connections as its
-        /// weight, then to the next.
+        /// Weighted overflow: to the backend with the highest weight until it has more active connections than its weight,
+        /// then to the next.
         Ovf = "ovf",
         /// Power of two choices: of two backends at random, the one with the less load for its weight.
         P2c = "p2c",

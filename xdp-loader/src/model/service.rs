@@ -48,7 +48,8 @@ pub struct Service {
     /// What of a client the hash is over, where that is not the scheduler's default: see [`Service::hash_by`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash: Option<HashBy>,
-    /// For how long after its last connection a client is sent to the same backend; none chooses anew each time.
+    /// For how long after the last packet of its connections a client is sent to the same backend; none chooses anew each
+    /// time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub persistence: Option<Period>,
     /// Clients whose addresses agree in so many leading bits are one client to `persistence`; none means all bits.
