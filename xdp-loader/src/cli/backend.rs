@@ -86,9 +86,15 @@ pub(super) async fn run(
                 let drained = drain(client, service, backend, true).await?;
                 drain::before_removal(service, &drained, timeout, client, output).await?;
             }
+            let remaining = drain::remaining(service, backend, client).await?;
             let removed: Backend = client.delete(&path(service, backend)).await?;
+            let note = match remaining {
+                0 => String::new(),
+                1 => ", which had 1 connection: --drain would have waited for it".to_owned(),
+                _ => format!(", which had {remaining} connections: --drain would have waited for them"),
+            };
             output.answer(&removed, |output| {
-                output.line(&format!("removed backend {} of {service}", removed.name()))
+                output.line(&format!("removed backend {} of {service}{note}", removed.name()))
             })
         }
         BackendCommand::List { service } => {

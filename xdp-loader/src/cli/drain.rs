@@ -109,7 +109,12 @@ fn remain(count: u64) -> String {
     }
 }
 
-async fn remaining(service: ServiceAddress, backend: BackendAddress, client: &Client) -> anyhow::Result<u64> {
+/// How many connections a backend still has to do with.
+pub(super) async fn remaining(
+    service: ServiceAddress,
+    backend: BackendAddress,
+    client: &Client,
+) -> anyhow::Result<u64> {
     let filter = ConnFilter {
         service: Some(service),
         backend: Some(BackendAddress {

@@ -132,3 +132,28 @@ impl<W: Write> Output<W> {
         self.out.flush()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should fail loudly")]
+
+    use super::*;
+
+    fn shown(form: Form, live: bool) -> String {
+        let mut output = Output {
+            live,
+            ..Output::new(Vec::new(), form, false)
+        };
+        output.progress("2 left").unwrap();
+        output.progress("1 left").unwrap();
+        output.progressed().unwrap();
+        String::from_utf8(output.out).unwrap()
+    }
+
+    #[test]
+    fn progress_is_one_line_on_a_terminal_lines_on_a_pipe_and_nothing_in_json() {
+        assert_eq!(shown(Form::Table, true), "\r2 left\x1b[K\r1 left\x1b[K\n");
+        assert_eq!(shown(Form::Table, false), "2 left\n1 left\n");
+        assert_eq!(shown(Form::Json, true), "");
+    }
+}

@@ -251,6 +251,12 @@ async fn a_backend_that_drains_shows_what_it_has_left_and_is_waited_for() {
             .unwrap(),
         format!("removed backend 10.0.0.11 of {web}\n")
     );
+    assert_eq!(
+        lvx(&daemon, &format!("backend del {web} 10.0.0.12:8080"))
+            .await
+            .unwrap(),
+        format!("removed backend 10.0.0.12:8080 of {web}, which had 1 connection: --drain would have waited for it\n")
+    );
     for line in ["--undo --wait", "--timeout 5s"] {
         let message = lvx(&daemon, &format!("backend drain {web} 10.0.0.12:8080 {line}"))
             .await
