@@ -14,7 +14,7 @@ use aya_log::EbpfLogger;
 use futures::future::BoxFuture;
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    sync::{Mutex, mpsc},
+    sync::{Mutex, OwnedMutexGuard, mpsc},
     task::{JoinSet, spawn_blocking},
     time::{MissedTickBehavior, interval},
 };
@@ -245,7 +245,27 @@ impl Shared {
     /// Makes the maps follow: `desired`, or what was last desired if that is `None`. Both that and the state of the
     /// network are looked up once the tables are ours, so that whoever comes last writes what holds last.
     async fn make(&self, desired: Option<Arc<Desired>>) -> Result<(), DataplaneError> {
-        let mut tables = Arc::clone(&self.tables).lock_owned().await;
+        let tables = Arc::clone(&self.tables).lock_owned().await;
+        self.make_in(tables, desired).await
+    }
+
+    /// Makes the maps follow health. A change that no packet would notice, such as why a backend is down, costs no new
+    /// tables; whether it is one is only known while nobody else makes any.
+    async fn make_healthy(&self) -> Result<(), DataplaneError> {
+        let tables = Arc::clone(&self.tables).lock_owned().await;
+        let view = Arc::clone(&self.health.subscribe().borrow());
+        if self.known().is_served_by(&view) {
+            self.note(|known| known.health = view);
+            return Ok(());
+        }
+        self.make_in(tables, None).await
+    }
+
+    async fn make_in(
+        &self,
+        mut tables: OwnedMutexGuard<Tables>,
+        desired: Option<Arc<Desired>>,
+    ) -> Result<(), DataplaneError> {
         let Some(desired) = desired.or_else(|| self.known().desired) else {
             return Ok(());
         };
@@ -289,7 +309,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Follows the network: next hops and interfaces.
+    /// Follows health and the network: next hops and interfaces.
     async fn follow(self: Arc<Self>) {
         let mut hops = self.tracker.subscribe();
         let mut links = self.links.subscribe();
@@ -300,12 +320,10 @@ impl Shared {
                     if changed.is_err() {
                         return;
                     }
-                    // A change that no packet would notice, such as why a backend is down, costs no new tables.
-                    let view = Arc::clone(&health.borrow_and_update());
-                    if self.known().is_served_by(&view) {
-                        self.note(|known| known.health = view);
-                        continue;
+                    if let Err(error) = self.make_healthy().await {
+                        error!(%error, "the maps could not follow health");
                     }
+                    continue;
                 }
                 changed = hops.changed() => if changed.is_err() { return },
                 changed = links.changed() => if changed.is_err() { return },

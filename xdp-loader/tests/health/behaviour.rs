@@ -9,7 +9,7 @@ use tokio::{
 };
 use xdp_loader::health::{notify::Hook, report::HealthReport, settings::HealthSettings, state::State};
 
-use crate::lab::{Net, Watch, figure};
+use crate::lab::{Net, Watch, desired, figure};
 
 const FAST: &str = "interval = \"100ms\"\ntimeout = \"100ms\"\nrise = 2\nfall = 2\n";
 
@@ -233,12 +233,69 @@ fn quorum_sorry_fail_open_and_slow_start_are_decided_for_the_dataplane() {
 }
 
 #[test]
-fn a_backend_without_probes_takes_new_connections_as_soon_as_it_is_acknowledged() {
+fn several_probes_are_combined_as_the_service_says() {
     let net = Net::new(1);
+    let inner = Arc::clone(&net);
     net.balancer.enter(move || async move {
-        let text = "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\n\
-                    [[service.backend]]\naddress = \"10.9.0.11\"\n";
-        let watch = Watch::start(text, HealthSettings::default()).await;
+        let _server = inner.backends[0].serve("tcp", "10.9.0.11:80");
+        // Port 80 answers, port 81 refuses.
+        let both = format!("type = \"tcp\"\n[[service.health]]\n{FAST}type = \"tcp\"\nport = 81\n");
+        let mut all = Watch::start(
+            &service("combine = \"all\"", &both, &["\"10.9.0.11\""]),
+            HealthSettings::default(),
+        )
+        .await;
+        all.until("10.9.0.11", State::Down).await;
+        all.until_reason("10.9.0.11", "tcp: connection refused").await;
+        let mut any = Watch::start(
+            &service("combine = \"any\"", &both, &["\"10.9.0.11\""]),
+            HealthSettings::default(),
+        )
+        .await;
+        any.until_health("10.9.0.11", "serving", |health| health.state.serves())
+            .await;
+        sleep(Duration::from_secs(1)).await;
+        assert!(any.backend("10.9.0.11").state.serves());
+        assert_eq!(any.weights(), [1]);
+    });
+}
+
+#[test]
+fn a_probe_is_asked_from_the_address_that_was_chosen() {
+    let net = Net::new(1);
+    let inner = Arc::clone(&net);
+    net.balancer.enter(move || async move {
+        let _server = inner.backends[0].serve("tcp", "10.9.0.11:80");
+        inner.balancer.ip("addr add 10.9.0.77/24 dev eth0");
+        // Only the other address is answered.
+        inner.backends[0].ip("route add blackhole 10.9.0.1/32");
+        for (source, state) in [("10.9.0.1", State::Down), ("10.9.0.77", State::Up)] {
+            for kind in ["tcp", "icmp"] {
+                let check = format!("type = \"{kind}\"\nsource = \"{source}\"\n");
+                let text = service("", &check, &["\"10.9.0.11\""]);
+                let mut watch = Watch::start(&text, HealthSettings::default()).await;
+                watch.until("10.9.0.11", state).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_backend_without_probes_serves_from_the_first_moment() {
+    let net = Net::new(1);
+    net.balancer.enter(|| async {
+        let backends = ["\"10.9.0.11\"", "\"10.9.0.12\""].map(|address| format!("{{ address = {address} }}"));
+        let text = |backends: &[String]| {
+            format!(
+                "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\nbackend = [{}]\n",
+                backends.join(", ")
+            )
+        };
+        let mut watch = Watch::start(&text(&backends[..1]), HealthSettings::default()).await;
         assert_eq!(watch.weights(), [1]);
+        watch.desired = Arc::new(desired(&text(&backends)));
+        watch.health.set_targets(Arc::clone(&watch.desired)).await;
+        assert_eq!(watch.weights(), [1, 1]);
+        assert_eq!(watch.backend("10.9.0.12").state, State::Up);
     });
 }

@@ -8,11 +8,14 @@ use std::{
 use tokio::time::Instant;
 
 use super::{Detail, Engine, SAVE, SAVE_AFTER_CHANGE};
-use crate::health::{
-    backend::Watched,
-    notify::Notice,
-    quorum::Serving,
-    report::{HealthReport, ServiceReport},
+use crate::{
+    health::{
+        backend::Watched,
+        notify::Notice,
+        quorum::{Quorum, Serving},
+        report::{HealthReport, ServiceReport},
+    },
+    model::ServiceAddress,
 };
 
 impl Engine {
@@ -33,11 +36,8 @@ impl Engine {
             let before = group.quorum;
             let takes = group.quorum.decide(&candidates, &group.policy);
             let after = group.quorum;
-            if (before.serving, before.lost) != (after.serving, after.lost) && before.serving != Serving::default()
-                || after.lost != before.lost
-            {
-                tracing::warn!(service = %address, quorum_lost = after.lost, serving = ?after.serving,
-                    available = after.available, quorum = group.policy.quorum, "who serves has changed");
+            if (before.serving, before.lost) != (after.serving, after.lost) {
+                tell_service(&address, after, group.policy.quorum);
             }
             if self.view.serving.insert(address, after.serving) != Some(after.serving) {
                 publish = true;
@@ -121,6 +121,20 @@ impl Engine {
         });
         HealthReport {
             services: services.collect(),
+        }
+    }
+}
+
+/// Tells the log who serves now.
+fn tell_service(service: &ServiceAddress, quorum: Quorum, needed: u32) {
+    let Quorum { available, serving, .. } = quorum;
+    match (serving, quorum.lost) {
+        // So it is with every service that has no probes, or whose probes were not answered yet.
+        (Serving::Healthy | Serving::Unproven, false) => {
+            tracing::info!(%service, ?serving, available, needed, "quorum of the service is there");
+        }
+        (serving, lost) => {
+            tracing::warn!(%service, ?serving, available, needed, lost, "who serves has changed");
         }
     }
 }

@@ -47,7 +47,7 @@ impl Engine {
                             .entry(text(&asked.check))
                             .or_insert_with(|| asked.probe.clone());
                     }
-                    // One without probes is healthy at once, not only when time has passed: it was promised new connections.
+                    // One that is new and has no probes is healthy at once.
                     watched.tick(now, &service.availability);
                     continue;
                 }

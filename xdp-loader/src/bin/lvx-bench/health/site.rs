@@ -12,12 +12,18 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::{
+    net::listen,
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 
 use super::run;
 
 /// What arrivals are counted by.
 pub(super) const SLOT: Duration = Duration::from_millis(10);
+
+/// Connections that wait to be accepted, at most.
+const BACKLOG: i32 = 4_096;
 
 /// The address of a backend.
 pub(super) fn backend(number: u32) -> Ipv4Addr {
@@ -93,7 +99,9 @@ impl Site {
         thread::spawn(move || {
             let listener = move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
                 .map_err(std::io::Error::from)
-                .and_then(|()| TcpListener::bind("0.0.0.0:80"));
+                .and_then(|()| TcpListener::bind("0.0.0.0:80"))
+                // More than std asks for: a server that the scheduler lets wait refuses nobody.
+                .and_then(|listener| Ok(listen(&listener, BACKLOG).map(|()| listener)?));
             match listener {
                 Ok(listener) => {
                     let _ = ready.send(Ok(()));
