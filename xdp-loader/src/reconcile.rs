@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
@@ -360,16 +359,6 @@ impl Shared {
         }
     }
 
-    /// Does something with the flow tables aside from the tasks that serve requests.
-    async fn read_flows<T: Send + 'static>(
-        self: &Arc<Self>,
-        read: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, DataplaneError> {
-        let shared = Arc::clone(self);
-        let read = spawn_blocking(move || read(&shared)).await;
-        Ok(read.map_err(|error| DataplaneError::Kernel(error.to_string()))??)
-    }
-
     /// One sweep. The tables are locked only to ask what is gone and to say that it is forgotten.
     fn sweep_once(&self) -> Result<(), Error> {
         let (gone, clock) = {
@@ -420,50 +409,14 @@ impl Dataplane for Reconciler {
     }
 
     fn conns(&self, filter: ConnFilter) -> mpsc::Receiver<Conn> {
-        let (sender, receiver) = mpsc::channel(256);
-        let shared = Arc::clone(&self.shared);
-        spawn_blocking(move || {
-            let lister = conns::Lister::new(&shared, filter);
-            let listed = flows::list(&shared.maps, |flow| {
-                if lister.is_done() {
-                    return ControlFlow::Break(());
-                }
-                let sent = lister.conn(flow).map_or(Ok(()), |conn| sender.blocking_send(conn));
-                if sent.is_ok() {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
-                }
-            });
-            if let Err(error) = listed {
-                error!(%error, "the flows could not be listed");
-            }
-        });
-        receiver
+        conns::list(Arc::clone(&self.shared), filter)
     }
 
     fn count(&self, filter: ConnFilter) -> BoxFuture<'_, Result<ConnCount, DataplaneError>> {
-        Box::pin(self.shared.read_flows(move |shared| {
-            let lister = conns::Lister::new(shared, filter);
-            let mut count = ConnCount::default();
-            flows::list(&shared.maps, |flow| {
-                if let Some(conn) = lister.conn(flow) {
-                    count.add(&conn, conns::is_over(&flow, &conn));
-                }
-                if lister.is_done() {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                }
-            })?;
-            Ok(count)
-        }))
+        Box::pin(conns::count(Arc::clone(&self.shared), filter))
     }
 
     fn flush(&self, filter: ConnFilter) -> BoxFuture<'_, Result<u64, DataplaneError>> {
-        Box::pin(self.shared.read_flows(move |shared| {
-            let lister = conns::Lister::new(shared, filter);
-            flows::flush(&shared.maps, |flow| lister.conn(*flow).is_some())
-        }))
+        Box::pin(conns::flush(Arc::clone(&self.shared), filter))
     }
 }
