@@ -199,6 +199,11 @@ impl<'lab> Balancer<'lab> {
         Ok(())
     }
 
+    /// The daemon's process id.
+    pub fn pid(&self) -> Option<u32> {
+        self.daemon.as_ref().map(Running::id)
+    }
+
     /// The control socket.
     pub fn socket(&self) -> PathBuf {
         self.directory.join("lvx.sock")

@@ -7,9 +7,12 @@
 
 pub mod balancer;
 pub mod client;
+pub mod datagram;
 pub mod frame;
 pub mod leftovers;
+pub mod load;
 pub mod namespace;
+pub mod narrow;
 pub mod nginx;
 pub mod process;
 pub mod topology;

@@ -102,7 +102,7 @@ pub struct Lab {
     /// Where `lvx` will run.
     pub balancer: Namespace,
     _router: Option<Namespace>,
-    _switch: Namespace,
+    switch: Switch,
     directory: TempDir,
 }
 
@@ -162,7 +162,7 @@ impl Lab {
             client,
             balancer,
             _router: router,
-            _switch: switch.namespace,
+            switch,
             directory,
         })
     }
@@ -172,6 +172,29 @@ impl Lab {
         self.directory.path()
     }
 
+    /// Makes a further host on the clients' bridge, with `eth0` and no address.
+    pub fn attach(&self, name: &str) -> Result<Namespace> {
+        self.switch.host(&self.id, name, &[("eth0", "br0")])
+    }
+
+    /// Makes a further host without any cable: see [`Lab::cable`].
+    pub fn stranger(&self, name: &str) -> Result<Namespace> {
+        self.switch.host(&self.id, name, &[])
+    }
+
+    /// Connects two hosts by a cable of their own.
+    pub fn cable(&self, one: &Namespace, interface: &str, other: &Namespace, others: &str) -> Result<()> {
+        one.ip(&format!(
+            "link add name {interface} type veth peer name {others} netns {}\n",
+            other.name()
+        ))?;
+        for (host, interface) in [(one, interface), (other, others)] {
+            host.offload(interface, &["tx", "off"])?;
+            host.ip(&format!("link set {interface} gro_max_size 1500 up\n"))?;
+        }
+        Ok(())
+    }
+
     /// The bytes that a backend serves under `name` (see [`nginx`]).
     pub fn body(&self, name: &str) -> Result<Vec<u8>> {
         Ok(fs::read(nginx::bodies(self.directory()).join(name))?)
@@ -179,6 +202,7 @@ impl Lab {
 }
 
 /// The namespace with the bridges.
+#[derive(Debug)]
 struct Switch {
     namespace: Namespace,
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, de};
 use crate::{
     health::settings::{HealthFile, HealthSettings},
     located::LocatedError,
+    model::Timeouts,
 };
 
 /// Where settings are read from when no file is named; it need not exist.
@@ -63,6 +64,19 @@ pub enum XdpMode {
     Generic,
 }
 
+/// What happens to a fragment whose first fragment, which alone has the ports, was not seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownFragments {
+    /// It is given to the kernel, as if it were not for a service.
+    #[default]
+    Pass,
+    /// It is dropped.
+    Drop,
+    /// It goes where the addresses alone say: to the backend of a service with that VIP.
+    Addresses,
+}
+
 /// What `lvx run` works with. Sizes are numbers of entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -88,6 +102,10 @@ pub struct Settings {
     pub max_services: u32,
     /// Room for backends, over all services.
     pub max_backends: u32,
+    /// How long idle flows are kept, unless a service says otherwise; every one is given.
+    pub timeouts: Timeouts,
+    /// What happens to a fragment whose first fragment was not seen.
+    pub unknown_fragments: UnknownFragments,
     /// How health is watched.
     pub health: HealthSettings,
 }
@@ -128,6 +146,9 @@ struct ConfigFile {
     flows_v6: Option<NonZeroU32>,
     max_services: Option<NonZeroU16>,
     max_backends: Option<NonZeroU32>,
+    unknown_fragments: UnknownFragments,
+    #[serde(deserialize_with = "timeouts")]
+    timeouts: Timeouts,
     health: HealthFile,
 }
 
@@ -171,6 +192,8 @@ impl Settings {
             flows_v6: file.flows_v6.map_or(262_144, NonZeroU32::get),
             max_services: file.max_services.map_or(4_096, |services| services.get().into()),
             max_backends: file.max_backends.map_or(16_384, NonZeroU32::get),
+            timeouts: file.timeouts.or(Timeouts::IPVS),
+            unknown_fragments: file.unknown_fragments,
         })
     }
 
@@ -220,6 +243,16 @@ fn check_interface_name(name: &str) -> Result<(), String> {
         Err(format!(
             "no interface can be called `{name}`: names have 1 to 15 characters, no space, `/` or `:`"
         ))
+    }
+}
+
+fn timeouts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timeouts, D::Error> {
+    let timeouts = Timeouts::deserialize(deserializer)?;
+    match timeouts.fault() {
+        Some((of, period)) => Err(de::Error::custom(format!(
+            "timeout {of} {period} is out of range: it must be 1s to 31d"
+        ))),
+        None => Ok(timeouts),
     }
 }
 
@@ -285,6 +318,18 @@ mod tests {
     }
 
     #[test]
+    fn timeouts_are_those_of_ipvs_unless_the_file_says_otherwise() {
+        let settings = load("", Overrides::default()).unwrap();
+        assert_eq!(settings.timeouts, Timeouts::IPVS);
+        assert_eq!(settings.unknown_fragments, UnknownFragments::Pass);
+        let text = "unknown_fragments = \"addresses\"\n[timeouts]\nfin = \"5s\"\n";
+        let settings = load(text, Overrides::default()).unwrap();
+        assert_eq!(settings.timeouts.fin, Some("5s".parse().unwrap()));
+        assert_eq!(settings.timeouts.udp, Timeouts::IPVS.udp);
+        assert_eq!(settings.unknown_fragments, UnknownFragments::Addresses);
+    }
+
+    #[test]
     fn vips_can_go_to_another_interface_or_to_none() {
         let vip_interface = |text| load(text, Overrides::default()).unwrap().vip_interface;
         assert_eq!(
@@ -313,6 +358,12 @@ mod tests {
             ("interfaces = \"eth0\"\n", "lvx.toml:1: invalid type"),
             ("interfaces = [\n", "lvx.toml:1: "),
             ("[health]\npicks = 1\n", "lvx.toml:2: unknown field `picks`"),
+            ("[timeouts]\nsin = \"1s\"\n", "lvx.toml:2: unknown field `sin`"),
+            (
+                "[timeouts]\nudp = \"0s\"\n",
+                "lvx.toml:1: timeout udp 0s is out of range",
+            ),
+            ("unknown_fragments = \"keep\"\n", "lvx.toml:1: unknown variant `keep`"),
             (
                 "[health]\nprobe_addresses = [\"10.0.0.1\"]\n",
                 "lvx.toml:2: `10.0.0.1` is no probe address",

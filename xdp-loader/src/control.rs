@@ -10,7 +10,7 @@ use crate::{
     document::Document,
     health::report::HealthReport,
     model::{Desired, Refusal, ServiceAddress},
-    report::{Conn, ConnFilter, Stats, Status},
+    report::{Conn, ConnCount, ConnFilter, Stats, Status},
     store::{Store, StoreError},
 };
 
@@ -40,6 +40,18 @@ pub trait Dataplane: Send + Sync + 'static {
     /// The flow table's entries that the filter admits, as they are read; the channel closes after the last. Reading
     /// ends when the receiver is dropped.
     fn conns(&self, filter: ConnFilter) -> mpsc::Receiver<Conn>;
+
+    /// How many entries the filter admits, now.
+    ///
+    /// # Errors
+    /// When the flow table cannot be read.
+    fn count(&self, filter: ConnFilter) -> BoxFuture<'_, Result<ConnCount, DataplaneError>>;
+
+    /// Forgets the entries that the filter admits, and says how many they were.
+    ///
+    /// # Errors
+    /// When the flow table cannot be read.
+    fn flush(&self, filter: ConnFilter) -> BoxFuture<'_, Result<u64, DataplaneError>>;
 }
 
 /// Why the dataplane could not be made as desired.

@@ -3,9 +3,11 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::model::{Backend, BackendAddress, Check, CheckType, Desired, Forward, Scheduler, Service, ServiceAddress};
+use crate::model::{
+    Backend, BackendAddress, Check, CheckType, Desired, Forward, HashBy, Scheduler, Service, ServiceAddress,
+};
 
 /// One step from an old desired state to a new one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +24,9 @@ pub enum Change {
         /// How its backends will be probed.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         health: Vec<CheckType>,
+        /// What is kept of its connections, by the names of documents, where that is not as usual.
+        #[serde(default, skip_serializing_if = "Map::is_empty")]
+        options: Map<String, Value>,
     },
     /// A service is gone, its backends with it.
     RemoveService {
@@ -49,6 +54,9 @@ pub enum Change {
         forward: Option<Forward>,
         /// Whether it gets no new connections.
         drain: bool,
+        /// Thresholds and other fields, by the names of documents, where they are not as usual.
+        #[serde(default, skip_serializing_if = "Map::is_empty")]
+        options: Map<String, Value>,
     },
     /// A backend is gone.
     RemoveBackend {
@@ -98,6 +106,7 @@ pub fn diff(old: &Desired, new: &Desired) -> Vec<Change> {
                     forward: service.forward,
                     scheduler: service.scheduler,
                     health: service.health.iter().map(Check::kind).collect(),
+                    options: options(service, &SERVICE_OPTIONS),
                 });
                 changes.extend(service.backends.iter().map(|backend| added(service, backend)));
             }
@@ -113,6 +122,24 @@ fn service_diff(old: &Service, new: &Service, changes: &mut Vec<Change>) {
     field(&mut fields, "forward", old.forward.name(), new.forward.name());
     field(&mut fields, "scheduler", old.scheduler.name(), new.scheduler.name());
     field(&mut fields, "mh_slots", old.mh_slots, new.mh_slots);
+    field(
+        &mut fields,
+        "hash",
+        old.hash.map(HashBy::name),
+        new.hash.map(HashBy::name),
+    );
+    field(
+        &mut fields,
+        "persistence",
+        json(&old.persistence),
+        json(&new.persistence),
+    );
+    field(&mut fields, "netmask", old.netmask().0, new.netmask().0);
+    field(&mut fields, "mark", old.mark, new.mark);
+    field(&mut fields, "one_packet", old.one_packet, new.one_packet);
+    field(&mut fields, "on_loss", old.on_loss.name(), new.on_loss.name());
+    field(&mut fields, "overload", old.overload.name(), new.overload.name());
+    field(&mut fields, "timeouts", json(&old.timeouts), json(&new.timeouts));
     field(&mut fields, "health", json(&old.health), json(&new.health));
     field(
         &mut fields,
@@ -144,6 +171,8 @@ fn service_diff(old: &Service, new: &Service, changes: &mut Vec<Change>) {
                 field(&mut fields, "drain", old.drain, new.drain);
                 field(&mut fields, "disabled", old.disabled, new.disabled);
                 field(&mut fields, "sorry", old.sorry, new.sorry);
+                field(&mut fields, "upper", old.upper, new.upper);
+                field(&mut fields, "lower", old.lower, new.lower);
                 field(&mut fields, "health", json(&old.health), json(&new.health));
                 if !fields.is_empty() {
                     changes.push(Change::ChangeBackend {
@@ -164,7 +193,30 @@ fn added(service: &Service, backend: &Backend) -> Change {
         weight: backend.weight,
         forward: backend.forward,
         drain: backend.drain,
+        options: options(backend, &["upper", "lower", "disabled", "sorry"]),
     }
+}
+
+/// What is told of a new service as documents tell it.
+const SERVICE_OPTIONS: [&str; 9] = [
+    "mh_slots",
+    "hash",
+    "persistence",
+    "netmask",
+    "mark",
+    "one_packet",
+    "on_loss",
+    "overload",
+    "timeouts",
+];
+
+/// The fields of these names; documents leave out what is as usual.
+fn options(of: &impl Serialize, names: &[&str]) -> Map<String, Value> {
+    let Value::Object(mut fields) = json(of) else {
+        return Map::new();
+    };
+    fields.retain(|name, _| names.contains(&name.as_str()));
+    fields
 }
 
 /// As it stands in a document. Made of texts, numbers and booleans, it has a form in JSON.
@@ -227,12 +279,13 @@ impl fmt::Display for Change {
                 forward,
                 scheduler,
                 health,
+                options,
             } => {
                 write!(f, "+ service {service} forward={forward} scheduler={scheduler}")?;
                 for (at, kind) in health.iter().enumerate() {
                     write!(f, "{}{kind}", if at == 0 { " health=" } else { "," })?;
                 }
-                Ok(())
+                write_options(f, options)
             }
             Self::RemoveService { service, backends: 0 } => write!(f, "- service {service}"),
             Self::RemoveService { service, backends: 1 } => write!(f, "- service {service} and its backend"),
@@ -249,12 +302,16 @@ impl fmt::Display for Change {
                 weight,
                 forward,
                 drain,
+                options,
             } => {
                 write!(f, "+ backend {backend} of {service} weight={weight}")?;
                 if let Some(forward) = forward {
                     write!(f, " forward={forward}")?;
                 }
-                if *drain { write!(f, " drain=true") } else { Ok(()) }
+                if *drain {
+                    write!(f, " drain=true")?;
+                }
+                write_options(f, options)
             }
             Self::RemoveBackend { service, backend } => {
                 write!(f, "- backend {backend} of {service}")
@@ -271,126 +328,31 @@ impl fmt::Display for Change {
     }
 }
 
+fn write_options(f: &mut fmt::Formatter<'_>, options: &Map<String, Value>) -> fmt::Result {
+    options
+        .iter()
+        .try_for_each(|(name, value)| write!(f, " {name}={}", plain(value)))
+}
+
+/// A text without its quotes, and all else as in JSON.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
 /// `weight: 1 -> 2`.
 impl fmt::Display for FieldChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |value: &Value| match value {
-            Value::Null => "(the service's)".to_owned(),
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
+            Value::Null if ["forward", "health"].contains(&self.field.as_str()) => "(the service's)".to_owned(),
+            Value::Null => "(none)".to_owned(),
+            other => plain(other),
         };
         write!(f, "{}: {} -> {}", self.field, text(&self.old), text(&self.new))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test that fails should fail loudly")]
-
-    use super::*;
-    use crate::document::{Document, Format};
-
-    fn desired(text: &str) -> Desired {
-        Desired::from_document(Document::parse(text, Format::Toml, "test").unwrap()).unwrap()
-    }
-
-    fn old() -> Desired {
-        desired(
-            r#"
-            [[service]]
-            address = "tcp://10.0.0.100:80"
-            backend = [{ address = "10.0.0.11" }, { address = "10.0.0.12" }, { address = "10.0.0.13", drain = true }]
-            [[service]]
-            address = "udp://10.0.0.100:53"
-            backend = [{ address = "10.0.0.11" }]
-            "#,
-        )
-    }
-
-    fn new() -> Desired {
-        desired(
-            r#"
-            [[service]]
-            address = "tcp://10.0.0.100:80"
-            forward = "nat"
-            scheduler = "wrr"
-            backend = [
-                { address = "10.0.0.11", weight = 2, forward = "dr" }, { address = "10.0.0.12" },
-                { address = "10.0.0.12:8080", weight = 3 },
-            ]
-            [[service]]
-            address = "tcp://[2001:db8::1]:443"
-            backend = [{ address = "2001:db8::2", drain = true }]
-            "#,
-        )
-    }
-
-    #[test]
-    fn every_kind_of_difference_is_told_in_a_line() {
-        let lines: Vec<_> = diff(&old(), &new()).iter().map(ToString::to_string).collect();
-        assert_eq!(
-            lines,
-            [
-                "~ service tcp://10.0.0.100:80 forward: dr -> nat scheduler: mh -> wrr",
-                "~ backend 10.0.0.11 of tcp://10.0.0.100:80 weight: 1 -> 2 forward: (the service's) -> dr",
-                "+ backend 10.0.0.12:8080 of tcp://10.0.0.100:80 weight=3",
-                "- backend 10.0.0.13 of tcp://10.0.0.100:80",
-                "+ service tcp://[2001:db8::1]:443 forward=dr scheduler=mh",
-                "+ backend 2001:db8::2 of tcp://[2001:db8::1]:443 weight=1 drain=true",
-                "- service udp://10.0.0.100:53 and its backend",
-            ]
-        );
-    }
-
-    #[test]
-    fn a_change_of_health_is_told_in_the_words_of_documents() {
-        let plain = "[[service]]\naddress = \"tcp://10.0.0.100:80\"\nbackend = [{ address = \"10.0.0.11\" }]\n";
-        let probed = "[[service]]\naddress = \"tcp://10.0.0.100:80\"\navailability = { quorum = 2 }\n\
-                      health = { type = \"tcp\", rise = 1 }\nbackend = [{ address = \"10.0.0.11\", sorry = true }]\n";
-        let lines = |old, new| -> Vec<String> {
-            diff(&desired(old), &desired(new))
-                .iter()
-                .map(ToString::to_string)
-                .collect()
-        };
-        assert_eq!(
-            lines(plain, probed),
-            [
-                "~ service tcp://10.0.0.100:80 health: [] -> [{\"rise\":1,\"type\":\"tcp\"}] availability: {} -> {\"quorum\":2}",
-                "~ backend 10.0.0.11 of tcp://10.0.0.100:80 sorry: false -> true",
-            ]
-        );
-        assert_eq!(
-            lines("service = []", probed)[0],
-            "+ service tcp://10.0.0.100:80 forward=dr scheduler=mh health=tcp"
-        );
-    }
-
-    #[test]
-    fn equal_states_have_no_difference() {
-        assert_eq!(diff(&new(), &new()), []);
-        assert_eq!(diff(&Desired::default(), &Desired::default()), []);
-    }
-
-    #[test]
-    fn a_difference_and_its_reverse_are_as_long_in_services() {
-        let services = |changes: Vec<Change>| {
-            changes
-                .into_iter()
-                .filter(|change| matches!(change, Change::ChangeService { .. }))
-                .count()
-        };
-        assert_eq!(services(diff(&old(), &new())), services(diff(&new(), &old())));
-    }
-
-    #[test]
-    fn a_difference_survives_json() {
-        let changes = diff(&old(), &new());
-        let text = serde_json::to_string(&changes).unwrap();
-        assert!(
-            text.contains(r#"{"change":"change_backend","service":"tcp://10.0.0.100:80""#),
-            "{text}"
-        );
-        assert_eq!(serde_json::from_str::<Vec<Change>>(&text).unwrap(), changes);
-    }
-}
+mod tests;

@@ -74,7 +74,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should fail loudly")]
 
     use super::*;
-    use crate::model::{Desired, Forward, Scheduler};
+    use crate::model::{Desired, Forward, HashBy, Scheduler};
 
     const FULL: &str = r#"
 [[service]]
@@ -194,6 +194,45 @@ name = "example.org"
             .map(crate::model::Backend::scheduled_weight)
             .collect();
         assert_eq!(weights, [1, 0, 0]);
+        for format in [Format::Toml, Format::Json] {
+            let text = desired.to_document().render(format);
+            let back = Document::parse(&text, format, "export").unwrap();
+            assert_eq!(Desired::from_document(back).unwrap(), desired, "{text}");
+        }
+    }
+
+    const CONNECTIONS: &str = r#"
+[[service]]
+address = "tcp://10.0.0.100:80"
+scheduler = "mh"
+hash = "source"
+persistence = "300s"
+netmask = "255.255.255.0"
+mark = 1
+on_loss = "drop"
+overload = "sorry"
+timeouts = { established = "1h", udp = 30 }
+
+[[service.backend]]
+address = "10.0.0.11"
+upper = 1000
+lower = 800
+
+[[service]]
+address = "udp://10.0.0.100:53"
+one_packet = true
+"#;
+
+    #[test]
+    fn what_is_kept_of_connections_is_read_and_written_back_the_same() {
+        let document = Document::parse(CONNECTIONS, Format::Toml, "services.toml").unwrap();
+        let desired = Desired::from_document(document).unwrap();
+        let web = desired.service("tcp://10.0.0.100:80".parse().unwrap()).unwrap();
+        assert_eq!(
+            (web.netmask, web.mark, web.hash_by()),
+            (Some(24), Some(1), HashBy::Source)
+        );
+        assert_eq!((web.backends[0].upper, web.backends[0].lower), (1_000, 800));
         for format in [Format::Toml, Format::Json] {
             let text = desired.to_document().render(format);
             let back = Document::parse(&text, format, "export").unwrap();

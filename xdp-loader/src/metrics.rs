@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     control::Dataplane,
-    report::{BackendState, Stats, Status, Traffic},
+    report::{BackendState, BackendStatus, Stats, Status, Traffic},
 };
 
 /// Why metrics cannot be served.
@@ -112,6 +112,7 @@ fn render(status: &Status, stats: &Stats) -> String {
         }
     }
     backends_up(&mut page, status);
+    backends_busy(&mut page, status);
     traffic(&mut page, stats);
     page.text
 }
@@ -125,6 +126,36 @@ fn backends_up(page: &mut Page, status: &Status) {
                 ("backend", &*backend.address.to_string()),
             ];
             page.sample(&labels, (backend.state == BackendState::Up).into());
+        }
+    }
+}
+
+fn backends_busy(page: &mut Page, status: &Status) {
+    type Gauge = (&'static str, &'static str, fn(&BackendStatus) -> Option<u64>);
+    let gauges: [Gauge; 2] = [
+        (
+            "lvx_backend_active_connections",
+            "Established TCP connections and UDP flows.",
+            |backend| backend.active_connections,
+        ),
+        (
+            "lvx_backend_inactive_connections",
+            "Connections that are half open, closing or closed, and not yet forgotten.",
+            |backend| backend.inactive_connections,
+        ),
+    ];
+    for (name, help, value) in gauges {
+        page.family(name, "gauge", help);
+        for service in &status.services {
+            for backend in &service.backends {
+                let labels = [
+                    ("service", &*service.address.to_string()),
+                    ("backend", &*backend.address.to_string()),
+                ];
+                if let Some(connections) = value(backend) {
+                    page.sample(&labels, connections);
+                }
+            }
         }
     }
 }

@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
@@ -33,7 +32,7 @@ use crate::{
     health::{Health, HealthError, report::HealthReport, view::HealthView},
     model::{Desired, ServiceAddress},
     netlink::{Link, LinkError, Links, NetlinkError, NextHopTracker, NextHops, VipError, VipState, Vips},
-    report::{Conn, ConnFilter, Stats, Status},
+    report::{Conn, ConnCount, ConnFilter, Stats, Status},
 };
 
 mod conns;
@@ -410,22 +409,14 @@ impl Dataplane for Reconciler {
     }
 
     fn conns(&self, filter: ConnFilter) -> mpsc::Receiver<Conn> {
-        let (sender, receiver) = mpsc::channel(256);
-        let shared = Arc::clone(&self.shared);
-        spawn_blocking(move || {
-            let lister = conns::Lister::new(&shared, filter);
-            let listed = flows::list(&shared.maps, |flow| {
-                let sent = lister.conn(flow).map_or(Ok(()), |conn| sender.blocking_send(conn));
-                if sent.is_ok() {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
-                }
-            });
-            if let Err(error) = listed {
-                error!(%error, "the flows could not be listed");
-            }
-        });
-        receiver
+        conns::list(Arc::clone(&self.shared), filter)
+    }
+
+    fn count(&self, filter: ConnFilter) -> BoxFuture<'_, Result<ConnCount, DataplaneError>> {
+        Box::pin(conns::count(Arc::clone(&self.shared), filter))
+    }
+
+    fn flush(&self, filter: ConnFilter) -> BoxFuture<'_, Result<u64, DataplaneError>> {
+        Box::pin(conns::flush(Arc::clone(&self.shared), filter))
     }
 }

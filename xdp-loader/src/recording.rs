@@ -17,8 +17,9 @@ use crate::{
     },
     model::{CheckType, Desired, Service, ServiceAddress},
     report::{
-        AttachMode, BackendState, BackendStats, BackendStatus, Conn, ConnFilter, ConnState, FlowTables, InterfaceStats,
-        InterfaceStatus, ServiceStats, ServiceStatus, Stats, Status, TableUse, Traffic, VerdictCount, VipStatus,
+        AttachMode, BackendState, BackendStats, BackendStatus, Conn, ConnCount, ConnFilter, ConnState, FlowTables,
+        InterfaceStats, InterfaceStatus, ServiceStats, ServiceStatus, Stats, Status, TableUse, Traffic, VerdictCount,
+        VipStatus,
     },
 };
 
@@ -26,6 +27,8 @@ use crate::{
 pub(crate) struct Recording {
     limit: usize,
     seen: Mutex<Vec<Arc<Desired>>>,
+    /// Backends whose connection was flushed.
+    flushed: Mutex<Vec<SocketAddr>>,
 }
 
 impl Recording {
@@ -33,6 +36,7 @@ impl Recording {
         Self {
             limit,
             seen: Mutex::default(),
+            flushed: Mutex::default(),
         }
     }
 
@@ -139,6 +143,8 @@ impl Dataplane for Recording {
                     },
                     reason: backend.drain.then(|| "asked to drain".to_owned()),
                     active_flows: Some(3),
+                    active_connections: Some(2),
+                    inactive_connections: Some(1),
                 })
                 .collect(),
         });
@@ -213,8 +219,42 @@ impl Dataplane for Recording {
     }
 
     fn conns(&self, filter: ConnFilter) -> mpsc::Receiver<Conn> {
-        let conns: Vec<_> = self
-            .last()
+        let conns = self.connections(filter);
+        let (sender, receiver) = mpsc::channel(4);
+        tokio::spawn(async move {
+            for conn in conns {
+                if sender.send(conn).await.is_err() {
+                    return;
+                }
+            }
+        });
+        receiver
+    }
+
+    fn count(&self, filter: ConnFilter) -> BoxFuture<'_, Result<ConnCount, DataplaneError>> {
+        let mut count = ConnCount::default();
+        self.connections(filter).iter().for_each(|conn| count.add(conn, false));
+        Box::pin(future::ready(Ok(count)))
+    }
+
+    fn flush(&self, filter: ConnFilter) -> BoxFuture<'_, Result<u64, DataplaneError>> {
+        let mut flushed = self.flushed.lock().unwrap_or_else(PoisonError::into_inner);
+        let conns = self.connections_but(&flushed, filter);
+        let count = conns.len() as u64;
+        flushed.extend(conns.iter().map(|conn| conn.backend));
+        Box::pin(future::ready(Ok(count)))
+    }
+}
+
+impl Recording {
+    /// One connection to every backend, but those that were flushed.
+    fn connections(&self, filter: ConnFilter) -> Vec<Conn> {
+        let flushed = self.flushed.lock().unwrap_or_else(PoisonError::into_inner);
+        self.connections_but(&flushed, filter)
+    }
+
+    fn connections_but(&self, flushed: &[SocketAddr], filter: ConnFilter) -> Vec<Conn> {
+        self.last()
             .services()
             .values()
             .flat_map(|service| {
@@ -231,17 +271,8 @@ impl Dataplane for Recording {
                 forward: service.forward,
                 idle_seconds: 4,
             })
-            .filter(|conn| filter.admits(conn))
+            .filter(|conn| !flushed.contains(&conn.backend) && filter.admits(conn))
             .take(filter.limit.unwrap_or(usize::MAX))
-            .collect();
-        let (sender, receiver) = mpsc::channel(4);
-        tokio::spawn(async move {
-            for conn in conns {
-                if sender.send(conn).await.is_err() {
-                    return;
-                }
-            }
-        });
-        receiver
+            .collect()
     }
 }

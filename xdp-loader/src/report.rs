@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::health::quorum::Serving;
-use crate::model::{BackendAddress, Forward, Protocol, Scheduler, ServiceAddress};
+use crate::model::{BackendAddress, Forward, Prefix, Protocol, Scheduler, ServiceAddress};
 
 /// Answer to `GET /v1/status`: what is attached and healthy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +111,13 @@ pub struct BackendStatus {
     pub reason: Option<String>,
     /// Flows in the flow table that lead to it; null when they were not counted.
     pub active_flows: Option<u64>,
+    /// Of these, established TCP connections and UDP flows, as ipvsadm counts `ActiveConn`; null when they were not
+    /// counted.
+    #[serde(default)]
+    pub active_connections: Option<u64>,
+    /// Of these, all others: half open, closing or closed and not yet forgotten, as ipvsadm counts `InActConn`.
+    #[serde(default)]
+    pub inactive_connections: Option<u64>,
 }
 
 /// Whether a backend gets new connections.
@@ -269,6 +276,9 @@ pub enum ConnState {
 }
 
 impl ConnState {
+    /// Every one there is.
+    pub const ALL: [Self; 4] = [Self::Opening, Self::Established, Self::Closing, Self::Udp];
+
     /// The name as it stands in JSON.
     pub const fn name(self) -> &'static str {
         match self {
@@ -290,21 +300,81 @@ pub struct ConnFilter {
     /// Only this backend's; without a port, on any port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<BackendAddress>,
-    /// Only this client's, on any port.
+    /// Only those that are so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub client: Option<IpAddr>,
+    pub state: Option<ConnState>,
+    /// Only those of this client, or of the clients of this network, on any port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<Prefix>,
     /// At most so many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
 }
 
 impl ConnFilter {
+    /// Whether it restricts nothing.
+    pub fn is_everything(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Whether an entry is asked for. The limit is the caller's to count.
     pub fn admits(&self, conn: &Conn) -> bool {
         self.service.is_none_or(|service| service == conn.service)
-            && self.client.is_none_or(|client| client == conn.client.ip())
+            && self.state.is_none_or(|state| state == conn.state)
+            && self.client.is_none_or(|client| client.contains(conn.client.ip()))
             && self.backend.is_none_or(|backend| {
                 backend.ip == conn.backend.ip() && backend.port.is_none_or(|port| port == conn.backend.port())
             })
     }
+}
+
+/// Answer to `GET /v1/conns/count`: entries of the flow table, counted at that moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnCount {
+    /// All.
+    pub total: u64,
+    /// TCP: a SYN was seen.
+    pub opening: u64,
+    /// TCP: data or acknowledgements flow.
+    pub established: u64,
+    /// TCP: a FIN or a RST was seen.
+    pub closing: u64,
+    /// UDP: packets flow.
+    pub udp: u64,
+    /// Those that a backend still has to do with: all but those that both sides have closed, that were reset, or that one
+    /// side has closed and that were idle for more than a second or two.
+    pub remaining: u64,
+}
+
+impl ConnCount {
+    /// Counts one more; `is_over` if its backend has no more to do with it.
+    pub fn add(&mut self, conn: &Conn, is_over: bool) {
+        self.total += 1;
+        match conn.state {
+            ConnState::Opening => self.opening += 1,
+            ConnState::Established => self.established += 1,
+            ConnState::Closing => self.closing += 1,
+            ConnState::Udp => self.udp += 1,
+        }
+        self.remaining += u64::from(!is_over);
+    }
+}
+
+/// Body of `POST /v1/conns/flush`: which entries of the flow table to forget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlushRequest {
+    /// Which.
+    #[serde(default)]
+    pub filter: ConnFilter,
+    /// Must be true to forget every entry, which is what a filter that restricts nothing would do.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+}
+
+/// Answer to `POST /v1/conns/flush`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flushed {
+    /// How many entries were forgotten.
+    pub flushed: u64,
 }

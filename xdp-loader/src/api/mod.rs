@@ -43,6 +43,8 @@ pub fn router(api: Api) -> Router {
         .route("/v1/health", get(reports::health))
         .route("/v1/stats", get(reports::stats))
         .route("/v1/conns", get(reports::conns))
+        .route("/v1/conns/count", get(reports::count))
+        .route("/v1/conns/flush", post(reports::flush))
         .route("/v1/services", get(services::list).post(services::add))
         .route(
             "/v1/services/{service}",

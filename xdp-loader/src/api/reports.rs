@@ -6,7 +6,7 @@ use axum::{
     Json,
     body::{Body, Bytes},
     extract::State,
-    http::header::CONTENT_TYPE,
+    http::{StatusCode, header::CONTENT_TYPE},
     response::IntoResponse,
 };
 use futures::stream;
@@ -15,10 +15,10 @@ use tokio::sync::mpsc;
 
 use super::{
     Api,
-    error::{ApiError, Params},
+    error::{ApiError, Body as JsonBody, Params},
 };
-use crate::report::{Conn, ConnFilter, Stats, Status};
-use crate::{health::report::HealthReport, model::ServiceAddress};
+use crate::report::{Conn, ConnCount, ConnFilter, FlushRequest, Flushed, Stats, Status};
+use crate::{control::ChangeError, health::report::HealthReport, model::ServiceAddress};
 
 /// How many entries of the flow table go into one piece of the answer at most.
 const CONNS_PER_CHUNK: usize = 512;
@@ -58,6 +58,37 @@ pub(super) async fn conns(State(api): State<Api>, Params(filter): Params<ConnFil
         (!chunk.is_empty()).then(|| (Ok::<_, Infallible>(Bytes::from(chunk)), conns))
     });
     ([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(chunks))
+}
+
+pub(super) async fn count(
+    State(api): State<Api>,
+    Params(filter): Params<ConnFilter>,
+) -> Result<Json<ConnCount>, ApiError> {
+    let count = api.controller.dataplane().count(filter).await;
+    Ok(Json(count.map_err(ChangeError::Dataplane)?))
+}
+
+pub(super) async fn flush(
+    State(api): State<Api>,
+    JsonBody(request): JsonBody<FlushRequest>,
+) -> Result<Json<Flushed>, ApiError> {
+    let FlushRequest { filter, all } = request;
+    match (all, filter.is_everything()) {
+        (false, true) => Err(ApiError::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "nothing says which connections to flush: name a service, backend, state or client, or give --all",
+        )),
+        (true, false) => Err(ApiError::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "flush either all connections or those that a filter names: leave out one of the two",
+        )),
+        _ => {
+            let flushed = api.controller.dataplane().flush(filter).await;
+            let flushed = flushed.map_err(ChangeError::Dataplane)?;
+            tracing::info!(flushed, ?filter, "connections were flushed");
+            Ok(Json(Flushed { flushed }))
+        }
+    }
 }
 
 async fn next_chunk(conns: &mut mpsc::Receiver<Conn>) -> io::Result<Vec<u8>> {

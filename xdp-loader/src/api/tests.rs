@@ -125,7 +125,7 @@ async fn every_failure_has_its_status_and_says_why() {
         (
             "POST",
             "/v1/services",
-            json!({"address": "tcp://10.0.0.1:80", "scheduler": "lc"}),
+            json!({"address": "tcp://10.0.0.1:80", "scheduler": "lblc"}),
             422,
             "`mh`, `rr`, `wrr`",
         ),
@@ -350,6 +350,7 @@ async fn metrics_are_served_where_the_settings_say() {
         "# TYPE lvx_backend_packets_in_total counter",
         "lvx_backend_packets_in_total{service=\"tcp://10.0.0.100:80\",backend=\"10.0.0.11:80\"} 12",
         "lvx_packets_total{interface=\"lan0\",verdict=\"not_for_a_service\"} 5",
+        "lvx_backend_active_connections{service=\"tcp://10.0.0.100:80\",backend=\"10.0.0.11:80\"} 2",
         "lvx_backend_up{service=\"tcp://10.0.0.100:80\",backend=\"10.0.0.11:80\"} 1",
     ] {
         assert!(answer.lines().any(|found| found == line), "no {line:?} in\n{answer}");

@@ -1,9 +1,10 @@
 //! What can be typed.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-};
+mod backend;
+mod conns;
+mod service;
+
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{
     Args, Parser, Subcommand, ValueEnum,
@@ -11,12 +12,14 @@ use clap::{
 };
 use clap_complete::Shell;
 
+pub(super) use self::{
+    backend::BackendCommand,
+    conns::{Conns, ConnsCommand},
+    service::{ServiceCommand, ServiceFields},
+};
 use crate::{
     config::XdpMode,
-    model::{
-        BackendAddress, Check, CheckForm, CheckType, Forward, Period, Scheduler, ServiceAddress, check::CheckError,
-    },
-    report::ConnFilter,
+    model::{Forward, ServiceAddress},
 };
 
 /// A layer-4 load balancer that forwards in the driver's receive path (XDP)
@@ -109,11 +112,16 @@ A file:
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
         rate: Option<u64>,
     },
-    /// The flow table
-    #[command(after_help = "Examples:
+    /// The flow table: show it, count it, or forget entries
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:
   lvx conns --service tcp://10.0.0.100:80
-  lvx conns --client 192.0.2.7 --limit 20
-  lvx conns -o json | jq -r .backend | sort | uniq -c     (one JSON object per line)")]
+  lvx conns --client 192.0.2.0/24 --state established --limit 20
+  lvx conns --backend 10.0.0.11 --count
+  lvx conns flush --backend 10.0.0.11
+  lvx conns -o json | jq -r .backend | sort | uniq -c     (one JSON object per line)"
+    )]
     Conns(Conns),
     /// Take the program off the interfaces, remove pins and VIPs; a running daemon is stopped first
     Detach(Detach),
@@ -189,213 +197,6 @@ pub(super) struct Detach {
     pub pin_dir: Option<PathBuf>,
 }
 
-#[derive(Debug, Subcommand)]
-pub(super) enum ServiceCommand {
-    /// Add a service
-    #[command(after_help = "Examples:
-  lvx service add tcp://10.0.0.100:80
-  lvx service add tcp://10.0.0.100:80 --health http --health-path /healthz --health-interval 1s
-  lvx service add 'udp://[2001:db8::1]:53' --forward nat --scheduler wrr")]
-    Add {
-        /// Where clients will reach it, such as tcp://10.0.0.100:80 or udp://[2001:db8::1]:53
-        service: ServiceAddress,
-        #[command(flatten)]
-        fields: ServiceFields,
-    },
-    /// Change a service; what is not named stays
-    #[command(
-        group = clap::ArgGroup::new("change").required(true).multiple(true).args(["forward", "scheduler", "mh_slots", "health"]),
-        after_help = "Example:
-  lvx service set tcp://10.0.0.100:80 --scheduler wrr"
-    )]
-    Set {
-        /// The service
-        service: ServiceAddress,
-        #[command(flatten)]
-        fields: ServiceFields,
-    },
-    /// Remove a service and its backends
-    Del {
-        /// The service
-        service: ServiceAddress,
-    },
-    /// Show a service and its backends
-    Show {
-        /// The service
-        service: ServiceAddress,
-    },
-    /// List the services
-    List,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ServiceFields {
-    /// How packets reach the backends: direct routing (dr, the default) or address translation (nat)
-    #[arg(long, value_parser = forward())]
-    pub forward: Option<Forward>,
-    /// How new connections are spread: mh (Maglev hashing, the default), rr (round robin) or wrr (weighted)
-    #[arg(long, value_parser = scheduler())]
-    pub scheduler: Option<Scheduler>,
-    /// Slots of the Maglev table, a prime between 251 and 131071 [default: 65537]
-    #[arg(long, value_name = "N")]
-    pub mh_slots: Option<u32>,
-    #[command(flatten)]
-    pub health: HealthFields,
-}
-
-/// The simple cases; documents have them all.
-#[derive(Debug, Args)]
-pub(super) struct HealthFields {
-    /// How the backends are probed: icmp, tcp, http, https, grpc, or none (others: `lvx apply`)
-    #[arg(long, value_name = "TYPE", value_parser = ["none", "icmp", "tcp", "http", "https", "grpc"])]
-    pub health: Option<String>,
-    /// The path that an http probe asks for [default: /]
-    #[arg(long, value_name = "PATH", requires = "health")]
-    pub health_path: Option<String>,
-    /// The port that is probed [default: the backend's]
-    #[arg(long, value_name = "PORT", requires = "health")]
-    pub health_port: Option<u16>,
-    /// Time between probes [default: 2s]
-    #[arg(long, value_name = "TIME", requires = "health")]
-    pub health_interval: Option<Period>,
-    /// Time for an answer [default: 1s]
-    #[arg(long, value_name = "TIME", requires = "health")]
-    pub health_timeout: Option<Period>,
-    /// Successes in a row that make a backend up [default: 2]
-    #[arg(long, value_name = "N", requires = "health")]
-    pub health_rise: Option<u32>,
-    /// Failures in a row that make it down [default: 3]
-    #[arg(long, value_name = "N", requires = "health")]
-    pub health_fall: Option<u32>,
-}
-
-impl HealthFields {
-    /// The probes that were asked for, if any were.
-    pub(super) fn checks(self) -> Result<Option<Vec<Check>>, CheckError> {
-        let Some(name) = self.health else { return Ok(None) };
-        let Some(kind) = CheckType::ALL.iter().find(|kind| kind.name() == name) else {
-            return Ok(Some(Vec::new()));
-        };
-        let form = CheckForm {
-            path: self.health_path,
-            port: self.health_port,
-            interval: self.health_interval,
-            timeout: self.health_timeout,
-            rise: self.health_rise,
-            fall: self.health_fall,
-            ..CheckForm::new(*kind)
-        };
-        Ok(Some(vec![Check::try_from(form)?]))
-    }
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum BackendCommand {
-    /// Add a backend to a service
-    #[command(after_help = "Examples:
-  lvx backend add tcp://10.0.0.100:80 10.0.0.11 --weight 2
-  lvx backend add tcp://10.0.0.100:80 10.0.0.12:8080 --forward nat")]
-    Add {
-        /// The service
-        service: ServiceAddress,
-        /// The backend's address, with its port if that differs from the service's
-        backend: BackendAddress,
-        #[command(flatten)]
-        fields: BackendFields,
-    },
-    /// Change a backend; what is not named stays
-    #[command(
-        group = clap::ArgGroup::new("change").required(true).multiple(true).args(["weight", "forward", "disabled"]),
-        after_help = "Examples:
-  lvx backend set tcp://10.0.0.100:80 10.0.0.11 --weight 5
-  lvx backend set tcp://10.0.0.100:80 10.0.0.11 --disabled true     no new connections, no probes"
-    )]
-    Set {
-        /// The service
-        service: ServiceAddress,
-        /// The backend
-        backend: BackendAddress,
-        #[command(flatten)]
-        fields: BackendFields,
-        /// Take it out of use, or back into it
-        #[arg(long, value_name = "BOOL")]
-        disabled: Option<bool>,
-    },
-    /// Give a backend no new connections; those that it has go on
-    #[command(after_help = "Examples:
-  lvx backend drain tcp://10.0.0.100:80 10.0.0.11
-  lvx backend drain tcp://10.0.0.100:80 10.0.0.11 --undo")]
-    Drain {
-        /// The service
-        service: ServiceAddress,
-        /// The backend
-        backend: BackendAddress,
-        /// Give it new connections again
-        #[arg(long)]
-        undo: bool,
-    },
-    /// Remove a backend from a service
-    Del {
-        /// The service
-        service: ServiceAddress,
-        /// The backend
-        backend: BackendAddress,
-    },
-    /// List the backends of a service, or of all
-    List {
-        /// The service
-        service: Option<ServiceAddress>,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(super) struct BackendFields {
-    /// Share of new connections relative to the others', 0 to 65535 (default 1; 0 gets none)
-    // Any integer is taken here, so that the daemon's refusal names the backend and the range.
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pub weight: Option<i64>,
-    /// How packets reach this backend, if not as the service says
-    #[arg(long, value_parser = forward())]
-    pub forward: Option<Forward>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Conns {
-    /// Only connections to this service
-    #[arg(long)]
-    pub service: Option<ServiceAddress>,
-    /// Only connections to this backend; without a port, on any port
-    #[arg(long)]
-    pub backend: Option<BackendAddress>,
-    /// Only connections from this client
-    #[arg(long, value_name = "IP")]
-    pub client: Option<IpAddr>,
-    /// At most so many
-    #[arg(long, value_name = "N")]
-    pub limit: Option<usize>,
-}
-
-impl From<Conns> for ConnFilter {
-    fn from(conns: Conns) -> Self {
-        let Conns {
-            service,
-            backend,
-            client,
-            limit,
-        } = conns;
-        Self {
-            service,
-            backend,
-            client,
-            limit,
-        }
-    }
-}
-
 fn forward() -> impl TypedValueParser<Value = Forward> {
     PossibleValuesParser::new(Forward::ALL.iter().map(|known| known.name())).try_map(|name| name.parse::<Forward>())
-}
-
-fn scheduler() -> impl TypedValueParser<Value = Scheduler> {
-    PossibleValuesParser::new(Scheduler::ALL.iter().map(|known| known.name())).try_map(|name| name.parse::<Scheduler>())
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::{
     args::BackendCommand,
     client::{Client, segment},
+    drain,
     output::Output,
     service,
     table::Table,
@@ -31,6 +32,9 @@ pub(super) async fn run(
             let mut body = BackendForm::from(Backend::new(backend));
             body.weight = fields.weight.unwrap_or(body.weight);
             body.forward = fields.forward;
+            body.upper = fields.upper.unwrap_or_default();
+            body.lower = fields.lower.unwrap_or_default();
+            body.sorry = fields.sorry.unwrap_or_default();
             let path = format!("{}/backends", service::path(service));
             let added: Backend = client.send(Method::POST, &path, &body).await?;
             say(output, "added", service, &added)
@@ -44,21 +48,53 @@ pub(super) async fn run(
             let body = BackendChange {
                 weight: fields.weight,
                 forward: fields.forward,
+                upper: fields.upper,
+                lower: fields.lower,
+                sorry: fields.sorry,
                 disabled,
                 ..BackendChange::default()
             };
             let changed: Backend = client.send(Method::PATCH, &path(service, backend), &body).await?;
             say(output, "changed", service, &changed)
         }
-        BackendCommand::Drain { service, backend, undo } => {
-            let path = format!("{}/drain", path(service, backend));
-            let drained: Backend = client.send(Method::POST, &path, &DrainRequest { drain: !undo }).await?;
-            say(output, if undo { "resumed" } else { "draining" }, service, &drained)
+        BackendCommand::Drain {
+            service,
+            backend,
+            undo: true,
+            ..
+        } => {
+            let resumed = drain(client, service, backend, false).await?;
+            say(output, "resumed", service, &resumed)
         }
-        BackendCommand::Del { service, backend } => {
+        BackendCommand::Drain {
+            service,
+            backend,
+            wait,
+            timeout,
+            ..
+        } => {
+            let drained = drain(client, service, backend, true).await?;
+            drain::run(service, &drained, wait.then_some(timeout), client, output).await
+        }
+        BackendCommand::Del {
+            service,
+            backend,
+            drain: first,
+            timeout,
+        } => {
+            if first {
+                let drained = drain(client, service, backend, true).await?;
+                drain::before_removal(service, &drained, timeout, client, output).await?;
+            }
+            let remaining = drain::remaining(service, backend, client).await?;
             let removed: Backend = client.delete(&path(service, backend)).await?;
+            let note = match remaining {
+                0 => String::new(),
+                1 => ", which had 1 connection: --drain would have waited for it".to_owned(),
+                _ => format!(", which had {remaining} connections: --drain would have waited for them"),
+            };
             output.answer(&removed, |output| {
-                output.line(&format!("removed backend {} of {service}", removed.name()))
+                output.line(&format!("removed backend {} of {service}{note}", removed.name()))
             })
         }
         BackendCommand::List { service } => {
@@ -83,6 +119,17 @@ struct Row<'a> {
     service: ServiceAddress,
     #[serde(flatten)]
     backend: &'a Backend,
+}
+
+/// Asks for a backend to drain, or to be given new connections again.
+async fn drain(
+    client: &Client,
+    service: ServiceAddress,
+    backend: BackendAddress,
+    drain: bool,
+) -> anyhow::Result<Backend> {
+    let path = format!("{}/drain", path(service, backend));
+    client.send(Method::POST, &path, &DrainRequest { drain }).await
 }
 
 fn path(service: ServiceAddress, backend: BackendAddress) -> String {

@@ -6,17 +6,45 @@ use http_body_util::BodyExt as _;
 use hyper::{Method, body::Bytes};
 
 use super::{
+    args::{Conns, ConnsCommand},
     client::{Client, segment},
     output::Output,
 };
-use crate::report::{Conn, ConnFilter};
+use crate::report::{Conn, ConnCount, ConnFilter, FlushRequest, Flushed};
 
-pub(super) async fn run(filter: ConnFilter, client: &Client, output: &mut Output<impl Write>) -> anyhow::Result<()> {
+pub(super) async fn run(conns: Conns, client: &Client, output: &mut Output<impl Write>) -> anyhow::Result<()> {
+    match conns.command {
+        Some(ConnsCommand::Flush { filter, all }) => {
+            let request = FlushRequest {
+                filter: filter.into(),
+                all,
+            };
+            let Flushed { flushed } = client.send(Method::POST, "/v1/conns/flush", &request).await?;
+            output.answer(&Flushed { flushed }, |output| {
+                let plural = if flushed == 1 { "" } else { "s" };
+                output.line(&format!("flushed {flushed} connection{plural}"))
+            })
+        }
+        None if conns.count => {
+            let count = count(conns.filter.into(), client).await?;
+            output.answer(&count, |output| output.line(&count.total.to_string()))
+        }
+        None => list(conns.filter.into(), client, output).await,
+    }
+}
+
+/// How many connections the filter admits.
+pub(super) async fn count(filter: ConnFilter, client: &Client) -> anyhow::Result<ConnCount> {
+    client.get(&format!("/v1/conns/count{}", query(filter))).await
+}
+
+async fn list(filter: ConnFilter, client: &Client, output: &mut Output<impl Write>) -> anyhow::Result<()> {
     let mut body = client
         .request(Method::GET, &format!("/v1/conns{}", query(filter)), Bytes::new())
         .await?;
     if !output.is_json() {
         output.line(&line("SERVICE", "CLIENT", "BACKEND", "FORWARD", "STATE", "IDLE"))?;
+        output.raw(&[])?;
     }
     // The pieces of the answer are not cut at line ends by any promise of HTTP.
     let mut rest = Vec::new();
@@ -55,7 +83,8 @@ fn print(output: &mut Output<impl Write>, lines: &[u8]) -> anyhow::Result<()> {
             &idle,
         ))?;
     }
-    Ok(())
+    // What has come is shown, however long the rest may take.
+    Ok(output.raw(&[])?)
 }
 
 /// The table may have millions of rows, so its columns are as wide as IPv4 needs and do not wait for the widest cell.
@@ -67,12 +96,14 @@ fn query(filter: ConnFilter) -> String {
     let ConnFilter {
         service,
         backend,
+        state,
         client,
         limit,
     } = filter;
     let terms = [
         service.map(|value| format!("service={}", segment(value))),
         backend.map(|value| format!("backend={}", segment(value))),
+        state.map(|value| format!("state={}", value.name())),
         client.map(|value| format!("client={}", segment(value))),
         limit.map(|value| format!("limit={value}")),
     ];

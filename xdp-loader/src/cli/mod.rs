@@ -5,6 +5,7 @@ mod args;
 mod backend;
 mod client;
 mod conns;
+mod drain;
 mod health;
 mod node;
 mod output;
@@ -89,7 +90,7 @@ async fn ask(command: Command, client: &Client, output: &mut Output<impl io::Wri
         Command::Status => status::run(client, output).await,
         Command::Health { service } => health::run(service, client, output).await,
         Command::Stats { rate } => stats::run(rate, client, output).await,
-        Command::Conns(filter) => conns::run(filter.into(), client, output).await,
+        Command::Conns(conns) => conns::run(conns, client, output).await,
         Command::Run(_) | Command::Detach(_) | Command::Completion { .. } => {
             unreachable!("answered without a daemon")
         }

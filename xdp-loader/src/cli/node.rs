@@ -2,13 +2,19 @@
 
 use std::{
     io::{self, IsTerminal as _},
+    os::fd::OwnedFd,
     path::PathBuf,
     time::Duration,
 };
 
 use anyhow::{anyhow, bail};
 use hyper::{Method, body::Bytes};
-use tokio::{net::UnixStream, runtime};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    net::UnixStream,
+    runtime,
+};
 use tracing_subscriber::EnvFilter;
 
 use super::{
@@ -66,14 +72,21 @@ pub(super) fn detach(detach: Detach, socket: Option<PathBuf>) -> anyhow::Result<
 
 /// Has the daemon take everything down and end, if one answers at the socket: it knows what it attached, and where.
 async fn ask_daemon(settings: &Settings) -> anyhow::Result<bool> {
-    if UnixStream::connect(&settings.socket).await.is_err() {
+    let Ok(stream) = UnixStream::connect(&settings.socket).await else {
         return Ok(false);
-    }
+    };
+    let process = process_of(&stream);
+    // The daemon waits for its connections when it ends.
+    drop(stream);
     let client = Client::new(Some(settings.socket.clone()));
     drop(client.request(Method::POST, "/v1/detach", Bytes::new()).await?);
     let (times, pause) = STOPPING;
     for _ in 0..times {
         if UnixStream::connect(&settings.socket).await.is_err() {
+            // The program leaves an interface with the last descriptor of its link: with the process.
+            if let Some(process) = process {
+                let _ = tokio::time::timeout(pause * times, process.readable()).await;
+            }
             return Ok(true);
         }
         tokio::time::sleep(pause).await;
@@ -82,6 +95,15 @@ async fn ask_daemon(settings: &Settings) -> anyhow::Result<bool> {
         "the daemon at {} has detached and was asked to stop, but goes on: stop it by hand",
         settings.socket.display()
     )
+}
+
+/// Something that becomes readable when the process at the other end of a socket has ended (pidfd_open(2)); none where the
+/// kernel does not say who that is.
+fn process_of(stream: &UnixStream) -> Option<AsyncFd<OwnedFd>> {
+    let pid = Pid::from_raw(stream.peer_cred().ok()?.pid()?)?;
+    let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    // SAFETY: the descriptor is owned by what is returned.
+    unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) }.ok()
 }
 
 /// Says the way out when the kernel refused something for want of privileges.

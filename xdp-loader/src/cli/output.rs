@@ -15,6 +15,8 @@ pub(super) struct Output<W> {
     out: W,
     form: Form,
     colours: bool,
+    /// Whether somebody sees a line being overwritten.
+    live: bool,
 }
 
 /// The colours that carry a meaning.
@@ -44,11 +46,12 @@ pub(super) const RESET: &str = "\x1b[0m";
 
 impl Output<io::BufWriter<io::Stdout>> {
     pub(super) fn stdout(form: Form) -> Self {
-        let colours = io::stdout().is_terminal() && wants_colours();
+        let live = io::stdout().is_terminal();
         Self {
             out: io::BufWriter::new(io::stdout()),
             form,
-            colours,
+            colours: live && wants_colours(),
+            live,
         }
     }
 }
@@ -61,7 +64,12 @@ pub(super) fn wants_colours() -> bool {
 impl<W: Write> Output<W> {
     #[cfg(test)]
     pub(super) fn new(out: W, form: Form, colours: bool) -> Self {
-        Self { out, form, colours }
+        Self {
+            out,
+            form,
+            colours,
+            live: false,
+        }
     }
 
     /// Prints JSON if that is asked for; else what `people` writes.
@@ -87,6 +95,25 @@ impl<W: Write> Output<W> {
         writeln!(self.out, "{text}")
     }
 
+    /// Shows how far something is: on a terminal in place of what was shown before, else as a line; nothing with JSON.
+    pub(super) fn progress(&mut self, text: &str) -> io::Result<()> {
+        match (self.is_json(), self.live) {
+            (true, _) => return Ok(()),
+            // Erase in line, ECMA-48 8.3.41.
+            (false, true) => write!(self.out, "\r{text}\x1b[K")?,
+            (false, false) => self.line(text)?,
+        }
+        self.out.flush()
+    }
+
+    /// Ends what [`Output::progress`] has shown.
+    pub(super) fn progressed(&mut self) -> io::Result<()> {
+        if self.live && !self.is_json() {
+            self.line("")?;
+        }
+        Ok(())
+    }
+
     pub(super) fn coloured(&mut self, colour: Colour, text: &str) -> io::Result<()> {
         if self.colours {
             writeln!(self.out, "{}{text}{RESET}", colour.code())
@@ -103,5 +130,30 @@ impl<W: Write> Output<W> {
     pub(super) fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.out.write_all(bytes)?;
         self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should fail loudly")]
+
+    use super::*;
+
+    fn shown(form: Form, live: bool) -> String {
+        let mut output = Output {
+            live,
+            ..Output::new(Vec::new(), form, false)
+        };
+        output.progress("2 left").unwrap();
+        output.progress("1 left").unwrap();
+        output.progressed().unwrap();
+        String::from_utf8(output.out).unwrap()
+    }
+
+    #[test]
+    fn progress_is_one_line_on_a_terminal_lines_on_a_pipe_and_nothing_in_json() {
+        assert_eq!(shown(Form::Table, true), "\r2 left\x1b[K\r1 left\x1b[K\n");
+        assert_eq!(shown(Form::Table, false), "2 left\n1 left\n");
+        assert_eq!(shown(Form::Json, true), "");
     }
 }

@@ -10,7 +10,10 @@ use super::{
     output::Output,
     table::Table,
 };
-use crate::model::{DEFAULT_MH_SLOTS, Service, ServiceAddress, ServiceChange};
+use crate::model::{
+    DEFAULT_MH_SLOTS, Netmask, OnLoss, Overload, Service, ServiceAddress, ServiceChange, TimeoutChange, TimeoutOf,
+    Timeouts, TimeoutsChange,
+};
 
 const PATH: &str = "/v1/services";
 
@@ -21,10 +24,20 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     match command {
         ServiceCommand::Add { service, fields } => {
+            let mut timeouts = Timeouts::default();
+            timeouts.change(&changes(&fields.timeouts));
             let body = Service {
                 forward: fields.forward.unwrap_or_default(),
                 scheduler: fields.scheduler.unwrap_or_default(),
                 mh_slots: fields.mh_slots.unwrap_or(DEFAULT_MH_SLOTS),
+                hash: fields.hash,
+                persistence: fields.persistence.filter(|period| !period.is_zero()),
+                netmask: fields.netmask.map(|Netmask(length)| length),
+                mark: fields.mark.filter(|mark| *mark != 0),
+                one_packet: fields.one_packet.unwrap_or_default(),
+                on_loss: fields.on_loss.unwrap_or_default(),
+                overload: fields.overload.unwrap_or_default(),
+                timeouts,
                 health: fields.health.checks()?.unwrap_or_default(),
                 ..Service::new(service)
             };
@@ -38,12 +51,28 @@ pub(super) async fn run(
                 forward,
                 scheduler,
                 mh_slots,
+                hash,
+                persistence,
+                netmask,
+                mark,
+                one_packet,
+                on_loss,
+                overload,
+                timeouts,
                 health,
             } = fields;
             let body = ServiceChange {
                 forward,
                 scheduler,
                 mh_slots,
+                hash,
+                persistence,
+                netmask: netmask.map(|Netmask(length)| length),
+                mark,
+                one_packet,
+                on_loss,
+                overload,
+                timeouts: changes(&timeouts),
                 health: health.checks()?,
                 ..ServiceChange::default()
             };
@@ -90,6 +119,12 @@ pub(super) fn path(service: ServiceAddress) -> String {
     format!("{PATH}/{}", segment(service))
 }
 
+/// Of two timeouts for one state the last holds.
+fn changes(timeouts: &[TimeoutChange]) -> TimeoutsChange {
+    let change = |TimeoutChange(of, period): &TimeoutChange| (*of, *period);
+    timeouts.iter().map(change).collect()
+}
+
 fn summary(service: &Service) -> String {
     format!(
         "{} forward={} scheduler={}",
@@ -104,6 +139,7 @@ fn show(output: &mut Output<impl Write>, service: &Service) -> io::Result<()> {
     if service.mh_slots != DEFAULT_MH_SLOTS {
         output.line(&format!("mh_slots   {}", service.mh_slots))?;
     }
+    connections(output, service)?;
     for check in &service.health {
         output.line(&format!(
             "health     {} every {}, timeout {}, rise {}, fall {}",
@@ -118,15 +154,49 @@ fn show(output: &mut Output<impl Write>, service: &Service) -> io::Result<()> {
         return output.line("no backends: add one with `lvx backend add`");
     }
     output.line("")?;
-    let mut table = Table::new(&["BACKEND", ">WEIGHT", "FORWARD", "DRAIN"]);
+    let limited = service.backends.iter().any(|backend| backend.upper != 0);
+    let columns: &[_] = &["BACKEND", ">WEIGHT", "FORWARD", "DRAIN", ">UPPER", ">LOWER"];
+    let mut table = Table::new(&columns[..if limited { 6 } else { 4 }]);
     for backend in &service.backends {
         let drain = if backend.drain { "yes" } else { "no" };
-        table.row([
+        let mut row = vec![
             backend.name().into(),
             backend.weight.into(),
             backend.forward(service).into(),
             drain.into(),
-        ]);
+        ];
+        if limited {
+            row.extend([backend.upper.into(), backend.lower.into()]);
+        }
+        table.row(row);
     }
     output.table(&table)
+}
+
+/// What is kept of connections, where that is not as usual.
+fn connections(output: &mut Output<impl Write>, service: &Service) -> io::Result<()> {
+    if let Some(hash) = service.hash {
+        output.line(&format!("hash       {hash}"))?;
+    }
+    if let Some(period) = service.persistence {
+        output.line(&format!("persistent {period}, netmask {}", service.netmask()))?;
+    }
+    if let Some(mark) = service.mark {
+        output.line(&format!("mark       {mark}"))?;
+    }
+    if service.one_packet {
+        output.line("one-packet yes")?;
+    }
+    if service.on_loss != OnLoss::default() {
+        output.line(&format!("on loss    {}", service.on_loss))?;
+    }
+    if service.overload != Overload::default() {
+        output.line(&format!("overload   {}", service.overload))?;
+    }
+    for of in TimeoutOf::ALL {
+        if let Some(period) = service.timeouts.get(*of) {
+            output.line(&format!("timeout    {of} {period}"))?;
+        }
+    }
+    Ok(())
 }

@@ -107,7 +107,16 @@ fn serving(service: &ServiceStatus) -> Option<&'static str> {
 }
 
 fn backends(services: &[ServiceStatus]) -> Table {
-    let mut table = Table::new(&["SERVICE", "BACKEND", ">WEIGHT", "FORWARD", "STATE", ">FLOWS", "REASON"]);
+    let mut table = Table::new(&[
+        "SERVICE",
+        "BACKEND",
+        ">WEIGHT",
+        "FORWARD",
+        "STATE",
+        ">ACTIVE",
+        ">INACTIVE",
+        "REASON",
+    ]);
     for service in services {
         for backend in &service.backends {
             table.row([
@@ -116,15 +125,17 @@ fn backends(services: &[ServiceStatus]) -> Table {
                 backend.weight.into(),
                 backend.forward.into(),
                 state(backend),
-                backend
-                    .active_flows
-                    .map_or("-".to_owned(), |flows| flows.to_string())
-                    .into(),
+                count(backend.active_connections).into(),
+                count(backend.inactive_connections).into(),
                 backend.reason.as_deref().unwrap_or_default().into(),
             ]);
         }
     }
     table
+}
+
+fn count(connections: Option<u64>) -> String {
+    connections.map_or("-".to_owned(), |connections| connections.to_string())
 }
 
 fn state(backend: &BackendStatus) -> Cell {

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails should fail loudly")]
 
+mod connections;
+
 use clap::{CommandFactory as _, Parser as _};
 use serde_json::Value;
 
@@ -66,8 +68,8 @@ async fn lists_and_status_are_tables() {
         "lvx 0.0.0, pid 7, up 1h 1m",
         "IPv4 3 of 100",
         "generic  up    the driver has no XDP",
-        "10.0.0.11:80         2  nat      drained      3  asked to drain",
-        "10.0.0.12:8080       1  nat      up           3\n",
+        "10.0.0.11:80         2  nat      drained       2         1  asked to drain",
+        "10.0.0.12:8080       1  nat      up            2         1\n",
     ] {
         assert!(status.contains(part), "no {part:?} in\n{status}");
     }
@@ -197,6 +199,27 @@ async fn what_the_daemon_refuses_is_told_in_its_words() {
         (format!("backend add {web} 127.0.0.1"), "a loopback address"),
         (format!("backend add {web} 10.0.0.100:8080"), "is the VIP"),
         (format!("backend del {web} 10.0.0.13"), "does not exist in service"),
+        (
+            format!("service set {web} --hash source"),
+            "scheduler wrr does not hash the client",
+        ),
+        (
+            format!("service set {web} --netmask 24"),
+            "means nothing without persistence",
+        ),
+        (
+            format!("service set {web} --persistence 300s --netmask 64"),
+            "must be 1 to 32 for IPv4",
+        ),
+        (
+            format!("service set {web} --one-packet"),
+            "one-packet scheduling is for UDP",
+        ),
+        (
+            format!("backend set {web} 10.0.0.11 -x 10 -y 10"),
+            "lower 10 must be less than upper 10",
+        ),
+        (format!("backend set {web} 10.0.0.11 -y 10"), "give --upper too"),
         (format!("backend drain {web} 10.0.0.13"), "does not exist in service"),
         ("backend list tcp://10.0.0.9:80".into(), "does not exist"),
     ];
@@ -214,8 +237,16 @@ async fn what_cannot_be_typed_is_a_usage_error() {
     for line in [
         "service add 10.0.0.100:80",
         "service add tcp://10.0.0.100:0",
-        "service add tcp://10.0.0.100:80 --scheduler lc",
+        "service add tcp://10.0.0.100:80 --scheduler lblc",
         "service add tcp://10.0.0.100:80 --forward tunnel",
+        "service add tcp://10.0.0.100:80 --hash port",
+        "service add tcp://10.0.0.100:80 --persistence soon",
+        "service add tcp://10.0.0.100:80 --netmask 255.0.255.0",
+        "service add tcp://10.0.0.100:80 --timeout 15m",
+        "service add tcp://10.0.0.100:80 --timeout icmp=15m",
+        "service add tcp://10.0.0.100:80 --on-loss reset",
+        "service add tcp://10.0.0.100:80 --overload queue",
+        "backend add tcp://10.0.0.100:80 10.0.0.14 -x -1",
         "service set tcp://10.0.0.100:80",
         "backend add tcp://10.0.0.100:80 web1",
         "backend set tcp://10.0.0.100:80 10.0.0.11",
@@ -225,7 +256,7 @@ async fn what_cannot_be_typed_is_a_usage_error() {
         let message = lvx(&daemon, line).await.unwrap_err();
         assert!(message.starts_with("usage: "), "lvx {line}: {message}");
     }
-    let message = lvx(&daemon, "service add tcp://10.0.0.1:80 --scheduler lc")
+    let message = lvx(&daemon, "service add tcp://10.0.0.1:80 --scheduler lblc")
         .await
         .unwrap_err();
     assert!(message.contains("mh, rr, wrr"), "{message}");

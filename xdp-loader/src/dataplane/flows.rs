@@ -194,6 +194,25 @@ pub fn sweep(maps: &Maps, clock: &Clock, gone: &Gone) -> Result<Census, Error> {
     Ok(census)
 }
 
+/// Forgets the flows that are wanted gone, and says how many they were. A flow that a packet replaces at that moment is
+/// another one, and stays.
+///
+/// # Errors
+///
+/// If the kernel does not map the tables; some of the flows may be forgotten then.
+pub fn flush(maps: &Maps, wanted: impl Fn(&Flow) -> bool) -> Result<u64, Error> {
+    let mut flushed = 0;
+    visit(maps, |flow, key, word| {
+        let gone = wanted(&flow)
+            && word
+                .compare_exchange(key, 0, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok();
+        flushed += u64::from(gone);
+        ControlFlow::Continue(())
+    })?;
+    Ok(flushed)
+}
+
 /// How long a flow has been idle, jiffies. A packet may have seen it a moment after the clock was read.
 fn idle(flow: Flow, clock: &Clock) -> u32 {
     match clock.now().wrapping_sub(flow.seen) {

@@ -179,7 +179,8 @@ fn service_entry(service: &Service) -> layout::Service {
     layout::Service {
         scheduler: match service.scheduler {
             Scheduler::Mh => layout::Scheduler::Hash as u8,
-            Scheduler::Rr | Scheduler::Wrr => layout::Scheduler::Turn as u8,
+            Scheduler::Sh | Scheduler::Dh => layout::Scheduler::Hash as u8,
+            _ => layout::Scheduler::Turn as u8,
         },
         flags: 0,
         reserved: 0,

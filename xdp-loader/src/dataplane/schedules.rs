@@ -63,8 +63,9 @@ impl Schedule {
         let members: Vec<Member> = self.members.iter().map(|(_, member)| *member).collect();
         match self.scheduler {
             Scheduler::Mh => maglev::table(&members, self.mh_slots),
-            Scheduler::Rr => ring::equal(&members),
-            Scheduler::Wrr => ring::weighted(&members),
+            Scheduler::Sh | Scheduler::Dh => maglev::table(&members, self.mh_slots),
+            Scheduler::Rr | Scheduler::Lc => ring::equal(&members),
+            _ => ring::weighted(&members),
         }
     }
 }

@@ -26,6 +26,11 @@ pub struct Backend {
     pub disabled: bool,
     /// Whether it serves only while its service has no quorum.
     pub sorry: bool,
+    /// The number of connections at which it gets no new ones (ipvsadm's `-x`); 0 for none.
+    pub upper: u32,
+    /// The number of connections below which it gets new ones again (ipvsadm's `-y`); 0 for three quarters of `upper`,
+    /// as in IPVS.
+    pub lower: u32,
     /// Its probes in place of the service's; an empty list probes it not at all.
     pub health: Option<Vec<Check>>,
 }
@@ -44,6 +49,8 @@ impl Backend {
             drain: false,
             disabled: false,
             sorry: false,
+            upper: 0,
+            lower: 0,
             health: None,
         }
     }
@@ -93,6 +100,9 @@ impl Backend {
         self.forward = change.forward.or(self.forward);
         self.drain = change.drain.unwrap_or(self.drain);
         self.disabled = change.disabled.unwrap_or(self.disabled);
+        self.sorry = change.sorry.unwrap_or(self.sorry);
+        self.upper = change.upper.unwrap_or(self.upper);
+        self.lower = change.lower.unwrap_or(self.lower);
         Ok(())
     }
 
@@ -118,6 +128,15 @@ pub struct BackendChange {
     /// Whether it is out of use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disabled: Option<bool>,
+    /// Whether it serves only when its service is in need.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sorry: Option<bool>,
+    /// The new upper threshold, connections; 0 takes it off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upper: Option<u32>,
+    /// The new lower threshold, connections; 0 takes it off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lower: Option<u32>,
 }
 
 /// A backend as it is written in documents, in the state file and in the API.
@@ -139,12 +158,20 @@ pub(crate) struct BackendForm {
     pub(crate) disabled: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) sorry: bool,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) upper: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) lower: u32,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "some_checks")]
     pub(crate) health: Option<Vec<Check>>,
 }
 
 fn some_checks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Check>>, D::Error> {
     check::one_or_many(deserializer).map(Some)
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 fn default_weight() -> i64 {
@@ -180,6 +207,8 @@ impl TryFrom<BackendForm> for Backend {
             drain: form.drain,
             disabled: form.disabled,
             sorry: form.sorry,
+            upper: form.upper,
+            lower: form.lower,
             health: form.health,
         })
     }
@@ -195,6 +224,8 @@ impl From<Backend> for BackendForm {
             drain: backend.drain,
             disabled: backend.disabled,
             sorry: backend.sorry,
+            upper: backend.upper,
+            lower: backend.lower,
             health: backend.health,
         }
     }

@@ -28,11 +28,12 @@ impl Desired {
         let mut desired = Self::default();
         for service in document.services {
             let address = service.address;
-            desired.add_service(service).map_err(|refusal| match refusal {
+            desired.insert(service).map_err(|refusal| match refusal {
                 Refusal::ServiceExists(_) => Refusal::ServiceTwice(address),
                 other => other,
             })?;
         }
+        desired.validate_marks()?;
         Ok(desired)
     }
 
@@ -60,7 +61,13 @@ impl Desired {
     ///
     /// # Errors
     /// When it exists, when it is not valid, when there are too many.
-    pub fn add_service(&mut self, mut service: Service) -> Result<(), Refusal> {
+    pub fn add_service(&mut self, service: Service) -> Result<(), Refusal> {
+        self.validate_mark(&service)?;
+        self.insert(service)
+    }
+
+    /// Adds a service that was not compared with the others.
+    fn insert(&mut self, mut service: Service) -> Result<(), Refusal> {
         service.normalise();
         service.validate()?;
         let full = self.services.len() >= MAX_SERVICES;
@@ -166,15 +173,52 @@ impl Desired {
         address: ServiceAddress,
         edit: impl FnOnce(&mut Service) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
-        let original = self
-            .services
-            .get_mut(&address)
-            .ok_or(Refusal::ServiceUnknown(address))?;
-        let mut edited = original.clone();
+        let mut edited = self.service(address)?.clone();
         edit(&mut edited)?;
         edited.normalise();
         edited.validate()?;
-        *original = edited;
+        self.validate_mark(&edited)?;
+        self.services.insert(address, edited);
         Ok(())
     }
+
+    /// Checks a service against those that share its mark.
+    fn validate_mark(&self, service: &Service) -> Result<(), Refusal> {
+        let Some(mark) = service.mark else { return Ok(()) };
+        let mut others = self.services.values();
+        match others.find(|other| other.mark == Some(mark) && other.address != service.address) {
+            Some(other) => agree(mark, service, other),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks all services that share a mark.
+    fn validate_marks(&self) -> Result<(), Refusal> {
+        let mut first = BTreeMap::new();
+        for service in self.services.values() {
+            if let Some(mark) = service.mark {
+                agree(mark, service, first.entry(mark).or_insert(service))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks that two services can share their persistence.
+fn agree(mark: u32, service: &Service, other: &Service) -> Result<(), Refusal> {
+    let what = if service.address.family() != other.address.family() {
+        "address family"
+    } else if service.persistence != other.persistence {
+        "persistence"
+    } else if service.netmask() != other.netmask() {
+        "netmask"
+    } else {
+        return Ok(());
+    };
+    Err(Refusal::MarkApart {
+        service: service.address,
+        other: other.address,
+        mark,
+        what,
+    })
 }

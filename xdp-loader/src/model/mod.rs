@@ -7,16 +7,26 @@ mod address;
 mod backend;
 pub mod check;
 mod desired;
+mod names;
+mod netmask;
+mod prefix;
 mod refusal;
+mod scheduler;
 mod service;
+mod timeouts;
 
 pub use address::{BackendAddress, Family, ParseAddressError, Protocol, ServiceAddress};
 pub(crate) use backend::BackendForm;
 pub use backend::{Backend, BackendChange};
 pub use check::{Availability, Check, CheckForm, CheckType, Combine, Period};
 pub use desired::{Desired, MAX_BACKENDS_PER_SERVICE, MAX_SERVICES};
+pub use names::UnknownName;
+pub use netmask::{Netmask, NoNetmask};
+pub use prefix::{NoPrefix, Prefix};
 pub use refusal::{NotUnicast, Refusal};
-pub use service::{DEFAULT_MH_SLOTS, Forward, MAX_CHECKS, MH_SLOTS, Scheduler, Service, ServiceChange, UnknownName};
+pub use scheduler::{HashBy, OnLoss, Overload, Scheduler};
+pub use service::{DEFAULT_MH_SLOTS, Forward, MAX_CHECKS, MH_SLOTS, Service, ServiceChange};
+pub use timeouts::{KEPT, NoTimeout, TimeoutChange, TimeoutOf, Timeouts, TimeoutsChange};
 
 #[cfg(test)]
 mod tests;

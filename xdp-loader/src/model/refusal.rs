@@ -3,7 +3,7 @@
 use std::{fmt, net::IpAddr};
 
 use super::{
-    BackendAddress, Family, ServiceAddress,
+    BackendAddress, Family, Netmask, Period, Scheduler, ServiceAddress, TimeoutOf,
     desired::{MAX_BACKENDS_PER_SERVICE, MAX_SERVICES},
     service::{MAX_CHECKS, MH_SLOTS},
 };
@@ -155,6 +155,126 @@ pub enum Refusal {
         service: ServiceAddress,
         /// The address to probe from. (Not called `source`, which would make it an error's cause.)
         from: IpAddr,
+    },
+    /// A hash is asked for of a scheduler that does not hash the client.
+    #[error(
+        "hash of service {service}: scheduler {scheduler} does not hash the client: leave it out, or use --scheduler mh or sh"
+    )]
+    HashWithoutHashing {
+        /// The service.
+        service: ServiceAddress,
+        /// Its scheduler.
+        scheduler: Scheduler,
+    },
+    /// Persistence is too short or too long.
+    #[error(
+        "persistence {period} of service {service} is out of range: it must be 1s to 31d; \
+         to take it off, `lvx service set {service} --persistence 0s`"
+    )]
+    Persistence {
+        /// The service.
+        service: ServiceAddress,
+        /// What was asked for.
+        period: Period,
+    },
+    /// Something of persistence is asked for, and persistence is not.
+    #[error("{what} of service {service} means nothing without persistence: give --persistence 300s too")]
+    WithoutPersistence {
+        /// The service.
+        service: ServiceAddress,
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// A netmask is longer than an address, or empty.
+    #[error("netmask {length} of service {service} will not do: it must be 1 to {longest} for {}", service.family())]
+    NetmaskLength {
+        /// The service.
+        service: ServiceAddress,
+        /// What was asked for.
+        length: u8,
+        /// The longest there is.
+        longest: Netmask,
+    },
+    /// A mark is 0.
+    #[error("mark of service {service} is 0, which means none: leave it out, or use 1 or more")]
+    MarkZero {
+        /// The service.
+        service: ServiceAddress,
+    },
+    /// Two services share their persistence and do not have the same.
+    #[error(
+        "service {service} and service {other} share mark {mark}, and their {what} is not the same: change both with \
+         `lvx apply`, or take the mark off first (`lvx service set {service} --mark 0`)"
+    )]
+    MarkApart {
+        /// The service.
+        service: ServiceAddress,
+        /// One that has the mark already.
+        other: ServiceAddress,
+        /// The mark.
+        mark: u32,
+        /// In what they differ.
+        what: &'static str,
+    },
+    /// One-packet scheduling is asked for of a service that is not UDP.
+    #[error("one_packet of service {service}: one-packet scheduling is for UDP: leave it out")]
+    OnePacketProtocol {
+        /// The service.
+        service: ServiceAddress,
+    },
+    /// One-packet scheduling is asked for where answers need a flow.
+    #[error(
+        "one_packet of service {service}: answers under nat need a flow to come back by, and one-packet scheduling \
+         keeps none: use --forward dr"
+    )]
+    OnePacketForward {
+        /// The service.
+        service: ServiceAddress,
+    },
+    /// A backend of a service with one-packet scheduling would need flows.
+    #[error(
+        "backend {backend} of service {service} is under nat, whose answers need a flow to come back by, and the \
+         service's one-packet scheduling keeps none: use --forward dr"
+    )]
+    OnePacketBackend {
+        /// The service.
+        service: ServiceAddress,
+        /// The backend.
+        backend: BackendAddress,
+    },
+    /// One-packet scheduling and persistence are asked for at once.
+    #[error("service {service} cannot have both one_packet and persistence: one forgets what the other keeps")]
+    OnePacketPersistence {
+        /// The service.
+        service: ServiceAddress,
+    },
+    /// A timeout is too short or too long.
+    #[error("timeout {of} {period} of service {service} is out of range: it must be 1s to 31d")]
+    Timeout {
+        /// The service.
+        service: ServiceAddress,
+        /// Whose timeout.
+        of: TimeoutOf,
+        /// What was asked for.
+        period: Period,
+    },
+    /// A lower threshold is not below the upper one.
+    #[error("thresholds of backend {backend}: lower {lower} must be less than upper {upper}")]
+    Thresholds {
+        /// The backend.
+        backend: BackendAddress,
+        /// The upper threshold, connections.
+        upper: u32,
+        /// The lower threshold, connections.
+        lower: u32,
+    },
+    /// A lower threshold without an upper one.
+    #[error("lower {lower} of backend {backend} means nothing without upper: give --upper too")]
+    LowerWithoutUpper {
+        /// The backend.
+        backend: BackendAddress,
+        /// The lower threshold, connections.
+        lower: u32,
     },
     /// There would be more services than identifiers.
     #[error("too many services: LVX takes {MAX_SERVICES}; remove one first")]

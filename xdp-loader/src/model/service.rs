@@ -1,10 +1,13 @@
 //! A service: what clients connect to, and how its connections are spread over backends.
 
-use std::{fmt, ops::RangeInclusive, str::FromStr};
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Availability, Backend, BackendAddress, Check, Refusal, ServiceAddress, check};
+use super::{
+    Availability, Backend, BackendAddress, Check, HashBy, Netmask, OnLoss, Overload, Period, Protocol, Refusal,
+    Scheduler, ServiceAddress, Timeouts, TimeoutsChange, check, names::named, netmask, timeouts::KEPT,
+};
 
 /// Slots of a Maglev table for which no number is given.
 pub const DEFAULT_MH_SLOTS: u32 = 65_537;
@@ -15,60 +18,6 @@ pub const MAX_CHECKS: usize = 8;
 /// How many slots a Maglev table may have; the number must also be a prime.
 pub const MH_SLOTS: RangeInclusive<u32> = 251..=131_071;
 
-/// A name that is none of the known ones.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{name}` is no {what}: there are {known}")]
-pub struct UnknownName {
-    name: String,
-    what: &'static str,
-    known: String,
-}
-
-/// An enum whose members are known to users by name.
-macro_rules! named {
-    (
-        $(#[$meta:meta])* $type:ident, $what:literal {
-            $($(#[$doc:meta])* $variant:ident = $name:literal,)*
-        }
-    ) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        pub enum $type {
-            $($(#[$doc])* #[serde(rename = $name)] $variant,)*
-        }
-
-        impl $type {
-            /// Every one there is, in the order in which they are shown to users.
-            pub const ALL: &[Self] = &[$(Self::$variant),*];
-
-            /// The name that users write.
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $name,)*
-                }
-            }
-        }
-
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.name())
-            }
-        }
-
-        impl FromStr for $type {
-            type Err = UnknownName;
-
-            fn from_str(text: &str) -> Result<Self, UnknownName> {
-                Self::ALL.iter().copied().find(|known| known.name() == text).ok_or_else(|| UnknownName {
-                    name: text.to_owned(),
-                    what: $what,
-                    known: Self::ALL.iter().map(|known| known.name()).collect::<Vec<_>>().join(", "),
-                })
-            }
-        }
-    };
-}
-
 named! {
     // `fullnat` and `tunnel` come later; each is one more line here and an arm where the compiler asks for it.
     /// How packets are brought to a backend.
@@ -78,19 +27,6 @@ named! {
         Dr = "dr",
         /// Address and port are rewritten both ways; the backend's answers come back through the balancer.
         Nat = "nat",
-    }
-}
-
-named! {
-    /// How a backend is chosen for a new connection.
-    Scheduler, "scheduler" {
-        /// Maglev hashing: the same client always meets the same backend, on every node.
-        #[default]
-        Mh = "mh",
-        /// Round robin, weights ignored (a weight of 0 still excludes).
-        Rr = "rr",
-        /// Weighted round robin.
-        Wrr = "wrr",
     }
 }
 
@@ -109,6 +45,36 @@ pub struct Service {
     /// Slots of its Maglev table: a prime in [`MH_SLOTS`].
     #[serde(default = "default_mh_slots", skip_serializing_if = "is_default_mh_slots")]
     pub mh_slots: u32,
+    /// What of a client the hash is over, where that is not the scheduler's default: see [`Service::hash_by`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<HashBy>,
+    /// For how long after the last packet of its connections a client is sent to the same backend; none chooses anew each
+    /// time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistence: Option<Period>,
+    /// Clients whose addresses agree in so many leading bits are one client to `persistence`; none means all bits.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "netmask::some_length"
+    )]
+    pub netmask: Option<u8>,
+    /// Services with the same mark share their persistence: a client's connections to all of them meet one backend
+    /// address. Not 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<u32>,
+    /// UDP under direct routing: every datagram is scheduled by itself, and no flow is kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub one_packet: bool,
+    /// What becomes of the next packet of a flow whose backend was deleted or is down.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_loss: OnLoss,
+    /// What becomes of a new connection when the backend that was chosen for it is at its upper threshold.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub overload: Overload,
+    /// How long its idle flows are kept, where that is not as the node says.
+    #[serde(default, skip_serializing_if = "Timeouts::is_default")]
+    pub timeouts: Timeouts,
     /// When it counts as available, and what is done when it is not.
     #[serde(default, skip_serializing_if = "Availability::is_default")]
     pub availability: Availability,
@@ -132,6 +98,14 @@ impl Service {
             forward: Forward::default(),
             scheduler: Scheduler::default(),
             mh_slots: DEFAULT_MH_SLOTS,
+            hash: None,
+            persistence: None,
+            netmask: None,
+            mark: None,
+            one_packet: false,
+            on_loss: OnLoss::default(),
+            overload: Overload::default(),
+            timeouts: Timeouts::default(),
             availability: Availability::default(),
             health: Vec::new(),
             backends: Vec::new(),
@@ -143,11 +117,40 @@ impl Service {
         self.position(name).ok().and_then(|at| self.backends.get(at))
     }
 
+    /// What of a client the hash is over. Of meaning to `mh` and `sh` only.
+    pub fn hash_by(&self) -> HashBy {
+        self.hash.or(self.scheduler.default_hash()).unwrap_or_default()
+    }
+
+    /// How many leading bits of a client's address tell it from others to `persistence`.
+    pub fn netmask(&self) -> Netmask {
+        self.netmask.map_or(Netmask::full(self.address.family()), Netmask)
+    }
+
     /// Changes what `change` names and keeps the rest. Does not validate: see [`Service::validate`].
     pub(super) fn change(&mut self, change: &ServiceChange) {
         self.forward = change.forward.unwrap_or(self.forward);
-        self.scheduler = change.scheduler.unwrap_or(self.scheduler);
+        if let Some(scheduler) = change.scheduler {
+            // What it hashed by means nothing to a scheduler that does not hash.
+            self.hash = self.hash.filter(|_| scheduler.default_hash().is_some());
+            self.scheduler = scheduler;
+        }
         self.mh_slots = change.mh_slots.unwrap_or(self.mh_slots);
+        self.hash = change.hash.or(self.hash);
+        if let Some(persistence) = change.persistence {
+            self.persistence = Some(persistence).filter(|period| !period.is_zero());
+            if self.persistence.is_none() {
+                (self.netmask, self.mark) = (None, None);
+            }
+        }
+        self.netmask = change.netmask.or(self.netmask);
+        if let Some(mark) = change.mark {
+            self.mark = Some(mark).filter(|mark| *mark != 0);
+        }
+        self.one_packet = change.one_packet.unwrap_or(self.one_packet);
+        self.on_loss = change.on_loss.unwrap_or(self.on_loss);
+        self.overload = change.overload.unwrap_or(self.overload);
+        self.timeouts.change(&change.timeouts);
         if let Some(health) = &change.health {
             self.health.clone_from(health);
         }
@@ -168,6 +171,9 @@ impl Service {
         for backend in &mut self.backends {
             backend.port = backend.port.filter(|port| *port != self.address.port);
         }
+        self.netmask = self
+            .netmask
+            .filter(|length| Netmask(*length) != Netmask::full(self.address.family()));
         self.backends.sort_by_key(|backend| backend.identity(&self.address));
     }
 
@@ -186,6 +192,7 @@ impl Service {
                 slots: self.mh_slots,
             });
         }
+        self.validate_connections()?;
         if self.backends.len() > super::MAX_BACKENDS_PER_SERVICE {
             return Err(Refusal::TooManyBackends { service });
         }
@@ -207,6 +214,52 @@ impl Service {
             }
         }
         Ok(())
+    }
+
+    /// Checks what is kept of connections: hash, persistence, one-packet scheduling, timeouts.
+    fn validate_connections(&self) -> Result<(), Refusal> {
+        let service = self.address;
+        if self.hash.is_some() && self.scheduler.default_hash().is_none() {
+            let scheduler = self.scheduler;
+            return Err(Refusal::HashWithoutHashing { service, scheduler });
+        }
+        match self.persistence {
+            Some(period) if !KEPT.contains(&period) => return Err(Refusal::Persistence { service, period }),
+            Some(_) if self.one_packet => return Err(Refusal::OnePacketPersistence { service }),
+            None if self.netmask.is_some() => {
+                let what = "netmask";
+                return Err(Refusal::WithoutPersistence { service, what });
+            }
+            None if self.mark.is_some() => {
+                let what = "mark";
+                return Err(Refusal::WithoutPersistence { service, what });
+            }
+            _ => {}
+        }
+        let longest = Netmask::full(service.family());
+        match self.netmask {
+            Some(length) if length == 0 || Netmask(length) > longest => {
+                return Err(Refusal::NetmaskLength {
+                    service,
+                    length,
+                    longest,
+                });
+            }
+            _ => {}
+        }
+        if self.mark == Some(0) {
+            return Err(Refusal::MarkZero { service });
+        }
+        if self.one_packet && service.protocol != Protocol::Udp {
+            return Err(Refusal::OnePacketProtocol { service });
+        }
+        if self.one_packet && self.forward != Forward::Dr {
+            return Err(Refusal::OnePacketForward { service });
+        }
+        match self.timeouts.fault() {
+            Some((of, period)) => Err(Refusal::Timeout { service, of, period }),
+            None => Ok(()),
+        }
     }
 
     fn validate_checks(&self, checks: &[Check]) -> Result<(), Refusal> {
@@ -238,6 +291,21 @@ impl Service {
         if backend.forward(self) == Forward::Dr && backend.port(self) != service.port {
             return Err(Refusal::PortMismatch { service, backend: name });
         }
+        if self.one_packet && backend.forward(self) != Forward::Dr {
+            return Err(Refusal::OnePacketBackend { service, backend: name });
+        }
+        match (backend.upper, backend.lower) {
+            (_, 0) => {}
+            (0, lower) => return Err(Refusal::LowerWithoutUpper { backend: name, lower }),
+            (upper, lower) if lower >= upper => {
+                return Err(Refusal::Thresholds {
+                    backend: name,
+                    upper,
+                    lower,
+                });
+            }
+            _ => {}
+        }
         self.validate_checks(backend.health.as_deref().unwrap_or_default())
     }
 }
@@ -255,6 +323,34 @@ pub struct ServiceChange {
     /// The new number of Maglev slots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mh_slots: Option<u32>,
+    /// What of a client the hash is to be over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<HashBy>,
+    /// The new persistence; a period of 0 takes it off, and netmask and mark with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistence: Option<Period>,
+    /// The new netmask of persistence.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "netmask::some_length"
+    )]
+    pub netmask: Option<u8>,
+    /// The new mark; 0 takes it off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<u32>,
+    /// Whether every datagram is scheduled by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_packet: Option<bool>,
+    /// The new answer to a lost backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_loss: Option<OnLoss>,
+    /// The new answer to overload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overload: Option<Overload>,
+    /// New timeouts; those that are not named stay, null leaves one to the node.
+    #[serde(default, skip_serializing_if = "TimeoutsChange::is_empty")]
+    pub timeouts: TimeoutsChange,
     /// The new probes, in place of all that there were.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "some_checks")]
     pub health: Option<Vec<Check>>,
@@ -265,6 +361,10 @@ pub struct ServiceChange {
 
 fn some_checks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Check>>, D::Error> {
     check::one_or_many(deserializer).map(Some)
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn default_mh_slots() -> u32 {
@@ -286,12 +386,6 @@ fn is_prime(number: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_unknown_scheduler_is_answered_with_those_that_exist() {
-        let message = "lc".parse::<Scheduler>().map_err(|error| error.to_string());
-        assert_eq!(message, Err("`lc` is no scheduler: there are mh, rr, wrr".to_owned()));
-    }
 
     #[test]
     fn the_default_and_the_limits_of_mh_slots_are_primes() {

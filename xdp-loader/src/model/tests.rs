@@ -235,3 +235,152 @@ fn a_service_takes_65535_backends_and_no_more() {
         .unwrap_err();
     assert_eq!(refusal, Refusal::TooManyBackends { service: service(WEB) });
 }
+
+fn changed(change: &str) -> ServiceChange {
+    serde_json::from_str(change).unwrap()
+}
+
+#[test]
+fn what_cannot_be_kept_of_connections_is_refused_with_its_reason() {
+    let dr = web(Forward::Dr);
+    let cases = [
+        (
+            r#"{"scheduler": "rr", "hash": "source"}"#,
+            "scheduler rr does not hash the client",
+        ),
+        (r#"{"persistence": "500ms"}"#, "it must be 1s to 31d"),
+        (
+            r#"{"netmask": 24}"#,
+            "netmask of service tcp://10.0.0.100:80 means nothing without",
+        ),
+        (
+            r#"{"mark": 1}"#,
+            "mark of service tcp://10.0.0.100:80 means nothing without",
+        ),
+        (r#"{"persistence": "5m", "netmask": 33}"#, "it must be 1 to 32 for IPv4"),
+        (r#"{"one_packet": true}"#, "one-packet scheduling is for UDP"),
+        (r#"{"timeouts": {"syn": "0s"}}"#, "timeout syn 0s"),
+    ];
+    for (change, part) in cases {
+        let message = refused(&dr, |desired| desired.set_service(service(WEB), &changed(change)));
+        assert!(message.contains(part), "{message:?} does not say {part:?}");
+    }
+    let thresholds = [
+        (
+            r#"{"lower": 5}"#,
+            "lower 5 of backend 10.0.0.11 means nothing without upper",
+        ),
+        (r#"{"upper": 5, "lower": 5}"#, "lower 5 must be less than upper 5"),
+    ];
+    for (change, part) in thresholds {
+        let change: BackendChange = serde_json::from_str(change).unwrap();
+        let message = refused(&dr, |desired| {
+            desired.set_backend(service(WEB), backend("10.0.0.11"), &change)
+        });
+        assert!(message.contains(part), "{message:?} does not say {part:?}");
+    }
+}
+
+#[test]
+fn one_packet_scheduling_is_for_udp_under_dr_without_persistence() {
+    let dns = service("udp://10.0.0.100:53");
+    let mut desired = web(Forward::Dr);
+    desired.add_service(Service::new(dns)).unwrap();
+    desired.add_backend(dns, Backend::new(backend("10.0.0.11"))).unwrap();
+    let mut one_packet = desired.clone();
+    one_packet
+        .set_service(dns, &changed(r#"{"one_packet": true}"#))
+        .unwrap();
+    let message = refused(&one_packet, |desired| {
+        desired.set_service(dns, &changed(r#"{"forward": "nat"}"#))
+    });
+    assert!(message.contains("keeps none: use --forward dr"), "{message}");
+    let message = refused(&one_packet, |desired| {
+        desired.set_service(dns, &changed(r#"{"persistence": "5m"}"#))
+    });
+    assert!(message.contains("both one_packet and persistence"), "{message}");
+    let nat = BackendChange {
+        forward: Some(Forward::Nat),
+        ..BackendChange::default()
+    };
+    let message = refused(&one_packet, |desired| {
+        desired.set_backend(dns, backend("10.0.0.11"), &nat)
+    });
+    assert!(message.contains("backend 10.0.0.11 of service udp"), "{message}");
+}
+
+#[test]
+fn services_with_one_mark_have_one_persistence() {
+    let secure = service("tcp://10.0.0.100:443");
+    let mut desired = web(Forward::Dr);
+    let marked = changed(r#"{"persistence": "5m", "netmask": 24, "mark": 1}"#);
+    desired.set_service(service(WEB), &marked).unwrap();
+    desired.add_service(Service::new(secure)).unwrap();
+    let apart = [
+        (r#"{"persistence": "6m", "netmask": 24, "mark": 1}"#, "persistence"),
+        (r#"{"persistence": "5m", "mark": 1}"#, "netmask"),
+    ];
+    for (change, what) in apart {
+        let message = refused(&desired, |desired| desired.set_service(secure, &changed(change)));
+        let part = format!("share mark 1, and their {what} is not the same");
+        assert!(message.contains(&part), "{message:?} does not say {part:?}");
+    }
+    let six = Service {
+        persistence: Some("5m".parse().unwrap()),
+        netmask: Some(24),
+        mark: Some(1),
+        ..Service::new(service("tcp://[2001:db8::1]:80"))
+    };
+    let message = refused(&desired, |desired| desired.add_service(six.clone()));
+    assert!(message.contains("address family"), "{message}");
+    desired.set_service(secure, &marked).unwrap();
+    let mut document = desired.to_document();
+    document.services.push(six);
+    let refusal = Desired::from_document(document).unwrap_err();
+    assert!(matches!(refusal, Refusal::MarkApart { mark: 1, .. }), "{refusal}");
+    let message = refused(&desired, |desired| {
+        desired.set_service(secure, &changed(r#"{"persistence": "7m"}"#))
+    });
+    assert!(message.contains("`lvx apply`"), "{message}");
+    desired
+        .set_service(secure, &changed(r#"{"mark": 0, "persistence": "7m"}"#))
+        .unwrap();
+}
+
+#[test]
+fn taking_persistence_off_takes_netmask_and_mark_with_it() {
+    let mut desired = web(Forward::Dr);
+    for change in [
+        r#"{"persistence": "5m", "netmask": 24, "mark": 1}"#,
+        r#"{"persistence": "0s"}"#,
+    ] {
+        desired.set_service(service(WEB), &changed(change)).unwrap();
+    }
+    assert_eq!(desired, web(Forward::Dr));
+}
+
+#[test]
+fn a_hash_goes_when_a_scheduler_comes_that_does_not_hash() {
+    let mut desired = web(Forward::Dr);
+    let hash = |desired: &Desired| desired.service(service(WEB)).unwrap().hash_by();
+    assert_eq!(hash(&desired), HashBy::SourcePort);
+    let steps = [
+        (r#"{"hash": "source"}"#, HashBy::Source),
+        (r#"{"scheduler": "wlc"}"#, HashBy::SourcePort),
+        (r#"{"scheduler": "sh"}"#, HashBy::Source),
+        (r#"{"scheduler": "sh", "hash": "source-port"}"#, HashBy::SourcePort),
+    ];
+    for (change, expected) in steps {
+        desired.set_service(service(WEB), &changed(change)).unwrap();
+        assert_eq!(hash(&desired), expected, "{change}");
+    }
+}
+
+#[test]
+fn a_netmask_of_all_bits_is_none() {
+    let mut desired = web(Forward::Dr);
+    let change = changed(r#"{"persistence": "5m", "netmask": "255.255.255.255"}"#);
+    desired.set_service(service(WEB), &change).unwrap();
+    let web = desired.service(service(WEB)).unwrap();
+    assert_eq!((web.netmask, web.netmask()), (None, Netmask(32)));
+}

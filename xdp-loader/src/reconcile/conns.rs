@@ -1,22 +1,85 @@
 //! Flows as connections: numbers become services and backends again.
 
-use std::{cell::Cell, collections::BTreeMap, net::SocketAddr};
+use std::{cell::Cell, collections::BTreeMap, net::SocketAddr, ops::ControlFlow, sync::Arc};
 
+use tokio::{sync::mpsc, task::spawn_blocking};
+use tracing::error;
 use xdp_common::tcp_state::State;
 
 use super::Shared;
 use crate::{
+    control::DataplaneError,
     dataplane::{
-        Clock,
+        Clock, Error,
         flows::{self, Flow},
         image::{self, BackendKey},
     },
     model::{Forward, ServiceAddress},
-    report::{Conn, ConnFilter, ConnState},
+    report::{Conn, ConnCount, ConnFilter, ConnState},
 };
 
+/// The connections that the filter admits, as they are read.
+pub(super) fn list(shared: Arc<Shared>, filter: ConnFilter) -> mpsc::Receiver<Conn> {
+    let (sender, receiver) = mpsc::channel(256);
+    spawn_blocking(move || {
+        let lister = Lister::new(&shared, filter);
+        let listed = flows::list(&shared.maps, |flow| {
+            if lister.is_done() {
+                return ControlFlow::Break(());
+            }
+            let sent = lister.conn(flow).map_or(Ok(()), |conn| sender.blocking_send(conn));
+            if sent.is_ok() {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        });
+        if let Err(error) = listed {
+            error!(%error, "the flows could not be listed");
+        }
+    });
+    receiver
+}
+
+/// How many connections the filter admits.
+pub(super) async fn count(shared: Arc<Shared>, filter: ConnFilter) -> Result<ConnCount, DataplaneError> {
+    aside(move || {
+        let lister = Lister::new(&shared, filter);
+        let mut count = ConnCount::default();
+        flows::list(&shared.maps, |flow| {
+            if let Some(conn) = lister.conn(flow) {
+                count.add(&conn, is_over(&flow, &conn));
+            }
+            if lister.is_done() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })?;
+        Ok(count)
+    })
+    .await
+}
+
+/// Forgets the connections that the filter admits, and says how many they were.
+pub(super) async fn flush(shared: Arc<Shared>, filter: ConnFilter) -> Result<u64, DataplaneError> {
+    aside(move || {
+        let lister = Lister::new(&shared, filter);
+        flows::flush(&shared.maps, |flow| lister.conn(*flow).is_some())
+    })
+    .await
+}
+
+/// Reads the flow tables aside from the tasks that serve requests.
+async fn aside<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, DataplaneError> {
+    let read = spawn_blocking(read).await;
+    Ok(read.map_err(|error| DataplaneError::Kernel(error.to_string()))??)
+}
+
 /// Turns flows into connections that a filter admits.
-pub(super) struct Lister {
+struct Lister {
     services: BTreeMap<u32, ServiceAddress>,
     backends: BTreeMap<u32, BackendKey>,
     forwards: BTreeMap<BackendKey, Forward>,
@@ -27,7 +90,7 @@ pub(super) struct Lister {
 
 impl Lister {
     /// With the numbers and services of now. Not to be called from an asynchronous task.
-    pub(super) fn new(shared: &Shared, filter: ConnFilter) -> Self {
+    fn new(shared: &Shared, filter: ConnFilter) -> Self {
         let mut tables = shared.tables.blocking_lock();
         let clock = tables.clock();
         let names = tables.names();
@@ -60,8 +123,13 @@ impl Lister {
         }
     }
 
+    /// Whether as many were admitted as were asked for.
+    fn is_done(&self) -> bool {
+        self.left.get() == 0
+    }
+
     /// The connection of a flow, if it is asked for and its service and backend still exist.
-    pub(super) fn conn(&self, flow: Flow) -> Option<Conn> {
+    fn conn(&self, flow: Flow) -> Option<Conn> {
         let service = *self.services.get(&flow.service)?;
         let key = self.backends.get(&flow.record.backend())?;
         let conn = Conn {
@@ -83,5 +151,18 @@ impl Lister {
         }
         self.left.set(self.left.get() - 1);
         Some(conn)
+    }
+}
+
+/// How long a connection that one side has closed still counts as one that its backend has to do with, seconds: the
+/// other side may go on sending, and then packets go on.
+const LINGER_SECONDS: u64 = 1;
+
+/// Whether a connection's backend has no more to do with it.
+fn is_over(flow: &Flow, conn: &Conn) -> bool {
+    match flow.record.state() {
+        State::Udp | State::SynReceived | State::Established => false,
+        State::FinClient | State::FinBackend => conn.idle_seconds > LINGER_SECONDS,
+        State::TimeWait | State::Closed => true,
     }
 }

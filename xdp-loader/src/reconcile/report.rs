@@ -130,24 +130,24 @@ fn backend_status(
         (None, State::Degraded) => (BackendState::Degraded, why()),
         (None, State::Up) => (BackendState::Up, None),
     };
-    let key = image::backend_key(service, backend);
+    let load = load(known, names, &image::backend_key(service, backend));
     BackendStatus {
         address: SocketAddr::new(backend.address, backend.port(service)),
         weight: backend.weight,
         forward: backend.forward(service),
         state,
         reason,
-        active_flows: Some(flows(known, names, &key)),
+        active_flows: Some(load.active + load.inactive),
+        active_connections: Some(load.active),
+        inactive_connections: Some(load.inactive),
     }
 }
 
-/// Flows of a backend in the tables at the last count.
-fn flows(known: &Known, names: &Names, key: &BackendKey) -> u64 {
-    let load = names
-        .backends
-        .get(key)
-        .and_then(|number| known.census.backends.get(&number));
-    load.map_or(0, |Load { active, inactive }| active + inactive)
+/// What of a backend's was in the tables at the last count.
+fn load(known: &Known, names: &Names, key: &BackendKey) -> Load {
+    let number = names.backends.get(key);
+    let load = number.and_then(|number| known.census.backends.get(&number));
+    load.copied().unwrap_or_default()
 }
 
 /// What was counted.
@@ -195,7 +195,8 @@ fn read(shared: &Shared, known: &Known, tables: &mut Tables) -> Result<Stats, Er
                     .copied();
                 let counted = counted.unwrap_or_default();
                 sum = counters::add(sum, counted);
-                let flows = flows(known, names, &key);
+                let Load { active, inactive } = load(known, names, &key);
+                let flows = active + inactive;
                 active_flows += flows;
                 BackendStats {
                     address: SocketAddr::new(backend.address, backend.port(service)),

@@ -4,16 +4,17 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A span of time, whole milliseconds, at most a day.
+/// A span of time, whole milliseconds, at most 31 days.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Period(Duration);
 
 /// A text that is no span of time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a span of time: write 500ms, 2s, 1m or 1h, up to 24h")]
+#[error("`{0}` is not a span of time: write 500ms, 2s, 1m, 1h or 1d, up to 31d")]
 pub struct NoPeriod(String);
 
 const DAY: u64 = 86_400_000;
+const LONGEST: u64 = 31 * DAY;
 
 impl Period {
     /// So many milliseconds.
@@ -36,6 +37,9 @@ impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.as_millis() {
             0 => f.pad("0s"),
+            millis if millis > u128::from(DAY) && millis % u128::from(DAY) == 0 => {
+                f.pad(&format!("{}d", millis / u128::from(DAY)))
+            }
             millis if millis % 3_600_000 == 0 => f.pad(&format!("{}h", millis / 3_600_000)),
             millis if millis % 60_000 == 0 => f.pad(&format!("{}m", millis / 60_000)),
             millis if millis % 1_000 == 0 => f.pad(&format!("{}s", millis / 1_000)),
@@ -58,10 +62,11 @@ impl FromStr for Period {
             "s" | "" => 1_000.0,
             "m" => 60_000.0,
             "h" => 3_600_000.0,
+            "d" => DAY as f64,
             _ => return Err(refuse()),
         };
         let millis = number.parse::<f64>().map_err(|_| refuse())? * unit;
-        if millis.is_finite() && millis >= 0.0 && millis <= DAY as f64 {
+        if millis.is_finite() && millis >= 0.0 && millis <= LONGEST as f64 {
             Ok(Self::from_millis(millis.round() as u64))
         } else {
             Err(refuse())
@@ -113,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_period_is_read_and_written_the_same() {
-        for text in ["0s", "500ms", "2s", "90s", "3m", "1h", "24h", "1500ms"] {
+        for text in ["0s", "500ms", "2s", "90s", "3m", "1h", "24h", "31d", "1500ms"] {
             assert_eq!(text.parse::<Period>().unwrap().to_string(), text);
         }
         assert_eq!("1.5s".parse::<Period>().unwrap(), Period::from_millis(1_500));
@@ -126,7 +131,7 @@ mod tests {
 
     #[test]
     fn what_is_no_period_is_refused() {
-        for text in ["", "s", "-1s", "1d", "25h", "1e9", "NaN", "2 s x", "1.2.3s"] {
+        for text in ["", "s", "-1s", "32d", "745h", "1e9", "NaN", "2 s x", "1.2.3s"] {
             assert!(text.parse::<Period>().is_err(), "{text}");
         }
         assert!(serde_json::from_str::<Period>("-1").is_err());

@@ -1,0 +1,170 @@
+//! Draining one of three backends under load: no request fails, its new connections stop at once, its old ones finish.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use lvx_tests::{
+    Balancer, Lab,
+    client::Download,
+    load::{self, Held},
+    topology::{VIP_DR, VIP_NAT},
+};
+
+/// Longer than any slow download here.
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn serve(lab: &Lab, lvx: &Balancer<'_>, vip: &str, forward: &str, scheduler: &str) -> Result<SocketAddr> {
+    let backends: Vec<_> = lab.backends.iter().map(|backend| backend.v4.to_string()).collect();
+    lvx.serve(
+        &format!("tcp://{vip}:80"),
+        forward,
+        scheduler,
+        backends.iter().map(String::as_str),
+    )?;
+    Ok(format!("{vip}:80").parse()?)
+}
+
+fn draining_harms_no_request(lab: &Lab, vip: &str, forward: &str, scheduler: &str) -> Result<()> {
+    let lvx = Balancer::start(lab)?;
+    let address = serve(lab, &lvx, vip, forward, scheduler)?;
+    let service = format!("tcp://{vip}:80");
+    let second = lab.backends[1].v4.to_string();
+    let url = format!("http://{vip}/slow/1m.bin");
+    let downloads = (0..12)
+        .map(|number| Download::start(&lab.client, &url, lab.directory(), &format!("download{number}")))
+        .collect::<Result<Vec<_>>>()?;
+    let downloads = downloads
+        .into_iter()
+        .map(|download| Ok((download.backend()?, download)))
+        .collect::<Result<Vec<_>>>()?;
+    let old = downloads.iter().filter(|(name, _)| name == "b2").count();
+    ensure!(old > 0, "no download from b2");
+
+    let stop = AtomicBool::new(false);
+    let begun = Mutex::new(Vec::new());
+    let answered = |begin: Instant, backend: &str| {
+        if backend == "b2"
+            && let Ok(mut begun) = begun.lock()
+        {
+            begun.push(begin);
+        }
+    };
+    let (drained, outcome, waited) = thread::scope(|scope| -> Result<_> {
+        let load = scope.spawn(|| load::until_stopped(&lab.client, address, 4, &stop, answered));
+        let drain = || -> Result<_> {
+            thread::sleep(Duration::from_secs(1));
+            let said = lvx.lvx(["backend", "drain", &service, &second])?;
+            let drained = Instant::now();
+            println!("{}", said.trim());
+            thread::sleep(Duration::from_secs(1));
+            // Not yet: there are downloads.
+            let early = lvx.output(["backend", "del", &service, &second, "--drain", "--timeout", "1s"])?;
+            ensure!(early.status.code() == Some(1), "removed while downloads go on");
+            let message = String::from_utf8_lossy(&early.stderr).into_owned();
+            ensure!(message.contains("was not removed: it is still draining"), "{message}");
+            let mut wait = lvx.command(["backend", "drain", &service, &second, "--wait", "--timeout", "60s"]);
+            Ok((drained, lvx_tests::process::output_within(&mut wait, LIMIT)?))
+        };
+        let result = drain();
+        stop.store(true, Ordering::Relaxed);
+        let outcome = load.join().map_err(|_| anyhow::anyhow!("the load panicked"))??;
+        let (drained, waited) = result?;
+        Ok((drained, outcome, waited))
+    })?;
+
+    println!(
+        "{forward} {scheduler}: {:?}, slowest {:?}",
+        outcome.answers, outcome.slowest
+    );
+    ensure!(outcome.failed == 0, "{} failed: {:?}", outcome.failed, outcome.failures);
+    let begun = begun.into_inner().map_err(|_| anyhow::anyhow!("poisoned"))?;
+    ensure!(begun.iter().any(|begin| *begin < drained), "b2 had no load before");
+    let late = begun.iter().filter(|begin| **begin > drained).count();
+    assert_eq!(late, 0, "connections that began after the drain went to b2");
+    let body = lab.body("1m.bin")?;
+    for (name, download) in downloads {
+        assert!(download.finish(LIMIT)? == body, "a download from {name} has changed");
+    }
+    ensure!(
+        waited.status.success(),
+        "lvx backend drain --wait: {}",
+        String::from_utf8_lossy(&waited.stderr)
+    );
+    let progress = String::from_utf8_lossy(&waited.stdout).into_owned();
+    println!("{progress}");
+    let mut lines = progress.lines().rev();
+    let last = lines.next().context("nothing was printed")?;
+    assert_eq!(
+        last,
+        format!("drained backend {second} of {service}: no connections remain")
+    );
+    ensure!(lines.any(|line| line.contains("remain")), "no progress: {progress}");
+    lvx.lvx(["backend", "del", &service, &second, "--drain"])?;
+    Ok(())
+}
+
+#[test]
+fn draining_one_of_three_under_load_fails_no_request_under_dr() -> Result<()> {
+    draining_harms_no_request(&Lab::one_armed()?, &VIP_DR.0.to_string(), "dr", "rr")
+}
+
+#[test]
+fn draining_one_of_three_under_load_fails_no_request_under_nat() -> Result<()> {
+    draining_harms_no_request(&Lab::two_armed()?, &VIP_NAT.0.to_string(), "nat", "mh")
+}
+
+#[test]
+fn draining_one_of_three_under_load_fails_no_request_with_least_connections() -> Result<()> {
+    draining_harms_no_request(&Lab::one_armed()?, &VIP_NAT.0.to_string(), "nat", "wlc")
+}
+
+#[test]
+fn a_backend_that_is_still_busy_when_the_time_is_up_stays_and_says_how_many_remain() -> Result<()> {
+    let lab = Lab::one_armed()?;
+    let lvx = Balancer::start(&lab)?;
+    let vip = VIP_NAT.0.to_string();
+    let address = serve(&lab, &lvx, &vip, "nat", "rr")?;
+    let service = format!("tcp://{vip}:80");
+    let second = lab.backends[1].v4.to_string();
+    let mut held = Held::open_many(&lab.client, address, 6)?;
+    let said = lvx.lvx(["backend", "drain", &service, &second])?;
+    assert_eq!(
+        said,
+        format!("draining backend {second} of {service}: 2 connections remain\n")
+    );
+    let output = lvx.output([
+        "backend",
+        "drain",
+        &service,
+        &second,
+        "--wait",
+        "--timeout",
+        "2s",
+        "-o",
+        "json",
+    ])?;
+    assert_eq!(output.status.code(), Some(1));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!((&json["remaining"], &json["drain"]), (&2.into(), &true.into()));
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        message.contains("still draining after 2s: 2 connections remain"),
+        "{message}"
+    );
+    // They go on, and the backend is back as soon as it is asked to be.
+    for each in &mut held {
+        each.ask()?;
+    }
+    lvx.lvx(["backend", "drain", &service, &second, "--undo"])?;
+    let again = Held::open_many(&lab.client, address, 6)?;
+    assert_eq!(load::spread(&again).get("b2"), Some(&2), "{:?}", load::spread(&again));
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! Networks as users write them: `192.0.2.0/24`, or a single address.
+
+use std::{fmt, net::IpAddr, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::{Family, Netmask};
+
+/// Addresses that agree in their leading bits; one address, if in all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Prefix {
+    ip: IpAddr,
+    length: u8,
+}
+
+/// A text that is neither an address nor a network.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is neither an address nor a network: write 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32")]
+pub struct NoPrefix(String);
+
+impl Prefix {
+    /// Whether an address is one of them.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        match (self.ip, ip) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                let differing = own.to_bits() ^ other.to_bits();
+                differing.leading_zeros() >= self.length.into()
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => {
+                let differing = own.to_bits() ^ other.to_bits();
+                differing.leading_zeros() >= self.length.into()
+            }
+            _ => false,
+        }
+    }
+}
+
+impl From<IpAddr> for Prefix {
+    fn from(ip: IpAddr) -> Self {
+        let Netmask(length) = Netmask::full(Family::of(ip));
+        Self { ip, length }
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if Self::from(self.ip) == *self {
+            self.ip.fmt(f)
+        } else {
+            write!(f, "{}/{}", self.ip, self.length)
+        }
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = NoPrefix;
+
+    fn from_str(text: &str) -> Result<Self, NoPrefix> {
+        let refuse = || NoPrefix(text.to_owned());
+        let (ip, length) = match text.split_once('/') {
+            Some((ip, length)) => (ip, Some(length)),
+            None => (text, None),
+        };
+        let whole = Self::from(ip.parse::<IpAddr>().map_err(|_| refuse())?);
+        match length.map(str::parse) {
+            None => Ok(whole),
+            Some(Ok(length)) if length <= whole.length => Ok(Self { length, ..whole }),
+            Some(_) => Err(refuse()),
+        }
+    }
+}
+
+impl Serialize for Prefix {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Prefix {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should fail loudly")]
+
+    use super::*;
+
+    #[test]
+    fn a_network_contains_its_addresses_and_no_others() {
+        let cases = [
+            ("192.0.2.0/24", "192.0.2.255", true),
+            ("192.0.2.0/24", "192.0.3.0", false),
+            ("192.0.2.7", "192.0.2.7", true),
+            ("192.0.2.7", "192.0.2.6", false),
+            ("0.0.0.0/0", "203.0.113.9", true),
+            ("0.0.0.0/0", "2001:db8::1", false),
+            ("2001:db8::/32", "2001:db8:1::1", true),
+            ("2001:db8::/32", "2001:db9::1", false),
+        ];
+        for (network, ip, inside) in cases {
+            let prefix: Prefix = network.parse().unwrap();
+            assert_eq!(prefix.contains(ip.parse().unwrap()), inside, "{ip} in {network}");
+            assert_eq!(prefix.to_string(), network);
+        }
+    }
+
+    #[test]
+    fn what_is_no_network_is_refused() {
+        for text in [
+            "",
+            "192.0.2.0/33",
+            "192.0.2.0/",
+            "/24",
+            "2001:db8::/129",
+            "example.org",
+            "192.0.2",
+        ] {
+            assert!(text.parse::<Prefix>().is_err(), "{text}");
+        }
+    }
+}
