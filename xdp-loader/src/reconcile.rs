@@ -23,7 +23,7 @@ use crate::{
     config::Settings,
     control::{Dataplane, DataplaneError},
     dataplane::{
-        Error, Maps, Sizes, Tables,
+        Error, Maps, Node, Sizes, Tables,
         attach::{self, Attachment},
         flows::{self, Census},
         image,
@@ -134,8 +134,12 @@ impl Reconciler {
             settings.flows_v6,
         );
         let (pins, mode) = (settings.pin_dir.clone(), settings.xdp_mode);
+        let node = Node {
+            timeouts: settings.timeouts,
+            unknown_fragments: settings.unknown_fragments,
+        };
         let (mut tables, attachments) = spawn_blocking(move || -> Result<_, Error> {
-            let mut tables = Tables::open(Some(&pins), sizes)?;
+            let mut tables = Tables::open(Some(&pins), sizes, node)?;
             let fresh = !tables.taken_over();
             let attached = interfaces
                 .iter()
@@ -361,12 +365,12 @@ impl Shared {
 
     /// One sweep. The tables are locked only to ask what is gone and to say that it is forgotten.
     fn sweep_once(&self) -> Result<(), Error> {
-        let (gone, clock) = {
+        let (gone, clock, rules) = {
             let mut tables = self.tables.blocking_lock();
-            (tables.gone(), tables.clock())
+            (tables.gone(), tables.clock(), tables.rules())
         };
-        let census = flows::sweep(&self.maps, &clock, &gone)?;
-        self.tables.blocking_lock().forgotten(gone);
+        let census = flows::sweep(&self.maps, &clock, &rules, &gone)?;
+        self.tables.blocking_lock().swept(gone, &census)?;
         self.note(|known| known.census = Arc::new(census));
         Ok(())
     }

@@ -8,6 +8,7 @@ use std::{
 
 use aya::{
     Ebpf,
+    maps::ProgramArray,
     programs::{
         ProgramError, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
@@ -15,6 +16,7 @@ use aya::{
     },
 };
 use tracing::{info, warn};
+use xdp_common::layout::Further;
 
 use super::{
     Error,
@@ -74,13 +76,15 @@ pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a 
     Ok(program.try_into()?)
 }
 
-/// Loads the programs into the kernel.
+/// Loads the programs into the kernel. Programs of an earlier daemon go over to the new ones when they come to a packet that
+/// goes on further: the layouts are the same.
 ///
 /// # Errors
 ///
 /// The verifier's word, or want of privileges.
 pub fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
-    for name in ["lvx", "lvx_clock"] {
+    let further = Further::ALL.map(Further::program);
+    for name in further.into_iter().chain(["lvx", "lvx_clock"]) {
         program(ebpf, name)?.load().map_err(|error| match &error {
             ProgramError::LoadError { io_error, verifier_log } => match objection(&verifier_log.to_string()) {
                 // The verifier refuses with "permission denied" too, but then it says why.
@@ -90,6 +94,18 @@ pub fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
             },
             _ => Error::Load(chain(&error)),
         })?;
+    }
+    let programs = further
+        .into_iter()
+        .map(|name| {
+            let program = program(ebpf, name)?.fd()?;
+            program.try_clone().map_err(|error| Error::Load(error.to_string()))
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+    let places = ebpf.map_mut("FURTHER").ok_or(Error::NoMap("FURTHER"))?;
+    let mut places = ProgramArray::try_from(places)?;
+    for (place, program) in (0..).zip(&programs) {
+        places.set(place, program, 0)?;
     }
     Ok(())
 }

@@ -71,10 +71,11 @@ impl Clock {
         (self.jiffies + since) as u32
     }
 
-    /// So many seconds in jiffies.
+    /// A time in jiffies, rounded up.
     #[must_use]
-    pub fn jiffies(&self, seconds: u32) -> u32 {
-        seconds.saturating_mul(self.hertz)
+    pub fn jiffies_in(&self, time: Duration) -> u32 {
+        let jiffies = (time.as_millis() * u128::from(self.hertz)).div_ceil(1000);
+        u32::try_from(jiffies).unwrap_or(u32::MAX)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use xdp_common::{
-    layout::{BackendCounters, PORTS},
+    layout::{BackendCounters, Load, PORTS},
     verdict::Verdict,
 };
 
@@ -51,8 +51,10 @@ pub fn reset(maps: &Maps, numbers: &[u32]) -> Result<(), Error> {
         return Ok(());
     }
     let counters = maps.backend_counters()?;
+    let loads = maps.loads()?;
     let stride = maps.sizes().backends as usize + 1;
     for number in numbers {
+        loads.write(*number as usize, &Load::default());
         for cpu in 0..maps.cpus() as usize {
             counters.write(cpu * stride + *number as usize, &BackendCounters::default());
         }

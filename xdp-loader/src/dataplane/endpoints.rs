@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use xdp_common::{
     hash,
-    layout::{BucketV4, BucketV6, EndpointV4, EndpointV6, REACH, Target, port_protocol},
+    layout::{BucketV4, BucketV6, EndpointV4, EndpointV6, REACH, Target, any_port, port_protocol},
 };
 
 use super::words::{self, Words};
@@ -42,7 +42,19 @@ impl Endpoints {
     ///
     /// [`Full`], and nothing is entered.
     pub fn enter(&mut self, address: IpAddr, port: u16, protocol: u8, target: Target) -> Result<(), Full> {
-        let port_protocol = port_protocol(port.to_be(), protocol);
+        self.put(address, port_protocol(port.to_be(), protocol), target)
+    }
+
+    /// Enters whose packets without a port are: fragments.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`], and nothing is entered.
+    pub fn enter_any_port(&mut self, address: IpAddr, protocol: u8, target: Target) -> Result<(), Full> {
+        self.put(address, any_port(protocol), target)
+    }
+
+    fn put(&mut self, address: IpAddr, port_protocol: u32, target: Target) -> Result<(), Full> {
         match words::of(address) {
             Words::V4(address) => {
                 let key = EndpointV4::key(address, port_protocol);

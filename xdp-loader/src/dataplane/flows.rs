@@ -12,12 +12,14 @@ use std::{
 
 use xdp_common::{
     layout::{BUSY, BucketFlowV4, BucketFlowV6, FlowV4, FlowV6, Record, WAYS},
-    tcp_state::{STATES, State},
+    tcp_state::State,
 };
 
 use super::{
     Clock, Error, Maps,
+    loads::Loads,
     memory::{Memory, Value},
+    rules::Rules,
     words,
 };
 
@@ -29,14 +31,22 @@ const WINDOW: usize = 4 << 20;
 pub struct Flow {
     /// The client's address.
     pub client: IpAddr,
-    /// The client's port.
+    /// The client's port; of a template, the number of what shares the persistence.
     pub port: u16,
-    /// The service's number.
+    /// The service's number; 0 of a template.
     pub service: u32,
     /// The backend's number and the state.
     pub record: Record,
     /// When it was last seen, jiffies.
     pub seen: u32,
+}
+
+impl Flow {
+    /// Whether it is no connection, but where a client persists.
+    #[must_use]
+    pub fn is_template(&self) -> bool {
+        self.service == 0
+    }
 }
 
 /// What a sweep has counted for a backend.
@@ -46,6 +56,8 @@ pub struct Load {
     pub active: u64,
     /// All others that are not forgotten yet.
     pub inactive: u64,
+    /// Those of them that are half open, which schedulers take for active.
+    pub half_open: u64,
 }
 
 /// Numbers that were taken from their owners: flows that know them are forgotten.
@@ -55,6 +67,19 @@ pub struct Gone {
     pub services: BTreeSet<u32>,
     /// Of backends.
     pub backends: BTreeSet<u32>,
+    /// Of what shares persistence.
+    pub groups: BTreeSet<u32>,
+}
+
+impl Gone {
+    /// Whether what a flow belongs to is gone.
+    fn are(&self, flow: &Flow) -> bool {
+        self.backends.contains(&flow.record.backend())
+            || match flow.is_template() {
+                true => self.groups.contains(&u32::from(flow.port)),
+                false => self.services.contains(&flow.service),
+            }
+    }
 }
 
 /// What a sweep has counted.
@@ -88,7 +113,7 @@ impl Entry for FlowV4 {
     fn flow(self) -> Option<Flow> {
         (self.key > BUSY).then(|| Flow {
             client: words::v4((self.key >> 32) as u32),
-            port: u16::from_be((self.key >> 16) as u16),
+            port: port(self.key),
             service: FlowV4::service(self.key),
             record: self.record,
             seen: self.seen,
@@ -106,12 +131,18 @@ impl Entry for FlowV6 {
     fn flow(self) -> Option<Flow> {
         (self.key > BUSY).then(|| Flow {
             client: words::v6(self.client),
-            port: u16::from_be((self.key >> 16) as u16),
+            port: port(self.key),
             service: (self.key & 0xffff) as u32,
             record: self.record,
             seen: self.seen,
         })
     }
+}
+
+/// The port in a key, or the number of what shares the persistence.
+fn port(key: u64) -> u16 {
+    let port = (key >> 16) as u16;
+    if key & 0xffff == 0 { port } else { u16::from_be(port) }
 }
 
 /// The flows of a window and the words of their keys.
@@ -163,26 +194,31 @@ pub fn list(maps: &Maps, mut visitor: impl FnMut(Flow) -> ControlFlow<()>) -> Re
     visit(maps, |flow, _, _| visitor(flow))
 }
 
-/// Counts all flows, and forgets those that have been idle for too long or whose service or backend is gone.
+/// Counts all flows, and forgets those that have been idle for too long or whose service or backend is gone. What packets have
+/// counted is set right where it differs.
 ///
 /// # Errors
 ///
 /// If the kernel does not map the tables.
-pub fn sweep(maps: &Maps, clock: &Clock, gone: &Gone) -> Result<Census, Error> {
-    let timeouts = maps.control().read(0).timeouts;
+pub fn sweep(maps: &Maps, clock: &Clock, rules: &Rules, gone: &Gone) -> Result<Census, Error> {
+    let loads = Loads::before(maps, rules)?;
     let mut census = Census::default();
     visit(maps, |flow, key, word| {
-        if gone.services.contains(&flow.service)
-            || gone.backends.contains(&flow.record.backend())
-            || idle(flow, clock) > timeouts[flow.record.state() as usize % STATES]
-        {
-            // If a packet was faster, the entry is another flow's now.
-            let _: Result<u64, u64> = word.compare_exchange(key, 0, Ordering::AcqRel, Ordering::Relaxed);
+        let backend = flow.record.backend();
+        if gone.are(&flow) || idle(flow, clock) > rules.timeout(backend, flow.record.state()) {
+            loads.forget(&flow, key, word);
             return ControlFlow::Continue(());
         }
-        let load = census.backends.entry(flow.record.backend()).or_default();
+        if flow.is_template() {
+            return ControlFlow::Continue(());
+        }
+        let load = census.backends.entry(backend).or_default();
         match flow.record.state() {
-            state if State::is_active(state) => load.active += 1,
+            State::SynReceived => {
+                load.inactive += 1;
+                load.half_open += 1;
+            }
+            state if state.is_active() => load.active += 1,
             _ => load.inactive += 1,
         }
         match flow.client {
@@ -191,6 +227,7 @@ pub fn sweep(maps: &Maps, clock: &Clock, gone: &Gone) -> Result<Census, Error> {
         }
         ControlFlow::Continue(())
     })?;
+    loads.set_right(&census);
     Ok(census)
 }
 
@@ -200,14 +237,11 @@ pub fn sweep(maps: &Maps, clock: &Clock, gone: &Gone) -> Result<Census, Error> {
 /// # Errors
 ///
 /// If the kernel does not map the tables; some of the flows may be forgotten then.
-pub fn flush(maps: &Maps, wanted: impl Fn(&Flow) -> bool) -> Result<u64, Error> {
+pub fn flush(maps: &Maps, rules: &Rules, wanted: impl Fn(&Flow) -> bool) -> Result<u64, Error> {
+    let loads = Loads::before(maps, rules)?;
     let mut flushed = 0;
     visit(maps, |flow, key, word| {
-        let gone = wanted(&flow)
-            && word
-                .compare_exchange(key, 0, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok();
-        flushed += u64::from(gone);
+        flushed += u64::from(wanted(&flow) && loads.forget(&flow, key, word));
         ControlFlow::Continue(())
     })?;
     Ok(flushed)

@@ -9,14 +9,20 @@ use std::{
 
 use xdp_common::{
     hash,
-    layout::{self, Method, Target},
+    layout::{self, Limit, Method, Target},
+    load::Measure,
     wire::Be16,
 };
 
-use super::{Error, Numbers, endpoints::Endpoints, ring::Member, schedules::Schedule, words};
+use super::{
+    Error, Numbers, endpoints::Endpoints, ring::Member, rules::TimeoutSets, schedules::Schedule, tables::Node, words,
+};
 use crate::{
+    config::UnknownFragments,
     health::view::HealthView,
-    model::{Backend, Desired, Forward, Protocol, Scheduler, Service, ServiceAddress},
+    model::{
+        Backend, Desired, Family, Forward, HashBy, OnLoss, Overload, Protocol, Scheduler, Service, ServiceAddress,
+    },
     netlink::{LinkTable, NextHop, NextHops},
 };
 
@@ -30,6 +36,8 @@ pub struct Names {
     pub services: Numbers<ServiceAddress>,
     /// Of backends.
     pub backends: Numbers<BackendKey>,
+    /// Of what shares persistence.
+    pub groups: Numbers<Group>,
 }
 
 /// What the configuration maps must say.
@@ -44,6 +52,30 @@ pub struct Image {
     pub endpoints: Endpoints,
     /// Backends whose number is new: their counters start at 0.
     pub new_backends: Vec<u32>,
+    /// Thresholds of backends that have some, by number.
+    pub limits: BTreeMap<u32, Limit>,
+    /// Idle times of the node and of services.
+    pub timeouts: TimeoutSets,
+}
+
+/// What shares persistence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Group {
+    /// A service by itself.
+    Service(ServiceAddress),
+    /// All services of a family with this mark.
+    Mark(u32, Family),
+}
+
+impl Group {
+    /// The group of a service with this mark.
+    #[must_use]
+    pub fn of(service: ServiceAddress, mark: Option<u32>) -> Self {
+        match mark {
+            Some(mark) => Self::Mark(mark, service.family()),
+            None => Self::Service(service),
+        }
+    }
 }
 
 /// IP's number of a protocol.
@@ -73,18 +105,23 @@ pub fn compile(
     names: &mut Names,
     endpoint_buckets: u32,
     links: &LinkTable,
+    node: &Node,
+    timeouts: TimeoutSets,
     mut port_of: impl FnMut(u32) -> Result<u32, Error>,
 ) -> Result<Image, Error> {
     let mut image = Image {
+        limits: BTreeMap::new(),
+        timeouts,
         services: BTreeMap::new(),
         schedules: BTreeMap::new(),
         backends: BTreeMap::new(),
         endpoints: Endpoints::new(endpoint_buckets),
         new_backends: Vec::new(),
     };
-    let services_full = Error::Full {
+    let limit = names.services.limit();
+    let services_full = || Error::Full {
         what: "services",
-        limit: names.services.limit(),
+        limit,
         setting: "max_services",
     };
     let backends_full = || Error::Full {
@@ -93,11 +130,11 @@ pub fn compile(
         setting: "max_backends",
     };
     if desired.services().len() > names.services.limit() as usize {
-        return Err(services_full);
+        return Err(services_full());
     }
     for service in desired.services().values() {
         let Some(given) = names.services.give(&service.address) else {
-            return Err(services_full);
+            return Err(services_full());
         };
         let address = service.address;
         let protocol = protocol_number(address.protocol);
@@ -105,6 +142,19 @@ pub fn compile(
             .endpoints
             .enter(address.ip, address.port, protocol, Target(given.number))
             .map_err(|_| backends_full())?;
+        if node.unknown_fragments != UnknownFragments::Pass {
+            // Of several services at an address, fragments whose port is not known go to the one with the lowest port.
+            image
+                .endpoints
+                .enter_any_port(address.ip, protocol, Target(given.number))
+                .map_err(|_| backends_full())?;
+        }
+        let group = Group::of(address, service.mark);
+        let group = names.groups.give(&group).ok_or(services_full())?.number;
+        let timeouts = image.timeouts.number(service.timeouts, service.persistence)?;
+        let measure = measure(service.scheduler);
+        let counts = measure.counts() || service.backends.iter().any(|backend| backend.upper > 0);
+        let mut sorry = 0;
 
         let mut members = Vec::with_capacity(service.backends.len());
         for (backend, healthy_weight) in service.backends.iter().zip(health.weights(service)) {
@@ -128,26 +178,62 @@ pub fn compile(
                 }),
                 None => None,
             };
+            // A backend that cannot be reached gets no new connections; nor does one that drains or is not healthy.
+            let weight = if hop.is_some() { healthy_weight } else { 0 };
+            let is_down = health.is_down(service, backend);
+            let is_limited = backend.upper > 0;
+            if backend.sorry && sorry == 0 && hop.is_some() && !is_down && !backend.drain && !backend.disabled {
+                sorry = name.number;
+            }
+            let flags = [
+                (layout::Backend::IPV6, address.ip.is_ipv6()),
+                (layout::Backend::QUIESCED, weight == 0),
+                (layout::Backend::ENDED, is_down && service.on_loss == OnLoss::Reschedule),
+                (layout::Backend::DROPPING, is_down && service.on_loss == OnLoss::Drop),
+                (layout::Backend::COUNTED, counts),
+                (layout::Backend::PERSISTENT, service.persistence.is_some()),
+                (layout::Backend::LIMITED, is_limited),
+            ];
+            let flags = flags
+                .into_iter()
+                .filter(|(_, is_set)| *is_set)
+                .fold(0, |all, (flag, _)| all | flag);
+            let flags = layout::Backend::flags(flags, timeouts);
             image
                 .backends
-                .insert(name.number, entry(service, backend, given.number, out));
+                .insert(name.number, entry(service, backend, given.number, flags, out));
+            if is_limited {
+                let limit = Limit {
+                    upper: backend.upper,
+                    lower: backend.lower,
+                };
+                image.limits.insert(name.number, limit);
+            }
             if backend.forward(service) == Forward::Nat {
                 image
                     .endpoints
                     .enter(backend.address, backend.port(service), protocol, Target::REAL)
                     .map_err(|_| backends_full())?;
             }
-            // A backend that cannot be reached gets no new connections; nor does one that drains or is not healthy.
-            let weight = if hop.is_some() { healthy_weight } else { 0 };
             members.push((
-                name.number,
+                layout::Member::new(
+                    name.number,
+                    weight,
+                    if is_limited { layout::Member::LIMITED } else { 0 },
+                ),
                 Member {
                     identity: identity(service, backend),
                     weight,
                 },
             ));
         }
-        image.services.insert(given.number, service_entry(service));
+        let entry = layout::Service {
+            group,
+            sorry,
+            measure,
+            ..service_entry(service)
+        };
+        image.services.insert(given.number, entry);
         image.schedules.insert(
             given.number,
             Schedule::new(service.scheduler, service.mh_slots, members),
@@ -174,24 +260,52 @@ fn seed(address: ServiceAddress) -> u64 {
     hash::mix(hash::fold_v6([high, low], port, 0))
 }
 
-/// A service's entry, but for its scheduling table.
+/// What a scheduler compares backends by.
+const fn measure(scheduler: Scheduler) -> Measure {
+    match scheduler {
+        Scheduler::Mh | Scheduler::Rr | Scheduler::Wrr | Scheduler::Sh | Scheduler::Dh => Measure::NONE,
+        Scheduler::Lc => Measure::LEAST_CONNECTIONS,
+        Scheduler::Wlc | Scheduler::P2c => Measure::WEIGHTED_LEAST_CONNECTIONS,
+        Scheduler::Sed => Measure::SHORTEST_DELAY,
+        Scheduler::Nq => Measure::NEVER_QUEUE,
+        Scheduler::Fo => Measure::FAILOVER,
+        Scheduler::Ovf => Measure::OVERFLOW,
+    }
+}
+
+/// A service's entry, but for its scheduling table and what its backends tell.
 fn service_entry(service: &Service) -> layout::Service {
+    let flag = |flag: u8, is_set: bool| if is_set { flag } else { 0 };
     layout::Service {
-        scheduler: match service.scheduler {
-            Scheduler::Mh => layout::Scheduler::Hash as u8,
-            Scheduler::Sh | Scheduler::Dh => layout::Scheduler::Hash as u8,
-            _ => layout::Scheduler::Turn as u8,
-        },
-        flags: 0,
-        reserved: 0,
+        scheduler: match (service.scheduler, service.hash_by()) {
+            (Scheduler::Mh | Scheduler::Sh, HashBy::SourcePort) => layout::Scheduler::SourcePort,
+            (Scheduler::Mh | Scheduler::Sh, HashBy::Source) => layout::Scheduler::Source,
+            (Scheduler::Dh, _) => layout::Scheduler::Destination,
+            (Scheduler::Rr | Scheduler::Wrr, _) => layout::Scheduler::Turn,
+            (Scheduler::P2c, _) => layout::Scheduler::Two,
+            (Scheduler::Lc | Scheduler::Wlc | Scheduler::Sed | Scheduler::Nq | Scheduler::Fo | Scheduler::Ovf, _) => {
+                layout::Scheduler::Compare
+            }
+        } as u8,
+        flags: flag(layout::Service::ONE_PACKET, service.one_packet)
+            | flag(layout::Service::PERSISTENT, service.persistence.is_some()),
+        overload: match service.overload {
+            Overload::Next => layout::Overload::Next,
+            Overload::Sorry => layout::Overload::Sorry,
+            Overload::Drop => layout::Overload::Drop,
+        } as u8,
+        prefix: service.netmask().0,
         slots: 0,
         members: layout::ChunkIndex::default(),
         ring: layout::ChunkIndex::default(),
         seed: seed(service.address),
         fingerprint: 0,
         members_length: 0,
-        room: [0; 5],
-        more_room: 0,
+        group: 0,
+        mark: service.mark.unwrap_or(0),
+        sorry: 0,
+        measure: Measure::NONE,
+        room: 0,
     }
 }
 
@@ -214,7 +328,7 @@ pub fn wire_index(links: &LinkTable, ifindex: u32) -> u32 {
 }
 
 /// A backend's entry.
-fn entry(service: &Service, backend: &Backend, number: u32, out: Option<Out<'_>>) -> layout::Backend {
+fn entry(service: &Service, backend: &Backend, number: u32, flags: u16, out: Option<Out<'_>>) -> layout::Backend {
     let (vip, vport) = (service.address.ip, service.address.port);
     let port = backend.port(service);
     let mut macs = [Be16(0); 6];
@@ -238,7 +352,7 @@ fn entry(service: &Service, backend: &Backend, number: u32, out: Option<Out<'_>>
         address_delta: words::address_delta(vip, backend.address),
         endpoint_delta: words::endpoint_delta((vip, vport), (backend.address, port)),
         service: number as u16,
-        flags: if vip.is_ipv6() { layout::Backend::IPV6 } else { 0 },
+        flags,
     }
 }
 

@@ -12,8 +12,8 @@ use aya::{
 };
 use tracing::warn;
 use xdp_common::layout::{
-    self, BANKS, Backend, BackendCounters, BucketV4, BucketV6, Control, PORT_SLOTS, PORTS, Port, PortOf, Service,
-    Verdicts, WAYS,
+    self, BANKS, Backend, BackendCounters, BucketV4, BucketV6, Control, Limit, Load, PORT_SLOTS, PORTS, Port, PortOf,
+    Service, TIMEOUT_SETS, Timeouts, Verdicts, WAYS,
 };
 
 use super::{
@@ -23,12 +23,15 @@ use super::{
 };
 
 /// The maps, by the names that the program gives them.
-const NAMES: [&str; 18] = [
+const NAMES: [&str; 22] = [
     "CONTROL",
     "ENDPOINTS_V4",
     "ENDPOINTS_V6",
     "SERVICES",
     "BACKENDS",
+    "LIMITS",
+    "LOADS",
+    "TIMEOUTS",
     "SCHEDULES",
     "TURNS",
     "FLOWS_V4",
@@ -40,6 +43,7 @@ const NAMES: [&str; 18] = [
     "PORTS",
     "PORT_OF",
     "TX_PORTS",
+    "FURTHER",
     "BACKEND_COUNTERS",
     "VERDICT_COUNTERS",
 ];
@@ -110,6 +114,9 @@ struct Arrays {
     endpoints_v6: MapData,
     services: MapData,
     backends: MapData,
+    limits: MapData,
+    loads: MapData,
+    timeouts: MapData,
     turns: MapData,
     flows_v4: MapData,
     flows_v6: MapData,
@@ -169,6 +176,9 @@ impl Maps {
             endpoints_v6: take(&mut ebpf, "ENDPOINTS_V6")?,
             services: take(&mut ebpf, "SERVICES")?,
             backends: take(&mut ebpf, "BACKENDS")?,
+            limits: take(&mut ebpf, "LIMITS")?,
+            loads: take(&mut ebpf, "LOADS")?,
+            timeouts: take(&mut ebpf, "TIMEOUTS")?,
             turns: take(&mut ebpf, "TURNS")?,
             flows_v4: take(&mut ebpf, "FLOWS_V4")?,
             flows_v6: take(&mut ebpf, "FLOWS_V6")?,
@@ -225,6 +235,18 @@ impl Maps {
     whole! {
         /// The backends, both banks.
         backends: backends as "BACKENDS" -> Backend, |maps| (maps.sizes.backends + 1) * BANKS
+    }
+    whole! {
+        /// The thresholds of the backends, both banks.
+        limits: limits as "LIMITS" -> Limit, |maps| (maps.sizes.backends + 1) * BANKS
+    }
+    whole! {
+        /// What the backends have to do.
+        loads: loads as "LOADS" -> Load, |maps| maps.sizes.backends + 1
+    }
+    whole! {
+        /// The idle times, both banks.
+        timeouts: timeouts as "TIMEOUTS" -> Timeouts, |_| TIMEOUT_SETS * BANKS
     }
     whole! {
         /// The turns of the services.
@@ -294,6 +316,8 @@ fn load(pins: Option<&Path>, sizes: Sizes, cpus: u32) -> Result<Ebpf, Error> {
         ("ENDPOINTS_V6", sizes.endpoint_buckets() * BANKS),
         ("SERVICES", (sizes.services + 1) * BANKS),
         ("BACKENDS", (sizes.backends + 1) * BANKS),
+        ("LIMITS", (sizes.backends + 1) * BANKS),
+        ("LOADS", sizes.backends + 1),
         ("TURNS", sizes.services + 1),
         ("FLOWS_V4", buckets(sizes.flows_v4)),
         ("FLOWS_V6", buckets(sizes.flows_v6)),

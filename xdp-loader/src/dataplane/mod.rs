@@ -11,12 +11,14 @@ pub mod endpoints;
 pub mod error;
 pub mod flows;
 pub mod image;
+mod loads;
 pub mod maglev;
 pub mod maps;
 pub mod memory;
 pub mod numbers;
 pub mod ports;
 pub mod ring;
+pub mod rules;
 pub mod schedules;
 pub mod tables;
 pub mod words;
@@ -26,5 +28,5 @@ pub use self::{
     error::Error,
     maps::{Maps, Sizes},
     numbers::Numbers,
-    tables::Tables,
+    tables::{Node, Tables},
 };

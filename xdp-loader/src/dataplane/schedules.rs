@@ -33,14 +33,14 @@ const MMAPABLE: u32 = 1 << 10;
 pub struct Schedule {
     scheduler: Scheduler,
     mh_slots: u32,
-    /// The backends' numbers, and how the scheduler sees them.
-    members: Vec<(u32, Member)>,
+    /// The backends as packets see them, and as the ring is built from them.
+    members: Vec<(layout::Member, Member)>,
 }
 
 impl Schedule {
     /// The table of a service with these backends.
     #[must_use]
-    pub fn new(scheduler: Scheduler, mh_slots: u32, members: Vec<(u32, Member)>) -> Self {
+    pub fn new(scheduler: Scheduler, mh_slots: u32, members: Vec<(layout::Member, Member)>) -> Self {
         Self {
             scheduler,
             mh_slots,
@@ -51,10 +51,9 @@ impl Schedule {
     /// What tells this table from any other: two with the same fingerprint are the same.
     fn fingerprint(&self) -> u64 {
         let kind = mix(self.scheduler as u64 + 1).wrapping_add(u64::from(self.mh_slots));
-        self.members.iter().fold(kind, |print, (number, member)| {
-            let [high, low] = member.identity;
-            let word = u64::from(*number) << 16 | u64::from(member.weight);
-            mix(mix(mix(print ^ word).wrapping_add(high)) ^ low)
+        self.members.iter().fold(kind, |print, (member, hashed)| {
+            let [high, low] = hashed.identity;
+            mix(mix(mix(print ^ member.0).wrapping_add(high)) ^ low)
         })
     }
 
@@ -62,10 +61,16 @@ impl Schedule {
     fn ring(&self) -> Vec<u16> {
         let members: Vec<Member> = self.members.iter().map(|(_, member)| *member).collect();
         match self.scheduler {
-            Scheduler::Mh => maglev::table(&members, self.mh_slots),
-            Scheduler::Sh | Scheduler::Dh => maglev::table(&members, self.mh_slots),
-            Scheduler::Rr | Scheduler::Lc => ring::equal(&members),
-            _ => ring::weighted(&members),
+            Scheduler::Mh | Scheduler::Sh | Scheduler::Dh => maglev::table(&members, self.mh_slots),
+            Scheduler::Wrr | Scheduler::P2c => ring::weighted(&members),
+            // Where members are compared, the ring only says whether one takes new connections.
+            Scheduler::Rr
+            | Scheduler::Lc
+            | Scheduler::Wlc
+            | Scheduler::Sed
+            | Scheduler::Nq
+            | Scheduler::Fo
+            | Scheduler::Ovf => ring::equal(&members),
         }
     }
 }
@@ -277,10 +282,10 @@ fn write(segment: &MapData, block: Block, schedule: &Schedule, ring: &[u16]) -> 
             map: "SCHEDULES",
             source,
         })?;
-    let numbers: Vec<u32> = schedule.members.iter().map(|(number, _)| *number).collect();
-    let members = numbers
+    let members: Vec<u64> = schedule.members.iter().map(|(member, _)| member.0).collect();
+    let members = members
         .chunks(MEMBERS_PER_CHUNK as usize)
-        .map(|members| chunk(members, u32::to_ne_bytes));
+        .map(|members| chunk(members, u64::to_ne_bytes));
     let slots = ring
         .chunks(SLOTS_PER_CHUNK as usize)
         .map(|slots| chunk(slots, u16::to_ne_bytes));
@@ -309,7 +314,7 @@ mod tests {
             .zip(1_u32..)
             .map(|(weight, number)| {
                 (
-                    number,
+                    layout::Member::new(number, *weight, 0),
                     Member {
                         identity: [u64::from(number), 80],
                         weight: *weight,
@@ -326,7 +331,9 @@ mod tests {
         let mut other_slots = base.clone();
         other_slots.mh_slots = 257;
         let mut other_number = base.clone();
-        other_number.members[1].0 = 9;
+        other_number.members[1].0 = layout::Member::new(9, 2, 0);
+        let mut other_flags = base.clone();
+        other_flags.members[1].0 = layout::Member::new(2, 2, layout::Member::LIMITED);
         let others = [
             schedule(Scheduler::Rr, &[1, 2]),
             schedule(Scheduler::Mh, &[1, 3]),
@@ -334,6 +341,7 @@ mod tests {
             schedule(Scheduler::Mh, &[1, 2, 0]),
             other_slots,
             other_number,
+            other_flags,
         ];
         assert_eq!(base.fingerprint(), schedule(Scheduler::Mh, &[1, 2]).fingerprint());
         for other in others {

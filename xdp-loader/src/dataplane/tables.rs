@@ -11,24 +11,23 @@ use std::{
 use aya::{Ebpf, maps::Map};
 use rand::RngCore as _;
 use tracing::warn;
-use xdp_common::{
-    layout::{self, BackendCounters, Control, Port, Target},
-    tcp_state::TIMEOUTS,
-};
+use xdp_common::layout::{self, BackendCounters, Control, Port, Target};
 
 use super::{
     Clock, Error, Maps, Numbers, Sizes, attach, counters,
-    flows::Gone,
-    image::{self, BackendKey, Image, Names},
+    flows::{Census, Gone},
+    image::{self, BackendKey, Group, Image, Names},
     maps::Opened,
-    memory::grace_period,
+    memory::{Memory, grace_period},
     ports::Ports,
+    rules::{Rules, TimeoutSets},
     schedules::Schedules,
     words,
 };
 use crate::{
+    config::UnknownFragments,
     health::view::HealthView,
-    model::{Desired, Protocol, ServiceAddress},
+    model::{self, Desired, OnLoss, Protocol, ServiceAddress},
     netlink::{LinkTable, NextHops},
 };
 
@@ -40,6 +39,17 @@ const CLOCK_HOLDS: Duration = Duration::from_secs(60);
 
 /// The word of [`Control`] that selects the bank.
 const BANK: usize = 0;
+/// The word of [`Control`] that says what becomes of unknown fragments.
+const UNKNOWN_FRAGMENTS: usize = 4;
+
+/// What the node's settings say of connections.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Node {
+    /// How long idle flows are kept where their service does not say.
+    pub timeouts: model::Timeouts,
+    /// What becomes of fragments whose first fragment was not seen.
+    pub unknown_fragments: UnknownFragments,
+}
 
 /// The configuration maps and who has which number in them.
 pub struct Tables {
@@ -56,6 +66,10 @@ pub struct Tables {
     draining: bool,
     /// What backends that are gone had counted for their services.
     departed: BTreeMap<ServiceAddress, BackendCounters>,
+    node: Node,
+    /// Backends that are gone, but whose flows are to be dropped for as long as there are any.
+    lingering: BTreeSet<BackendKey>,
+    rules: Arc<Rules>,
 }
 
 impl Tables {
@@ -64,7 +78,7 @@ impl Tables {
     /// # Errors
     ///
     /// If the kernel refuses the program or a map, or the pins cannot be made.
-    pub fn open(pins: Option<&Path>, sizes: Sizes) -> Result<Self, Error> {
+    pub fn open(pins: Option<&Path>, sizes: Sizes, node: Node) -> Result<Self, Error> {
         let Opened {
             maps,
             mut schedules,
@@ -80,8 +94,9 @@ impl Tables {
             initialise(&maps, &clock);
         }
         let bank = bank(&maps);
-        let names = recover_names(&maps, bank)?;
         let services = maps.services()?;
+        let names = recover_names(&maps, &services, bank)?;
+        let rules = Rules::read(&maps, bank, names.backends.highest())?;
         let entries = names
             .services
             .iter()
@@ -101,6 +116,9 @@ impl Tables {
             clock,
             draining: true,
             departed: BTreeMap::new(),
+            node,
+            lingering: BTreeSet::new(),
+            rules: Arc::new(rules),
         })
     }
 
@@ -178,9 +196,12 @@ impl Tables {
             &mut self.names,
             self.maps.endpoint_buckets(),
             links,
+            &self.node,
+            TimeoutSets::new(self.clock, self.node.timeouts),
             |ifindex| ports.give(ifindex, &port_of, tx_ports),
         )?;
         counters::reset(&self.maps, &image.new_backends)?;
+        self.linger(desired, &mut image)?;
         self.settle();
         self.schedules
             .build(&mut self.schedule_map, &image.schedules, &mut image.services)?;
@@ -218,6 +239,15 @@ impl Tables {
             let backend = image.backends.get(&number).unwrap_or(&layout::Backend::NONE);
             backends.write(place(number, next), backend);
         }
+        let limits = self.maps.limits()?;
+        for number in 1..=self.names.backends.highest() {
+            let limit = image.limits.get(&number).copied().unwrap_or_default();
+            limits.write(place(number, next), &limit);
+        }
+        let timeouts = self.maps.timeouts()?;
+        for (set, idle) in (0..).zip(image.timeouts.sets()) {
+            timeouts.write(place(set, next), idle);
+        }
         let ports = self.maps.ports()?;
         for (ifindex, port) in self.ports.iter() {
             let mac = links.get(ifindex).ok().and_then(|link| link.mac).unwrap_or_default();
@@ -234,14 +264,46 @@ impl Tables {
             .control()
             .word(0, BANK)
             .store(u64::from(next), Ordering::Release);
+        self.maps
+            .control()
+            .word(0, UNKNOWN_FRAGMENTS)
+            .store(unknown_fragments(self.node) as u64, Ordering::Release);
         self.draining = true;
         self.schedules.switched();
+        self.rules = Arc::new(Rules::read(&self.maps, next, self.names.backends.highest())?);
         Ok(())
+    }
+
+    /// Keeps the entries of backends that are gone and whose services want the packets of their flows dropped.
+    fn linger(&mut self, desired: &Desired, image: &mut Image) -> Result<(), Error> {
+        let bank = bank(&self.maps);
+        let backends = self.maps.backends()?;
+        self.lingering.clear();
+        for (key, number) in self.names.backends.iter() {
+            let drops = desired
+                .services()
+                .get(&key.0)
+                .is_some_and(|service| service.on_loss == OnLoss::Drop);
+            let mut entry = backends.read(place(number, bank));
+            if !drops || image.backends.contains_key(&number) || entry.method == layout::Method::None as u8 {
+                continue;
+            }
+            entry.flags = entry.flags & !layout::Backend::ENDED | layout::Backend::DROPPING | layout::Backend::QUIESCED;
+            image.backends.insert(number, entry);
+            self.lingering.insert(*key);
+        }
+        Ok(())
+    }
+
+    /// What a sweep must know of backends.
+    #[must_use]
+    pub fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules)
     }
 
     /// Takes their numbers from services and backends that are no longer desired.
     fn retire(&mut self, desired: &Desired) -> Result<(), Error> {
-        let kept: BTreeSet<BackendKey> = desired
+        let mut kept: BTreeSet<BackendKey> = desired
             .services()
             .values()
             .flat_map(|service| {
@@ -251,17 +313,27 @@ impl Tables {
                     .map(|backend| image::backend_key(service, backend))
             })
             .collect();
-        let gone = self.names.backends.retain(|owner| kept.contains(owner));
+        kept.extend(&self.lingering);
+        self.retire_backends(|owner| kept.contains(owner))?;
+        let services = desired.services();
+        self.names.services.retain(|owner| services.contains_key(owner));
+        let groups: BTreeSet<Group> = services
+            .values()
+            .map(|service| Group::of(service.address, service.mark))
+            .collect();
+        self.names.groups.retain(|owner| groups.contains(owner));
+        self.departed.retain(|service, _| services.contains_key(service));
+        Ok(())
+    }
+
+    /// Takes their numbers from backends that are not to be kept.
+    fn retire_backends(&mut self, keep: impl Fn(&BackendKey) -> bool) -> Result<(), Error> {
+        let gone = self.names.backends.retain(keep);
         let counted = counters::backends(&self.maps, gone.iter().map(|(_, number)| *number))?;
         for ((service, ..), number) in gone {
             let sum = self.departed.entry(service).or_default();
             *sum = counters::add(*sum, counted.get(&number).copied().unwrap_or_default());
         }
-        self.names
-            .services
-            .retain(|owner| desired.services().contains_key(owner));
-        self.departed
-            .retain(|service, _| desired.services().contains_key(service));
         Ok(())
     }
 
@@ -270,6 +342,7 @@ impl Tables {
         let gone = Gone {
             services: self.names.services.retired().into_iter().collect(),
             backends: self.names.backends.retired().into_iter().collect(),
+            groups: self.names.groups.retired().into_iter().collect(),
         };
         if gone != Gone::default() {
             self.settle();
@@ -277,8 +350,32 @@ impl Tables {
         gone
     }
 
-    /// The flows that knew these numbers are forgotten: they may be given out again.
-    pub fn forgotten(&mut self, gone: Gone) {
+    /// A sweep is over. The flows that knew the numbers that were gone are forgotten: they may be given out again. Backends
+    /// that only lingered for their flows go with the last of them.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not map the counters.
+    pub fn swept(&mut self, gone: Gone, census: &Census) -> Result<(), Error> {
+        self.forgotten(gone);
+        let names = &self.names;
+        let done: BTreeSet<BackendKey> = self
+            .lingering
+            .iter()
+            .filter(|key| {
+                names
+                    .backends
+                    .get(key)
+                    .is_none_or(|number| !census.backends.contains_key(&number))
+            })
+            .copied()
+            .collect();
+        self.lingering.retain(|key| !done.contains(key));
+        self.retire_backends(|owner| !done.contains(owner))
+    }
+
+    fn forgotten(&mut self, gone: Gone) {
+        self.names.groups.release(&gone.groups.into_iter().collect::<Vec<_>>());
         self.names
             .services
             .release(&gone.services.into_iter().collect::<Vec<_>>());
@@ -308,16 +405,27 @@ fn initialise(maps: &Maps, clock: &Clock) {
             seed: rand::rng().next_u64(),
             refresh: clock.hertz() / REFRESHES_PER_SECOND,
             hertz: clock.hertz(),
-            timeouts: TIMEOUTS.map(|seconds| clock.jiffies(seconds)),
+            unknown_fragments: layout::UnknownFragments::Pass as u64,
+            room: [0; 3],
         },
     );
 }
 
+/// The node's wish as packets read it.
+fn unknown_fragments(node: Node) -> layout::UnknownFragments {
+    match node.unknown_fragments {
+        UnknownFragments::Pass => layout::UnknownFragments::Pass,
+        UnknownFragments::Drop => layout::UnknownFragments::Drop,
+        UnknownFragments::Addresses => layout::UnknownFragments::Addresses,
+    }
+}
+
 /// The numbers that the bank in use tells of.
-fn recover_names(maps: &Maps, bank: u32) -> Result<Names, Error> {
+fn recover_names(maps: &Maps, entries: &Memory<layout::Service>, bank: u32) -> Result<Names, Error> {
     let mut services: BTreeMap<ServiceAddress, u32> = BTreeMap::new();
     let mut enter = |ip: IpAddr, port_protocol: u32, target: Target| {
         if let Some(number) = target.service()
+            && port_protocol != layout::any_port(port_protocol as u8)
             && let Some(protocol) = protocol(port_protocol as u8)
         {
             let port = u16::from_be((port_protocol >> 16) as u16);
@@ -338,6 +446,16 @@ fn recover_names(maps: &Maps, bank: u32) -> Result<Names, Error> {
             enter(words::v6(endpoint.address), endpoint.port_protocol, endpoint.target);
         }
     }
+    let groups = services
+        .iter()
+        .map(|(service, number)| {
+            let entry = entries.read(place(*number, bank));
+            (
+                Group::of(*service, Some(entry.mark).filter(|mark| *mark != 0)),
+                entry.group,
+            )
+        })
+        .collect();
     let mut backends: BTreeMap<BackendKey, u32> = BTreeMap::new();
     let entries = maps.backends()?;
     for number in 1..=maps.sizes().backends {
@@ -361,6 +479,7 @@ fn recover_names(maps: &Maps, bank: u32) -> Result<Names, Error> {
     Ok(Names {
         services: Numbers::recovered(maps.sizes().services + 1, services),
         backends: Numbers::recovered(maps.sizes().backends + 1, backends),
+        groups: Numbers::recovered(maps.sizes().services + 1, groups),
     })
 }
 

@@ -40,6 +40,12 @@ impl HealthView {
             .get(&(service.address, backend.address, backend.port(service)))
     }
 
+    /// Whether a backend is down, and its flows are lost.
+    pub fn is_down(&self, service: &Service, backend: &Backend) -> bool {
+        self.of(service, backend)
+            .is_some_and(|health| health.state == State::Down && !health.takes_new)
+    }
+
     /// The weights that new connections are to be spread by, in the order of the service's backends.
     ///
     /// The configured ones where every backend has its full share; else all are multiplied, so that small weights can

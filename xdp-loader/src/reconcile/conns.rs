@@ -65,7 +65,8 @@ pub(super) async fn count(shared: Arc<Shared>, filter: ConnFilter) -> Result<Con
 pub(super) async fn flush(shared: Arc<Shared>, filter: ConnFilter) -> Result<u64, DataplaneError> {
     aside(move || {
         let lister = Lister::new(&shared, filter);
-        flows::flush(&shared.maps, |flow| lister.conn(*flow).is_some())
+        let rules = shared.tables.blocking_lock().rules();
+        flows::flush(&shared.maps, &rules, |flow| lister.conn(*flow).is_some())
     })
     .await
 }
@@ -142,6 +143,7 @@ impl Lister {
                 State::SynReceived => ConnState::Opening,
                 State::Established => ConnState::Established,
                 State::FinClient | State::FinBackend | State::TimeWait | State::Closed => ConnState::Closing,
+                State::Template => return None,
             },
             forward: *self.forwards.get(key)?,
             idle_seconds: flows::idle_seconds(flow, &self.clock),
@@ -161,7 +163,7 @@ const LINGER_SECONDS: u64 = 1;
 /// Whether a connection's backend has no more to do with it.
 fn is_over(flow: &Flow, conn: &Conn) -> bool {
     match flow.record.state() {
-        State::Udp | State::SynReceived | State::Established => false,
+        State::Udp | State::SynReceived | State::Established | State::Template => false,
         State::FinClient | State::FinBackend => conn.idle_seconds > LINGER_SECONDS,
         State::TimeWait | State::Closed => true,
     }

@@ -195,7 +195,7 @@ fn read(shared: &Shared, known: &Known, tables: &mut Tables) -> Result<Stats, Er
                     .copied();
                 let counted = counted.unwrap_or_default();
                 sum = counters::add(sum, counted);
-                let Load { active, inactive } = load(known, names, &key);
+                let Load { active, inactive, .. } = load(known, names, &key);
                 let flows = active + inactive;
                 active_flows += flows;
                 BackendStats {

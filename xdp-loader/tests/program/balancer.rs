@@ -15,8 +15,9 @@ use xdp_common::{
 };
 use xdp_loader::{
     dataplane::{
-        Sizes, Tables, counters,
+        Node, Sizes, Tables, counters,
         flows::{self, Census, Flow},
+        rules::Rules,
     },
     health::view::HealthView,
     model::{self, Backend, BackendChange, Desired, Forward, Scheduler, ServiceAddress, ServiceChange},
@@ -43,7 +44,7 @@ pub enum Action {
 
 /// Tables that know the interfaces.
 fn open(pins: Option<&Path>, sizes: Sizes) -> Tables {
-    let mut tables = Tables::open(pins, sizes).unwrap();
+    let mut tables = Tables::open(pins, sizes, Node::default()).unwrap();
     for ifindex in [OUTSIDE, INSIDE, VETH] {
         tables.port(ifindex).unwrap();
     }
@@ -267,7 +268,16 @@ impl Balancer {
         self.tables.maps().control().read(0)
     }
 
-    /// Changes timeouts and their like.
+    /// How long the node keeps idle flows in a state, jiffies, from now to the next change.
+    pub fn keep(&mut self, state: State, jiffies: u32) {
+        let place = self.control().bank as usize & 1;
+        let timeouts = self.tables.maps().timeouts().unwrap();
+        let mut idle = timeouts.read(place);
+        idle[state as usize] = jiffies;
+        timeouts.write(place, &idle);
+    }
+
+    /// Changes seeds and their like.
     pub fn control_set(&mut self, change: impl FnOnce(&mut Control)) {
         let mut control = self.control();
         change(&mut control);
@@ -293,8 +303,10 @@ impl Balancer {
     pub fn sweep(&mut self) -> Census {
         let gone = self.tables.gone();
         let clock = self.tables.clock();
-        let census = flows::sweep(self.tables.maps(), &clock, &gone).unwrap();
-        self.tables.forgotten(gone);
+        let highest = self.tables.names().backends.highest();
+        let rules = Rules::read(self.tables.maps(), self.control().bank as u32, highest).unwrap();
+        let census = flows::sweep(self.tables.maps(), &clock, &rules, &gone).unwrap();
+        self.tables.swept(gone, &census).unwrap();
         census
     }
 }

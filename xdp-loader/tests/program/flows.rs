@@ -199,7 +199,9 @@ fn a_flow_that_was_idle_for_too_long_is_scheduled_anew() {
     assert_eq!(balancer.host(&frame), 11);
     sleep(TICKS * 2);
     assert_eq!(balancer.host(&frame), 11, "not for long enough");
-    balancer.control_set(|control| control.timeouts[State::Established as usize] = 1);
+    balancer.keep(State::Established, 1);
+    // Whether a flow is over is asked when it is time to note that it was seen.
+    balancer.control_set(|control| control.refresh = 1);
     sleep(TICKS * 2);
     assert_eq!(balancer.host(&frame), 12);
     assert_eq!(balancer.flows().len(), 1, "in the old one's place");
@@ -210,10 +212,8 @@ fn a_flow_that_was_idle_for_too_long_is_scheduled_anew() {
 fn each_packet_of_a_flow_keeps_it_from_being_idle() {
     let mut balancer = Balancer::serving(SERVICE, Forward::Nat, Scheduler::Rr, &V4[..3]);
     let hertz = balancer.control().hertz;
-    balancer.control_set(|control| {
-        control.refresh = 0;
-        control.timeouts[State::Established as usize] = 2 * hertz;
-    });
+    balancer.control_set(|control| control.refresh = 0);
+    balancer.keep(State::Established, 2 * hertz);
     let frame = tcp("10.7.0.1:40001", "10.9.9.9:80", ACK);
     let answer = tcp("10.0.1.11:80", "10.7.0.1:40001", ACK);
     assert_eq!(balancer.host(&frame), 11);
@@ -244,7 +244,7 @@ fn a_sweep_forgets_what_was_idle_for_too_long_and_counts_the_rest() {
     let one = census.backends[&balancer.backend_number(SERVICE, "10.0.1.11:80")];
     assert_eq!((one.active, one.inactive), (2, 1));
 
-    balancer.control_set(|control| control.timeouts[State::SynReceived as usize] = 1);
+    balancer.keep(State::SynReceived, 1);
     sleep(TICKS * 2);
     let census = balancer.sweep();
     assert_eq!((census.v4, census.v6), (4, 1));
@@ -313,7 +313,7 @@ fn a_full_bucket_forgets_the_flow_that_was_idle_longest_and_counts_that() {
 #[test]
 fn a_full_bucket_forgets_a_flow_that_is_over_before_any_other_and_does_not_count_that() {
     let mut balancer = small();
-    balancer.control_set(|control| control.timeouts[State::Closed as usize] = 1);
+    balancer.keep(State::Closed, 1);
     let clients = crowd(&balancer, "10.7.0.1");
     for client in &clients[..WAYS] {
         balancer.host(&from(*client, SYN));

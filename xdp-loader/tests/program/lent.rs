@@ -9,7 +9,7 @@ use std::{
 
 use xdp_common::layout::{Control, FlowV4, FlowV6, WAYS};
 use xdp_loader::{
-    dataplane::Tables,
+    dataplane::{Tables, flows::Census},
     health::view::HealthView,
     model::Desired,
     netlink::{LinkTable, NextHops},
@@ -90,7 +90,7 @@ impl Shared {
         let mut control = self.control;
         control.bank = maps.control().read(0).bank;
         maps.control().write(0, &control);
-        tables.forgotten(gone);
+        tables.swept(gone, &Census::default()).unwrap();
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use xdp_common::verdict::Verdict;
 use xdp_loader::{
-    dataplane::{Error, Sizes, Tables},
+    dataplane::{Error, Node, Sizes, Tables},
     model::{Forward, Scheduler},
 };
 
@@ -104,8 +104,8 @@ fn numbers_flows_services_and_counters_survive_a_new_daemon() {
     assert!(after.tables.taken_over());
     assert_eq!((numbers(&after), after.flows()), (names.clone(), flows));
     assert_eq!(
-        (after.control().seed, after.control().timeouts),
-        (control.seed, control.timeouts)
+        (after.control().seed, after.control().refresh),
+        (control.seed, control.refresh)
     );
     assert_eq!(after.counters(SERVICE, "10.0.1.11:8080"), counted);
     // The services are served before anything is applied.
@@ -213,7 +213,7 @@ fn maps_of_which_one_is_missing_are_replaced() {
 #[test]
 fn a_directory_that_is_not_on_a_bpf_file_system_is_refused_and_left_alone() {
     let directory = tempfile::tempdir().unwrap();
-    let refused = Tables::open(Some(&directory.path().join("pins")), sizes());
+    let refused = Tables::open(Some(&directory.path().join("pins")), sizes(), Node::default());
     assert!(matches!(refused, Err(Error::NoBpffs(_))));
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
 }

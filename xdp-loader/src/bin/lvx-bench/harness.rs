@@ -11,7 +11,7 @@ use aya::{
 use rustix::thread::{CpuSet, sched_setaffinity};
 use xdp_common::bench::{FRAME, Order, Script};
 use xdp_loader::{
-    dataplane::{Sizes, Tables},
+    dataplane::{Node, Sizes, Tables},
     health::view::HealthView,
     model::Desired,
     netlink::{LinkTable, NextHops},
@@ -88,7 +88,7 @@ impl Target {
 impl Harness {
     /// Loads the program, tells it what is desired, and wraps it.
     pub fn new(sizes: Sizes, desired: &Desired, hops: &NextHops, links: &LinkTable) -> Result<Self> {
-        let mut tables = Tables::open(None, sizes)?;
+        let mut tables = Tables::open(None, sizes, Node::default())?;
         for link in links.iter() {
             tables.port(link.index)?;
         }
