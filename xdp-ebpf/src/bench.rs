@@ -2,13 +2,16 @@
 //!
 //! [`measured`] restores the frame, which the run before has changed, gives it the next flow and tail-calls the program
 //! under test. [`floor`] does the same with a program that only answers `XDP_TX`: what it costs is not the balancer's.
+//!
+//! [`generate`] sends such frames out of an interface, the whole frame written anew each time, as the receivers' changes
+//! come back with the memory. [`sink`] drops what arrives. [`two_macs`] is the least that a balancer does.
 #![no_std]
 #![no_main]
 #![expect(missing_docs, reason = "the entry points' macro makes public functions without")]
 
 use aya_ebpf::{
     bindings::xdp_action,
-    btf_maps::{PerCpuArray, ProgramArray},
+    btf_maps::{Array, DevMap, PerCpuArray, ProgramArray},
     helpers::bpf_xdp_adjust_head,
     macros::{btf_map, xdp},
     programs::XdpContext,
@@ -22,6 +25,14 @@ pub static SCRIPT: PerCpuArray<Script, 1> = PerCpuArray::new();
 /// The one-line program, and the program under test.
 #[btf_map]
 pub static TARGETS: ProgramArray<2> = ProgramArray::new();
+
+/// Where [`generate`] and [`two_macs`] send frames.
+#[btf_map]
+pub static OUT: DevMap<1> = DevMap::new();
+
+/// Destination and source that [`two_macs`] gives frames.
+#[btf_map]
+pub static MACS: Array<[u8; 12], 1> = Array::new();
 
 /// Places in [`TARGETS`]. Constants, so that the kernel makes a direct jump of the tail call.
 const NOTHING: u32 = 0;
@@ -51,6 +62,30 @@ pub fn floor(context: XdpContext) -> u32 {
 #[xdp]
 pub fn nothing(_context: XdpContext) -> u32 {
     xdp_action::XDP_TX
+}
+
+/// Sends the next frame out.
+#[xdp]
+pub fn generate(context: XdpContext) -> u32 {
+    if restore(&context).is_none() {
+        return xdp_action::XDP_ABORTED;
+    }
+    OUT.redirect(0, 0).unwrap_or(xdp_action::XDP_ABORTED)
+}
+
+/// The floor of a balancer: two MACs and a redirect, whatever the packet.
+#[xdp]
+pub fn two_macs(context: XdpContext) -> u32 {
+    match MACS.get(0).and_then(|macs| put(&context, 0, *macs)) {
+        Some(()) => OUT.redirect(0, 0).unwrap_or(xdp_action::XDP_ABORTED),
+        None => xdp_action::XDP_ABORTED,
+    }
+}
+
+/// Drops what arrives. The interface counts it.
+#[xdp]
+pub fn sink(_context: XdpContext) -> u32 {
+    xdp_action::XDP_DROP
 }
 
 /// Makes the frame what the script says it is next.
