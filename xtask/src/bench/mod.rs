@@ -29,7 +29,7 @@ pub struct Arguments {
     bench: Option<Bench>,
 }
 
-/// Arguments for the program that measures; `-- --help` shows which there are.
+/// Arguments for the program that measures.
 #[derive(Debug, clap::Args)]
 struct Further {
     /// Passed on to the program that measures (`-- --help` shows what it takes)
@@ -93,10 +93,18 @@ pub fn bench(arguments: &Arguments) -> Result<ExitCode> {
     })?;
     let built = build::measuring(program != Program::Bench)?;
     let report = Report::read(&measure(name, program, &built, further)?)?;
+    if report.rows.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
     table::print(&report);
     let directory = built.target.join("bench");
     fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    for file in write(&report, &directory)? {
+    // What was asked for in particular leaves the whole measurement's files as they are.
+    let stem = match further.is_empty() {
+        true => report.bench.clone(),
+        false => format!("{}-part", report.bench),
+    };
+    for file in write(&report, &directory, &stem)? {
         println!("{}", file.display());
     }
     Ok(ExitCode::SUCCESS)
@@ -104,12 +112,13 @@ pub fn bench(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Says what there is.
 fn list() {
-    println!("cargo xtask bench BENCH [FILTER or options for the measuring program]\n");
+    println!("cargo xtask bench BENCH [OPTIONS OF THE MEASURING PROGRAM, --help shows them]\n");
     for command in <Bench as Subcommand>::augment_subcommands(clap::Command::new("bench")).get_subcommands() {
         let about = command.get_about().map(ToString::to_string).unwrap_or_default();
         println!("  {:<12} {about}", command.get_name());
     }
-    println!("\nEach prints a table, and writes JSON and a plot to target/bench/.");
+    println!("\nEach prints a table, and writes JSON and a plot to target/bench/. For a look while tuning:");
+    println!("  cargo xtask bench program --quick --only 'DR UDP IPv4, 1 flow' --only syn");
 }
 
 /// Runs the program that measures: what it prints.
@@ -150,9 +159,9 @@ fn measure(name: &str, program: Program, built: &Measuring, further: &[String]) 
     Ok(said)
 }
 
-/// Writes the report and its plot: the files.
-fn write(report: &Report, directory: &Path) -> Result<Vec<PathBuf>> {
-    let file = |extension: &str| directory.join(format!("{}.{extension}", report.bench));
+/// Writes the report and its plot to files with this name: the files.
+fn write(report: &Report, directory: &Path, stem: &str) -> Result<Vec<PathBuf>> {
+    let file = |extension: &str| directory.join(format!("{stem}.{extension}"));
     let (json, svg, png) = (file("json"), file("svg"), file("png"));
     fs::write(&json, serde_json::to_string_pretty(report)?)?;
     fs::write(&svg, plot::svg(report))?;

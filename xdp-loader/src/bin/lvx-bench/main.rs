@@ -1,10 +1,15 @@
 //! Measures the XDP program. `cargo xtask bench` builds it, runs it and shows what it says: a JSON document on standard
 //! output; standard error tells how far it is.
 
+mod case;
+mod cases;
 mod frame;
 mod harness;
+mod hold;
 mod program;
 mod report;
+mod send;
+mod wrapper;
 
 use std::process::ExitCode;
 
@@ -21,13 +26,19 @@ struct Arguments {
 enum Bench {
     /// The program alone, by BPF_PROG_TEST_RUN
     Program(program::Arguments),
+    /// Send frames out of an interface and say what each took
+    Send(send::Arguments),
+    /// Attach one of the measuring programs to an interface until standard input ends
+    Hold(hold::Arguments),
 }
 
 fn main() -> ExitCode {
     let measured = match Arguments::parse().bench {
-        Bench::Program(arguments) => program::measure(&arguments),
+        Bench::Program(arguments) => program::measure(&arguments).and_then(|report| report.print()),
+        Bench::Send(arguments) => send::send(&arguments),
+        Bench::Hold(arguments) => hold::hold(&arguments),
     };
-    match measured.and_then(|report| report.print()) {
+    match measured {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lvx-bench: {error:#}");

@@ -37,6 +37,9 @@ pub struct Row {
     pub min: f64,
     /// The greatest.
     pub max: f64,
+    /// The unit, where it is not the report's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<&'static str>,
     /// The median with everything that is not the program's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gross: Option<f64>,
