@@ -110,6 +110,11 @@ impl Harness {
         ])
     }
 
+    /// The balancer's tables.
+    pub fn tables(&mut self) -> &mut Tables {
+        &mut self.tables
+    }
+
     /// Gives each CPU its script: the same flows, or `apart` as many after those of the CPU before.
     fn set(&mut self, script: &Script, apart: u32) -> Result<()> {
         wrapper::set(&mut self.script, script, apart)

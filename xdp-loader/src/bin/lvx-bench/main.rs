@@ -9,6 +9,7 @@ mod hold;
 mod program;
 mod report;
 mod send;
+mod tables;
 mod wrapper;
 
 use std::process::ExitCode;
@@ -26,6 +27,8 @@ struct Arguments {
 enum Bench {
     /// The program alone, by BPF_PROG_TEST_RUN
     Program(program::Arguments),
+    /// Building Maglev tables and sweeping flows
+    Tables(tables::Arguments),
     /// Send frames out of an interface and say what each took
     Send(send::Arguments),
     /// Attach one of the measuring programs to an interface until standard input ends
@@ -35,6 +38,7 @@ enum Bench {
 fn main() -> ExitCode {
     let measured = match Arguments::parse().bench {
         Bench::Program(arguments) => program::measure(&arguments).and_then(|report| report.print()),
+        Bench::Tables(arguments) => tables::measure(&arguments).and_then(|report| report.print()),
         Bench::Send(arguments) => send::send(&arguments),
         Bench::Hold(arguments) => hold::hold(&arguments),
     };

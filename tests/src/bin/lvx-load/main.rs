@@ -1,0 +1,50 @@
+//! Measures `lvx`, and beside it what else balances, between network namespaces. `cargo xtask bench` builds it, runs it
+//! and shows what it says: a JSON document on standard output; standard error tells how far it is.
+
+mod control;
+mod daemon;
+mod report;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// Measures LVX between network namespaces.
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+    #[command(flatten)]
+    programs: Programs,
+}
+
+/// The programs to measure with.
+#[derive(Debug, clap::Args)]
+pub struct Programs {
+    /// The program `lvx`
+    #[arg(long, global = true, default_value = "target/release/lvx")]
+    pub lvx: PathBuf,
+    /// The program `lvx-bench`
+    #[arg(long, global = true, default_value = "target/release/lvx-bench")]
+    pub lvx_bench: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Applying, changing, restarting and sweeping large configurations
+    Control(control::Arguments),
+}
+
+fn main() -> ExitCode {
+    let Arguments { bench, programs } = Arguments::parse();
+    let measured = match bench {
+        Bench::Control(arguments) => control::measure(&programs, &arguments),
+    };
+    match measured.and_then(|report| report.print()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lvx-load: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
