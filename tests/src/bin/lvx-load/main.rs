@@ -3,6 +3,8 @@
 
 mod control;
 mod daemon;
+mod forward;
+mod passage;
 mod report;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -31,6 +33,8 @@ pub struct Programs {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
+    /// Packets through a balancer between namespaces, side by side with the kernel's own
+    Forward(forward::Arguments),
     /// Applying, changing, restarting and sweeping large configurations
     Control(control::Arguments),
 }
@@ -38,6 +42,7 @@ enum Bench {
 fn main() -> ExitCode {
     let Arguments { bench, programs } = Arguments::parse();
     let measured = match bench {
+        Bench::Forward(arguments) => forward::measure(&programs, &arguments),
         Bench::Control(arguments) => control::measure(&programs, &arguments),
     };
     match measured.and_then(|report| report.print()) {

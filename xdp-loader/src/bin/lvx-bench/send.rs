@@ -1,11 +1,14 @@
 //! Sends frames out of an interface as a driver would receive them: live frames of `BPF_PROG_TEST_RUN`, redirected.
 
 use std::{
+    fs,
     net::{IpAddr, SocketAddr},
-    time::Instant,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use aya::{
     TestRun as _, TestRunOptions,
     maps::{MapData, PerCpuArray, xdp::DevMap},
@@ -51,10 +54,42 @@ pub struct Arguments {
     cpu: Option<usize>,
 }
 
-/// Sends; prints what a frame took, ns.
+/// How long after the last frame everything has been received.
+const SETTLED: Duration = Duration::from_millis(20);
+
+/// A CPU's thread for receiving what cannot be received at once. The kernel's measure of a test run is without it.
+struct Softirqs {
+    schedstat: PathBuf,
+}
+
+impl Softirqs {
+    /// That of a CPU.
+    fn of(cpu: usize) -> Result<Self> {
+        let name = format!("ksoftirqd/{cpu}");
+        for entry in fs::read_dir("/proc")? {
+            let process = entry?.path();
+            if fs::read_to_string(process.join("comm")).is_ok_and(|comm| comm.trim_end() == name) {
+                return Ok(Self {
+                    schedstat: process.join("schedstat"),
+                });
+            }
+        }
+        bail!("there is no {name}")
+    }
+
+    /// How long it has run.
+    fn time(&self) -> Result<Duration> {
+        let schedstat = fs::read_to_string(&self.schedstat)?;
+        let run = schedstat.split(' ').next().unwrap_or_default();
+        Ok(Duration::from_nanos(run.parse().context("a schedstat without a time")?))
+    }
+}
+
+/// Sends; prints what a frame took, ns: until it had been received and dealt with, on this CPU.
 pub fn send(arguments: &Arguments) -> Result<()> {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    pin(arguments.cpu.unwrap_or(cpus - 1))?;
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    let cpu = arguments.cpu.unwrap_or(cpus - 1);
+    pin(cpu)?;
     let mut object = wrapper::load(&["generate"])?;
     let scripts = object.take_map("SCRIPT").context("there is no map SCRIPT")?;
     let mut scripts: PerCpuArray<MapData, Bytes> = scripts.try_into()?;
@@ -73,6 +108,8 @@ pub fn send(arguments: &Arguments) -> Result<()> {
     let out = object.map_mut("OUT").context("there is no map OUT")?;
     DevMap::<&mut MapData>::try_from(out)?.set(0, index(&arguments.interface)?, None, 0)?;
     let frame = [0_u8; FRAME];
+    let behind = Softirqs::of(cpu)?;
+    let before = behind.time()?;
     let begun = Instant::now();
     let result = program(&object, "generate")?.test_run(TestRunOptions {
         data_in: Some(&frame[..script.length as usize]),
@@ -80,10 +117,15 @@ pub fn send(arguments: &Arguments) -> Result<()> {
         attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
         ..TestRunOptions::default()
     })?;
+    let wall = begun.elapsed();
+    // What is still in the rings is received now.
+    thread::sleep(SETTLED);
+    let each = |time: Duration| time.as_nanos() as f64 / f64::from(arguments.packets);
     let sent = json!({
         "packets": arguments.packets,
-        "ns": result.duration.as_nanos() as f64,
-        "wall_ns": begun.elapsed().as_nanos() as f64 / f64::from(arguments.packets),
+        "ns": result.duration.as_nanos() as f64 + each(behind.time()?.saturating_sub(before)),
+        "sender_ns": result.duration.as_nanos() as f64,
+        "wall_ns": each(wall),
     });
     println!("{sent}");
     Ok(())
