@@ -9,28 +9,32 @@ use lvx_tests::{leftovers, process};
 use crate::{
     Programs,
     daemon::Daemon,
-    passage::{Passage, SINK},
+    passage::{Frames, Generator, PORT, Passage, SINK},
     report::{Check, Report, Row, median},
 };
 
 /// How much to measure.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
+    /// What makes the frames
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Generator::Live])]
+    pub generator: Vec<Generator>,
     /// Runs of each case, of which the median counts
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=100))]
-    runs: u32,
+    pub runs: u32,
     /// Frames of each run
     #[arg(long, default_value_t = 300_000, value_parser = clap::value_parser!(u32).range(1_000..=10_000_000))]
-    packets: u32,
+    pub packets: u32,
     /// Numbers of flows
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 10_000], value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    flows: Vec<u32>,
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 10_000])]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub flows: Vec<u32>,
     /// Measure only what has this in its name; the generator and the floor are measured in any case
     #[arg(long, value_name = "NAME")]
-    only: Vec<String>,
+    pub only: Vec<String>,
     /// The clock counts executed instructions, as in a virtual machine with a counting clock
     #[arg(long)]
-    instructions: bool,
+    pub instructions: bool,
 }
 
 /// What forwards, in the order of the table.
@@ -74,11 +78,11 @@ impl Way {
     }
 
     /// Where frames go to.
-    fn service(self) -> &'static str {
+    fn address(self) -> &'static str {
         match self {
-            Self::Routing => "10.0.1.2:80",
-            Self::LvxNat | Self::IpvsNat => "10.0.0.101:80",
-            _ => "10.0.0.100:80",
+            Self::Routing => SINK,
+            Self::LvxNat | Self::IpvsNat => "10.0.0.101",
+            _ => "10.0.0.100",
         }
     }
 }
@@ -110,6 +114,7 @@ impl Way {
 /// The runs of a way with a number of flows.
 struct Runs {
     way: Way,
+    generator: Generator,
     flows: u32,
     costs: Vec<f64>,
     lost: u64,
@@ -167,36 +172,49 @@ pub fn measure(programs: &Programs, arguments: &Arguments) -> Result<Report> {
         None => None,
     };
 
-    let mut all: Vec<Runs> = Vec::new();
-    for &flows in &arguments.flows {
-        for &way in &ways {
-            let Some(passage) = find(way) else { continue };
-            // Each flow once, so that all are known.
-            let first = flows.max(1_000);
-            passage.send(way.service(), flows, first, true, way == Way::Dropped)?;
-            all.push(Runs {
-                way,
+    let mut all: Vec<Vec<Runs>> = Vec::new();
+    for &generator in &arguments.generator {
+        for &flows in &arguments.flows {
+            let frames = |way: Way, packets, in_turn| Frames {
+                generator,
+                to: way.address(),
                 flows,
-                costs: Vec::new(),
-                lost: 0,
-            });
-        }
-        for run in 0..arguments.runs {
-            eprintln!("{flows} flows, run {} of {}", run + 1, arguments.runs);
-            for runs in all.iter_mut().filter(|runs| runs.flows == flows) {
-                let Some(passage) = find(runs.way) else { continue };
-                let at_balancer = runs.way == Way::Dropped;
-                let sent = passage
-                    .send(runs.way.service(), flows, arguments.packets, false, at_balancer)
-                    .with_context(|| runs.way.name())?;
-                runs.costs.push(sent.cost);
-                runs.lost += sent.lost;
+                packets,
+                in_turn,
+                to_balancer: way == Way::Dropped,
+            };
+            let mut together: Vec<Runs> = Vec::new();
+            for &way in &ways {
+                let Some(passage) = find(way) else { continue };
+                // Each flow once, so that all are known.
+                passage.send(frames(way, flows.max(1_000), true))?;
+                together.push(Runs {
+                    way,
+                    generator,
+                    flows,
+                    costs: Vec::new(),
+                    lost: 0,
+                });
             }
+            for run in 0..arguments.runs {
+                eprintln!("{flows} flows, run {} of {}", run + 1, arguments.runs);
+                for runs in &mut together {
+                    let Some(passage) = find(runs.way) else { continue };
+                    let sent = passage
+                        .send(frames(runs.way, arguments.packets, false))
+                        .with_context(|| runs.way.name())?;
+                    runs.costs.push(sent.cost);
+                    runs.lost += sent.lost;
+                }
+            }
+            all.push(together);
         }
     }
     if let (Some(daemon), true) = (
         daemon,
-        all.iter().any(|runs| runs.way.kind() == Kind::Lvx && runs.lost > 0),
+        all.iter()
+            .flatten()
+            .any(|runs| runs.way.kind() == Kind::Lvx && runs.lost > 0),
     ) {
         // Why.
         eprintln!("{}\n{}", daemon.get("/v1/stats")?, daemon.log());
@@ -204,29 +222,33 @@ pub fn measure(programs: &Programs, arguments: &Arguments) -> Result<Report> {
     if arguments.instructions {
         "instructions".clone_into(&mut report.unit);
     }
-    for &flows in &arguments.flows {
-        let of: Vec<&Runs> = all.iter().filter(|runs| runs.flows == flows).collect();
-        tell(&mut report, arguments, flows, &of);
+    for together in &all {
+        tell(&mut report, arguments, together);
     }
     report.notes.push(format!(
-        "{} runs of {} frames each, in turns; live frames that a program of ours redirects into a veth",
+        "{} runs of {} frames each, in turns; live frames are redirected into a veth by a program of ours",
         arguments.runs, arguments.packets
     ));
     Ok(report)
 }
 
-/// The rows of a number of flows, and what they show.
-fn tell(report: &mut Report, arguments: &Arguments, flows: u32, all: &[&Runs]) {
+/// The rows of what was measured in turns, and what they show.
+fn tell(report: &mut Report, arguments: &Arguments, all: &[Runs]) {
     let gross = |way: Way| {
         let runs = all.iter().find(|runs| runs.way == way)?;
         Some(median(&runs.costs))
     };
-    let Some(generator) = gross(Way::Dropped) else { return };
-    let net = |way: Way| gross(way).map(|gross| gross - generator);
-    let group = match flows {
-        1 => "1 flow".to_owned(),
-        _ => format!("{flows} flows at random"),
+    let (Some(generator), Some(first)) = (gross(Way::Dropped), all.first()) else {
+        return;
     };
+    let net = |way: Way| gross(way).map(|gross| gross - generator);
+    let mut group = match first.flows {
+        1 => "1 flow".to_owned(),
+        flows => format!("{flows} flows at random"),
+    };
+    if first.generator == Generator::Pktgen {
+        group = format!("frames of pktgen, {group}");
+    }
     for runs in all {
         let own = if runs.way == Way::Dropped { 0.0 } else { generator };
         let costs: Vec<f64> = runs.costs.iter().map(|cost| cost - own).collect();
@@ -268,7 +290,7 @@ fn lvx<'a>(passage: &'a Passage, program: &Path, id: &str) -> Result<Daemon<'a>>
     let mut daemon = Daemon::new(&passage.balancer, program, id, &["eth0", "eth1"])?;
     daemon.start()?;
     for (vip, forward) in [("10.0.0.100", "dr"), ("10.0.0.101", "nat")] {
-        let service = format!("udp://{vip}:80");
+        let service = format!("udp://{vip}:{PORT}");
         daemon.lvx(&["service", "add", &service, "--forward", forward, "--scheduler", "mh"])?;
         daemon.lvx(&["backend", "add", &service, SINK])?;
     }
@@ -283,7 +305,7 @@ fn nftables(passage: &Passage) -> Result<()> {
         "table ip nat {{\n\
            chain prerouting {{\n\
              type nat hook prerouting priority dstnat; policy accept;\n\
-             ip daddr 10.0.0.100 udp dport 80 dnat to {SINK}:80\n\
+             ip daddr 10.0.0.100 udp dport {PORT} dnat to {SINK}:{PORT}\n\
            }}\n\
          }}\n"
     );
@@ -299,8 +321,8 @@ fn ipvs(passage: &Passage) -> Result<()> {
         .balancer
         .ip("addr add 10.0.0.100/32 dev eth0\naddr add 10.0.0.101/32 dev eth0\n")?;
     let rules = format!(
-        "-A -u 10.0.0.100:80 -s rr\n-a -u 10.0.0.100:80 -r {SINK}:80 -g\n\
-         -A -u 10.0.0.101:80 -s rr\n-a -u 10.0.0.101:80 -r {SINK}:80 -m\n"
+        "-A -u 10.0.0.100:{PORT} -s rr\n-a -u 10.0.0.100:{PORT} -r {SINK}:{PORT} -g\n\
+         -A -u 10.0.0.101:{PORT} -s rr\n-a -u 10.0.0.101:{PORT} -r {SINK}:{PORT} -m\n"
     );
     process::feed(passage.balancer.command("ipvsadm").arg("-R"), rules.as_bytes())?;
     Ok(())

@@ -5,7 +5,9 @@ mod control;
 mod daemon;
 mod forward;
 mod passage;
+mod pktgen;
 mod report;
+mod vm;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -35,6 +37,8 @@ pub struct Programs {
 enum Bench {
     /// Packets through a balancer between namespaces, side by side with the kernel's own
     Forward(forward::Arguments),
+    /// The same in a virtual machine whose clock counts instructions
+    Vm(vm::Arguments),
     /// Applying, changing, restarting and sweeping large configurations
     Control(control::Arguments),
 }
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
     let Arguments { bench, programs } = Arguments::parse();
     let measured = match bench {
         Bench::Forward(arguments) => forward::measure(&programs, &arguments),
+        Bench::Vm(arguments) => vm::measure(&programs, arguments),
         Bench::Control(arguments) => control::measure(&programs, &arguments),
     };
     match measured.and_then(|report| report.print()) {

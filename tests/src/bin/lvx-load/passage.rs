@@ -18,6 +18,8 @@ use lvx_tests::{
 };
 use serde_json::Value;
 
+use crate::pktgen;
+
 /// The balancer's addresses towards the source and towards the sink.
 const BALANCER: [&str; 2] = ["10.0.0.2", "10.0.1.1"];
 /// The first of the clients' addresses, and the network that all are in.
@@ -47,7 +49,36 @@ struct Macs {
     d0: String,
 }
 
-/// What was sent, and what became of it.
+/// What makes the frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Generator {
+    /// A program of ours that redirects live frames of `BPF_PROG_TEST_RUN`.
+    Live,
+    /// The kernel's packet generator, whose frames a virtual interface has to copy for an XDP program.
+    Pktgen,
+}
+
+/// Frames to send.
+#[derive(Clone, Copy, Debug)]
+pub struct Frames<'a> {
+    /// What makes them.
+    pub generator: Generator,
+    /// The address that they go to.
+    pub to: &'a str,
+    /// How many flows they are of.
+    pub flows: u32,
+    /// How many there are.
+    pub packets: u32,
+    /// Whether the flows come in turn, not at random.
+    pub in_turn: bool,
+    /// Whether the balancer drops them on arrival.
+    pub to_balancer: bool,
+}
+
+/// The port that all frames go to.
+pub const PORT: u16 = 80;
+
+/// What became of frames.
 pub struct Sent {
     /// What a frame cost, ns.
     pub cost: f64,
@@ -157,29 +188,37 @@ impl Passage {
         Ok(Held { _running: running })
     }
 
-    /// Sends frames to an address, and counts what arrives: at the sink, or where it is dropped on arrival.
-    pub fn send(&self, service: &str, flows: u32, packets: u32, in_turn: bool, at_balancer: bool) -> Result<Sent> {
-        let arrived = || match at_balancer {
+    /// Sends frames, and counts what arrives: at the sink, or where it is dropped on arrival.
+    pub fn send(&self, frames: Frames<'_>) -> Result<Sent> {
+        let arrived = || match frames.to_balancer {
             true => dropped(&self.balancer, "eth0"),
             false => dropped(&self.sink, "d0"),
         };
         let before = arrived()?;
-        let (flows, count) = (flows.to_string(), packets.to_string());
+        let cost = match frames.generator {
+            Generator::Live => self.send_live(frames)?,
+            Generator::Pktgen => pktgen::send(&self.source, "s0", &self.macs.eth0, CLIENTS[0], frames)?,
+        };
+        let arrived = arrived()? - before;
+        Ok(Sent {
+            cost,
+            lost: u64::from(frames.packets).saturating_sub(arrived),
+        })
+    }
+
+    /// Sends frames as a driver receives them: what each took, ns.
+    fn send_live(&self, frames: Frames<'_>) -> Result<f64> {
+        let (flows, packets) = (frames.flows.to_string(), frames.packets.to_string());
+        let service = format!("{}:{PORT}", frames.to);
         let mut arguments = vec!["send", "--interface", "s0", "--mac", &self.macs.eth0];
-        arguments.extend(["--client", CLIENTS[0], "--service", service]);
-        arguments.extend(["--flows", &flows, "--packets", &count]);
-        if in_turn {
+        arguments.extend(["--client", CLIENTS[0], "--service", &service]);
+        arguments.extend(["--flows", &flows, "--packets", &packets]);
+        if frames.in_turn {
             arguments.push("--in-turn");
         }
         let program = self.lvx_bench.to_str().context("a path that is no text")?;
         let said: Value = serde_json::from_str(&self.source.run(program, arguments)?)?;
-        let arrived = arrived()? - before;
-        Ok(Sent {
-            cost: said["ns"]
-                .as_f64()
-                .context("lvx-bench does not say what a frame took")?,
-            lost: u64::from(packets).saturating_sub(arrived),
-        })
+        said["ns"].as_f64().context("lvx-bench does not say what a frame took")
     }
 }
 
