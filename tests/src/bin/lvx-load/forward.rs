@@ -217,7 +217,7 @@ pub fn measure(programs: &Programs, arguments: &Arguments) -> Result<Report> {
             .any(|runs| runs.way.kind() == Kind::Lvx && runs.lost > 0),
     ) {
         // Why.
-        eprintln!("{}\n{}", daemon.get("/v1/stats")?, daemon.log());
+        eprintln!("lvx stats: {}\n{}", daemon.get("/v1/stats")?, daemon.log());
     }
     if arguments.instructions {
         "instructions".clone_into(&mut report.unit);

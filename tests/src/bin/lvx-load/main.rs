@@ -4,10 +4,13 @@
 mod control;
 mod daemon;
 mod forward;
+mod http;
 mod passage;
 mod pktgen;
 mod report;
+mod rivals;
 mod vm;
+mod wrk;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -39,6 +42,10 @@ enum Bench {
     Forward(forward::Arguments),
     /// The same in a virtual machine whose clock counts instructions
     Vm(vm::Arguments),
+    /// Requests and bytes per second, side by side with HAProxy, nginx and nftables
+    Http(http::Arguments),
+    /// New connections per second, and how long they take
+    Connections(http::Arguments),
     /// Applying, changing, restarting and sweeping large configurations
     Control(control::Arguments),
 }
@@ -48,6 +55,8 @@ fn main() -> ExitCode {
     let measured = match bench {
         Bench::Forward(arguments) => forward::measure(&programs, &arguments),
         Bench::Vm(arguments) => vm::measure(&programs, arguments),
+        Bench::Http(arguments) => http::measure(&programs, &arguments),
+        Bench::Connections(arguments) => http::measure_connections(&programs, &arguments),
         Bench::Control(arguments) => control::measure(&programs, &arguments),
     };
     match measured.and_then(|report| report.print()) {

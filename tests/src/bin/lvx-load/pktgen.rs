@@ -39,7 +39,9 @@ pub fn send(namespace: &Namespace, interface: &str, mac: &str, client: &str, fra
     }
     namespace.inside(|| {
         let write = |file: &str, text: &str| -> Result<()> {
-            fs::write(Path::new(FILES).join(file), text).with_context(|| format!("pktgen: {file}: {text}"))
+            // Some of the files take the last byte for the end of a line, whatever it is.
+            fs::write(Path::new(FILES).join(file), format!("{text}\n"))
+                .with_context(|| format!("pktgen: {file}: {text}"))
         };
         let thread = format!("kpktgend_{cpu}");
         write(&thread, "rem_device_all")?;
