@@ -3,6 +3,7 @@
 //! The programs that measure print a report as JSON; here it becomes a table, a file and a plot in `target/bench/`.
 
 mod plot;
+mod readme;
 mod report;
 mod table;
 
@@ -51,19 +52,22 @@ enum Bench {
     Connections(Further),
     /// Applying, changing, restarting and sweeping large configurations
     Control(Further),
+    /// Put the latest tables of target/bench/ into README.md
+    Readme,
 }
 
 impl Bench {
-    /// Its name, and the program that measures.
-    fn measured_by(&self) -> (&'static str, Program, &[String]) {
-        match self {
+    /// Its name, and the program that measures; none if nothing is measured.
+    fn measured_by(&self) -> Option<(&'static str, Program, &[String])> {
+        Some(match self {
             Self::Program(args) => ("program", Program::Bench, &args.further),
             Self::Forward(args) => ("forward", Program::Load, &args.further),
             Self::Vm(args) => ("vm", Program::Vm, &args.further),
             Self::Http(args) => ("http", Program::Load, &args.further),
             Self::Connections(args) => ("connections", Program::Load, &args.further),
             Self::Control(args) => ("control", Program::Load, &args.further),
-        }
+            Self::Readme => return None,
+        })
     }
 }
 
@@ -84,7 +88,12 @@ pub fn bench(arguments: &Arguments) -> Result<ExitCode> {
         list();
         return Ok(ExitCode::SUCCESS);
     };
-    let (name, program, further) = bench.measured_by();
+    let Some((name, program, further)) = bench.measured_by() else {
+        let readme = command::root().join("README.md");
+        let tables = readme::update(&build::target()?.join("bench"), &readme)?;
+        println!("{}: {}", readme.display(), tables.join(", "));
+        return Ok(ExitCode::SUCCESS);
+    };
     command::ensure_root(&format!("bench {name}"), "network namespaces, BPF")?;
     setup::ensure(Wanted {
         programs: program != Program::Bench,
