@@ -267,6 +267,10 @@ fn tell(report: &mut Report, arguments: &Arguments, all: &[Runs]) {
         });
         report.add(row);
     }
+    if first.generator == Generator::Pktgen {
+        // It costs many times what is measured, and not always the same.
+        return;
+    }
     let mut ratio = |what: &str, over: Option<f64>, under: Option<f64>, bound: f64, at_most: bool| {
         let (Some(over), Some(under)) = (over, under) else {
             return;

@@ -2,15 +2,14 @@
 
 use anyhow::Result;
 
-use crate::{
-    Programs, forward,
-    passage::Generator::{Live, Pktgen},
-    report::Report,
-};
+use crate::{Programs, forward, passage::Generator, report::Report};
 
 /// How much to measure. Runs differ little from each other, and emulation is slow.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
+    /// What makes the frames. With pktgen's, what a frame costs depends on which thread happens to receive it
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Generator::Live])]
+    generator: Vec<Generator>,
     /// Runs of each case, of which the median counts
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
@@ -27,7 +26,7 @@ pub fn measure(programs: &Programs, arguments: Arguments) -> Result<Report> {
     let report = forward::measure(
         programs,
         &forward::Arguments {
-            generator: vec![Live, Pktgen],
+            generator: arguments.generator,
             runs: arguments.runs,
             packets: arguments.packets,
             flows: vec![1, 1_000],
