@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::{
     Programs,
     daemon::Daemon,
-    report::{Report, Row},
+    report::{Report, Row, grouped, median},
 };
 
 /// How much to measure.
@@ -96,7 +96,11 @@ pub fn measure(programs: &Programs, arguments: &Arguments) -> Result<Report> {
         "The control plane with large configurations: time until acknowledged, which is on disk and in the maps",
         "ms",
     );
-    let size = format!("{} services x {} backends", arguments.services, arguments.backends);
+    let size = format!(
+        "{} services x {} backends",
+        grouped(arguments.services),
+        grouped(arguments.backends)
+    );
     for scheduler in ["mh", "rr"] {
         let mut times = Times::default();
         for run in 0..arguments.runs {
@@ -113,10 +117,7 @@ pub fn measure(programs: &Programs, arguments: &Arguments) -> Result<Report> {
         report.add(row("lvx run takes over the maps", &times.takeover));
         report.add(row("lvx run with that state and no maps", &times.start));
         let memory = row("daemon's resident memory", &times.resident).unit("MB");
-        let memory = memory.note(format!(
-            "{:.1} MB of it its own",
-            crate::report::median(&times.anonymous)
-        ));
+        let memory = memory.note(format!("{:.1} MB of it its own", median(&times.anonymous)));
         report.add_bounded(memory, MEMORY);
         report.add(row("the same after it took over", &times.resident_restarted).unit("MB"));
     }
@@ -193,7 +194,7 @@ fn one_large_service(programs: &Programs, site: &Site, runs: u32) -> Result<Vec<
     let times: Vec<f64> = (0..runs * 4)
         .map(|change| set_weight(&daemon, &vip(0), &backend(change), 2 + change))
         .collect::<Result<_>>()?;
-    let group = format!("1 service x {MANY} backends, mh");
+    let group = format!("1 service x {} backends, mh", grouped(MANY));
     Ok(vec![Row::new(
         &group,
         "one weight changed through the API: the Maglev table built anew",

@@ -10,7 +10,7 @@ use crate::{
     Programs,
     daemon::Daemon,
     passage::{Frames, Generator, PORT, Passage, SINK},
-    report::{Check, Report, Row, median},
+    report::{Check, Report, Row, grouped, median},
 };
 
 /// How much to measure.
@@ -227,7 +227,8 @@ pub fn measure(programs: &Programs, arguments: &Arguments) -> Result<Report> {
     }
     report.notes.push(format!(
         "{} runs of {} frames each, in turns; live frames are redirected into a veth by a program of ours",
-        arguments.runs, arguments.packets
+        arguments.runs,
+        grouped(arguments.packets)
     ));
     Ok(report)
 }
@@ -244,7 +245,7 @@ fn tell(report: &mut Report, arguments: &Arguments, all: &[Runs]) {
     let net = |way: Way| gross(way).map(|gross| gross - generator);
     let mut group = match first.flows {
         1 => "1 flow".to_owned(),
-        flows => format!("{flows} flows at random"),
+        flows => format!("{} flows at random", grouped(flows)),
     };
     if first.generator == Generator::Pktgen {
         group = format!("frames of pktgen, {group}");
