@@ -8,6 +8,7 @@ use std::{
     fs,
     path::Path,
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -37,6 +38,8 @@ pub struct Arguments {
 
 /// Single changes in each run.
 const CHANGES: u32 = 20;
+/// How long nothing changes before a single change.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Backends of the one large service.
 const MANY: u32 = 1_000;
 /// The most that is to be taken: to apply, ms; to make a change, ms; of memory, MB.
@@ -78,6 +81,7 @@ impl Site {
 struct Times {
     apply: Vec<f64>,
     change: Vec<f64>,
+    change_at_once: Vec<f64>,
     change_command: Vec<f64>,
     apply_again: Vec<f64>,
     remove: Vec<f64>,
@@ -111,6 +115,10 @@ pub fn measure(programs: &Programs, arguments: &Arguments) -> Result<Report> {
         let row = |case: &str, values: &[f64]| Row::new(&group, case, values);
         report.add_bounded(row("lvx apply of all, from nothing", &times.apply), APPLY);
         report.add_bounded(row("one weight changed through the API", &times.change), CHANGE);
+        report.add(row(
+            "the same, one after the other without a pause",
+            &times.change_at_once,
+        ));
         report.add(row("one weight changed by `lvx backend set`", &times.change_command));
         report.add(row("lvx apply of all with one weight changed", &times.apply_again));
         report.add(row("one service removed through the API", &times.remove));
@@ -148,11 +156,14 @@ fn one_run(programs: &Programs, arguments: &Arguments, site: &Site, scheduler: &
     let (resident, anonymous) = daemon.memory()?;
     times.resident.push(resident);
     times.anonymous.push(anonymous);
-    for change in 0..CHANGES {
-        let service = (change * 37) % arguments.services;
-        let backend = backend(service * arguments.backends + change % arguments.backends);
-        let took = set_weight(&daemon, &vip(service), &backend, 2 + change)?;
-        times.change.push(took);
+    for (pause, all) in [(PAUSE, &mut times.change), (Duration::ZERO, &mut times.change_at_once)] {
+        for change in 0..CHANGES {
+            thread::sleep(pause);
+            let service = (change * 37) % arguments.services;
+            let backend = backend(service * arguments.backends + change % arguments.backends);
+            let weight = 2 + change + u32::from(pause.is_zero()) * CHANGES;
+            all.push(set_weight(&daemon, &vip(service), &backend, weight)?);
+        }
     }
     let (service, of_it) = (format!("tcp://{}:80", vip(0)), backend(0));
     for weight in ["50", "51", "52"] {
