@@ -60,10 +60,7 @@ fn markdown(report: &Report) -> String {
         }
     }
     if !report.checks.is_empty() {
-        text.push_str("\n| what it is to show | measured | bound | |\n| --- | --- | --- | --- |\n");
-        for check in &report.checks {
-            text.push_str(&verdict(check));
-        }
+        text.push_str(&verdict(&report.checks));
     }
     text
 }
@@ -137,16 +134,25 @@ fn head(columns: impl IntoIterator<Item = String>) -> String {
     )
 }
 
-/// A check as a line of a table.
-fn verdict(check: &Check) -> String {
-    format!(
-        "| {} | {} | {} {} | {} |\n",
-        check.what,
-        number(check.measured),
-        if check.at_most { "at most" } else { "at least" },
-        number(check.bound),
-        if check.met { "kept" } else { "**not kept**" }
-    )
+/// How many bounds are kept, and which are not.
+fn verdict(checks: &[Check]) -> String {
+    let missed: Vec<&Check> = checks.iter().filter(|check| !check.met).collect();
+    let (all, kept) = (checks.len(), checks.len() - missed.len());
+    if missed.is_empty() {
+        return format!("\nAll {all} bounds are kept.\n");
+    }
+    let mut text = format!("\nOf {all} bounds {kept} are kept. Not kept:\n\n");
+    for check in missed {
+        let bound = if check.at_most { "at most" } else { "at least" };
+        let _ = writeln!(
+            text,
+            "- {}: {}, to be {bound} {}",
+            check.what,
+            number(check.measured),
+            number(check.bound)
+        );
+    }
+    text
 }
 
 /// The name and the number of flows of a case like `DR UDP IPv4, 10,000 flows`.
@@ -199,6 +205,20 @@ mod tests {
             text.contains("| | 1 flow, ns | 10,000 flows, ns |\n| --- | --- | --- |\n| DR | 1.00 | 2.00 |"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn bounds_that_are_not_kept_are_told() {
+        let check = |measured: f64| Check {
+            what: "DR, ns".to_owned(),
+            measured,
+            bound: 30.0,
+            at_most: true,
+            met: measured <= 30.0,
+        };
+        assert_eq!(verdict(&[check(29.0)]), "\nAll 1 bounds are kept.\n");
+        let text = verdict(&[check(29.0), check(31.0)]);
+        assert!(text.contains("Of 2 bounds 1 are kept") && text.ends_with("- DR, ns: 31.0, to be at most 30.0\n"));
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub fn measure(programs: &Programs, arguments: &Arguments) -> Result<Report> {
     let requests = arguments.in_turns(&rivals, "requests", |target| {
         wrk::run(target.client, &target.address, arguments.load(false))
     })?;
-    tell(&mut report, "requests over connections that stay", &requests);
+    tell(&mut report, "requests, connections kept", &requests);
     let streams = arguments.in_turns(&rivals, "a stream", |target| stream(target, arguments.seconds))?;
     let ours = streams.first().map(|(_, rates)| median(rates));
     for (target, rates) in &streams {
@@ -122,7 +122,7 @@ fn tell(report: &mut Report, group: &str, all: &[(&Target<'_>, Vec<Measured>)]) 
     for (place, percentile) in PERCENTILES.into_iter().enumerate() {
         for (target, measured) in all {
             let times: Vec<f64> = measured.iter().map(|run| run.percentiles[place]).collect();
-            report.add(Row::new(&format!("{group}: {percentile} within"), target.name, &times).unit("ms"));
+            report.add(Row::new(&format!("{percentile} of them within"), target.name, &times).unit("ms"));
         }
     }
 }
