@@ -3,6 +3,7 @@
 //! The programs that measure print a report as JSON; here it becomes a table, a file and a plot in `target/bench/`.
 
 mod plot;
+mod readme;
 mod report;
 mod table;
 
@@ -29,7 +30,7 @@ pub struct Arguments {
     bench: Option<Bench>,
 }
 
-/// Arguments for the program that measures; `-- --help` shows which there are.
+/// Arguments for the program that measures.
 #[derive(Debug, clap::Args)]
 struct Further {
     /// Passed on to the program that measures (`-- --help` shows what it takes)
@@ -53,12 +54,14 @@ enum Bench {
     Control(Further),
     /// What the daemon takes to probe 2,000 backends every second
     Health(Further),
+    /// Put the latest tables of target/bench/ into README.md
+    Readme,
 }
 
 impl Bench {
-    /// Its name, and the program that measures.
-    fn measured_by(&self) -> (&'static str, Program, &[String]) {
-        match self {
+    /// Its name, and the program that measures; none if nothing is measured.
+    fn measured_by(&self) -> Option<(&'static str, Program, &[String])> {
+        Some(match self {
             Self::Program(args) => ("program", Program::Bench, &args.further),
             Self::Forward(args) => ("forward", Program::Load, &args.further),
             Self::Vm(args) => ("vm", Program::Vm, &args.further),
@@ -66,7 +69,8 @@ impl Bench {
             Self::Connections(args) => ("connections", Program::Load, &args.further),
             Self::Control(args) => ("control", Program::Load, &args.further),
             Self::Health(args) => ("health", Program::Bench, &args.further),
-        }
+            Self::Readme => return None,
+        })
     }
 }
 
@@ -87,7 +91,12 @@ pub fn bench(arguments: &Arguments) -> Result<ExitCode> {
         list();
         return Ok(ExitCode::SUCCESS);
     };
-    let (name, program, further) = bench.measured_by();
+    let Some((name, program, further)) = bench.measured_by() else {
+        let readme = command::root().join("README.md");
+        let tables = readme::update(&build::target()?.join("bench"), &readme)?;
+        println!("{}: {}", readme.display(), tables.join(", "));
+        return Ok(ExitCode::SUCCESS);
+    };
     command::ensure_root(&format!("bench {name}"), "network namespaces, BPF")?;
     setup::ensure(Wanted {
         programs: program != Program::Bench || name == "health",
@@ -96,10 +105,18 @@ pub fn bench(arguments: &Arguments) -> Result<ExitCode> {
     })?;
     let built = build::measuring(program != Program::Bench)?;
     let report = Report::read(&measure(name, program, &built, further)?)?;
+    if report.rows.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
     table::print(&report);
     let directory = built.target.join("bench");
     fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    for file in write(&report, &directory)? {
+    // What was asked for in particular leaves the whole measurement's files as they are.
+    let stem = match further.is_empty() {
+        true => report.bench.clone(),
+        false => format!("{}-part", report.bench),
+    };
+    for file in write(&report, &directory, &stem)? {
         println!("{}", file.display());
     }
     Ok(ExitCode::SUCCESS)
@@ -107,12 +124,13 @@ pub fn bench(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Says what there is.
 fn list() {
-    println!("cargo xtask bench BENCH [FILTER or options for the measuring program]\n");
+    println!("cargo xtask bench BENCH [OPTIONS OF THE MEASURING PROGRAM, --help shows them]\n");
     for command in <Bench as Subcommand>::augment_subcommands(clap::Command::new("bench")).get_subcommands() {
         let about = command.get_about().map(ToString::to_string).unwrap_or_default();
         println!("  {:<12} {about}", command.get_name());
     }
-    println!("\nEach prints a table, and writes JSON and a plot to target/bench/.");
+    println!("\nEach prints a table, and writes JSON and a plot to target/bench/. For a look while tuning:");
+    println!("  cargo xtask bench program --quick --only 'DR UDP IPv4, 1 flow' --only syn");
 }
 
 /// Runs the program that measures: what it prints.
@@ -153,9 +171,9 @@ fn measure(name: &str, program: Program, built: &Measuring, further: &[String]) 
     Ok(said)
 }
 
-/// Writes the report and its plot: the files.
-fn write(report: &Report, directory: &Path) -> Result<Vec<PathBuf>> {
-    let file = |extension: &str| directory.join(format!("{}.{extension}", report.bench));
+/// Writes the report and its plot to files with this name: the files.
+fn write(report: &Report, directory: &Path, stem: &str) -> Result<Vec<PathBuf>> {
+    let file = |extension: &str| directory.join(format!("{stem}.{extension}"));
     let (json, svg, png) = (file("json"), file("svg"), file("png"));
     fs::write(&json, serde_json::to_string_pretty(report)?)?;
     fs::write(&svg, plot::svg(report))?;
