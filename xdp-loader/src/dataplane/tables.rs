@@ -212,8 +212,8 @@ impl Tables {
         Ok(())
     }
 
-    /// Waits, if need be, until no packet reads the bank that is not in use.
-    fn settle(&mut self) {
+    /// Waits, if need be, until no packet reads the bank that is not in use. What comes next need not wait then.
+    pub fn settle(&mut self) {
         if self.draining {
             grace_period();
             self.draining = false;

@@ -126,6 +126,12 @@ impl Case {
             packets: Packets::New,
             scheduler,
             flows: vec![0],
+            // Overflow takes no more connections than the sum of the weights: as many as the flow table has places.
+            backends: if scheduler == Scheduler::Ovf {
+                40
+            } else {
+                known.backends
+            },
             ..known
         }
     }
@@ -202,10 +208,14 @@ impl Case {
             }
             service.backends = (0..self.backends)
                 .map(|backend| {
-                    Backend::new(BackendAddress {
+                    let mut backend = Backend::new(BackendAddress {
                         ip: self.backend(number * self.backends + backend),
                         port: None,
-                    })
+                    });
+                    if self.scheduler == Scheduler::Ovf {
+                        backend.weight = u16::MAX;
+                    }
+                    backend
                 })
                 .collect();
             desired.add_service(service)?;
