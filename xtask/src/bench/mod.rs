@@ -33,7 +33,7 @@ pub struct Arguments {
 /// Arguments for the program that measures.
 #[derive(Debug, clap::Args)]
 struct Further {
-    /// Passed on to the program that measures (`-- --help` shows what it takes)
+    /// Passed on to the program that measures; `--help` shows what it takes
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     further: Vec<String>,
 }
@@ -41,16 +41,22 @@ struct Further {
 #[derive(Debug, Subcommand)]
 enum Bench {
     /// The program alone: net ns per packet by BPF_PROG_TEST_RUN
+    #[command(disable_help_flag = true)]
     Program(Further),
     /// Packets through a balancer between namespaces, side by side with the kernel's own
+    #[command(disable_help_flag = true)]
     Forward(Further),
     /// The same on Debian's kernel in a virtual machine, in instructions per packet, with IPVS
+    #[command(disable_help_flag = true)]
     Vm(Further),
     /// Requests and bytes per second, side by side with HAProxy, nginx and nftables
+    #[command(disable_help_flag = true)]
     Http(Further),
     /// New connections per second, and how long they take
+    #[command(disable_help_flag = true)]
     Connections(Further),
     /// Applying, changing, restarting and sweeping large configurations
+    #[command(disable_help_flag = true)]
     Control(Further),
     /// What the daemon takes to probe 2,000 backends every second
     Health(Further),
@@ -104,6 +110,15 @@ pub fn bench(arguments: &Arguments) -> Result<ExitCode> {
         benches: true,
     })?;
     let built = build::measuring(program != Program::Bench)?;
+    if further.iter().any(|word| word == "--help" || word == "-h") {
+        let program = if program == Program::Bench {
+            &built.bench
+        } else {
+            &built.load
+        };
+        command::run(Command::new(program).args([name, "--help"]))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let report = Report::read(&measure(name, program, &built, further)?)?;
     if report.rows.is_empty() {
         return Ok(ExitCode::SUCCESS);
@@ -160,7 +175,7 @@ fn measure(name: &str, program: Program, built: &Measuring, further: &[String]) 
         .output()
         .with_context(|| format!("cannot start {}", command::line(&command)))?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    // A help text, or the machine's own words.
+    // A virtual machine's words are no report.
     ensure!(
         output.status.success() && said.contains('{'),
         "{}{} ended without a report ({})",

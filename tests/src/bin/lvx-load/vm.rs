@@ -7,8 +7,8 @@ use crate::{Programs, forward, passage::Generator, report::Report};
 /// How much to measure. Runs differ little from each other, and emulation is slow.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// What makes the frames. With pktgen's, what a frame costs depends on which thread happens to receive it
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Generator::Live])]
+    /// What makes the frames
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Generator::Live, Generator::Pktgen])]
     generator: Vec<Generator>,
     /// Runs of each case, of which the median counts
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
