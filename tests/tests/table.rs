@@ -185,7 +185,7 @@ fn flows_are_kept_as_long_as_their_service_says_or_else_the_node() -> Result<()>
         lvx.serve(&format!("udp://{service}"), "nat", "mh", [own.as_str()])?;
     }
     let service = |port: u16| format!("udp://{}:{port}", VIP_NAT.0);
-    lvx.lvx(["service", "set", &service(5301), "--timeout", "udp=1s"])?;
+    lvx.lvx(["service", "set", &service(5301), "--timeout", "udp=4s"])?;
     lvx.lvx(["service", "set", &service(5302), "--timeout", "udp=1h"])?;
     for port in [5300, 5301, 5302] {
         let client = Client::of(&lab.client, SocketAddr::new(VIP_NAT.0.into(), port))?;
@@ -202,7 +202,7 @@ fn flows_are_kept_as_long_as_their_service_says_or_else_the_node() -> Result<()>
     };
     assert_eq!(kept()?, [true; 3]);
     let wait = |what: &str, wanted: [bool; 3]| wait_until(what, Duration::from_secs(15), || Ok(kept()? == wanted));
-    wait("the service's own second is over", [true, false, true])?;
+    wait("the service's own four seconds are over", [true, false, true])?;
     wait("the node's ten seconds are over", [false, false, true])?;
     // A change holds for flows that are there.
     lvx.lvx(["service", "set", &service(5302), "--timeout", "udp=default"])?;
