@@ -5,6 +5,7 @@
 
 mod balancer;
 mod changes;
+mod choices;
 mod counting;
 mod flows;
 mod forwarding;
@@ -16,7 +17,10 @@ mod lent;
 mod malformed;
 mod mutations;
 mod network;
+mod random;
+mod reference;
 mod schedulers;
+mod site;
 mod takeover;
 mod tcp;
 mod transparency;
