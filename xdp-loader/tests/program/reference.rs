@@ -119,7 +119,10 @@ impl Reference {
             Scheduler::Lc => self.least(|server| (server.active * 256 + server.inactive, 1)),
             Scheduler::Wlc => self.least(|server| (server.active * 256 + server.inactive, server.weight)),
             Scheduler::Sed => self.shortest(),
-            Scheduler::Nq => self.usable(|server| server.active == 0).next().or_else(|| self.shortest()),
+            Scheduler::Nq => self
+                .usable(|server| server.active == 0)
+                .next()
+                .or_else(|| self.shortest()),
             Scheduler::Fo => self.heaviest(|_| true),
             Scheduler::Ovf => self.heaviest(|server| server.active <= u64::from(server.weight)),
             Scheduler::Mh => self.hashed(client),
@@ -193,7 +196,10 @@ impl Reference {
 fn the_reference_chooses_as_the_manual_says() {
     let servers = |weights: &[u16]| {
         let name = |host| SocketAddr::new([10, 0, 1, host].into(), 80);
-        (1..).zip(weights).map(|(host, weight)| Server::new(name(host), *weight)).collect::<Vec<_>>()
+        (1..)
+            .zip(weights)
+            .map(|(host, weight)| Server::new(name(host), *weight))
+            .collect::<Vec<_>>()
     };
     let client = SocketAddr::new([10, 7, 0, 1].into(), 40_000);
     let mut wrr = Reference::new(Scheduler::Wrr, servers(&[2, 4, 6]), 0);

@@ -82,7 +82,11 @@ impl Site {
     pub fn weigh(&mut self, balancer: &mut Balancer, share: usize) {
         for server in 0..self.names.len() {
             if self.random.happens(share) {
-                let weight = if self.random.happens(16) { 0 } else { 1 + self.random.below(12) as u16 };
+                let weight = if self.random.happens(16) {
+                    0
+                } else {
+                    1 + self.random.below(12) as u16
+                };
                 balancer.weigh(&self.name, &self.names[server], i64::from(weight));
                 self.reference.servers[server].weight = weight;
             }
@@ -122,7 +126,10 @@ impl Site {
         let [_, a, b, c] = (self.random.word() as u32).to_be_bytes();
         match self.vip.is_ipv4() {
             true => SocketAddr::new([10, 128 | a, b, c].into(), port),
-            false => SocketAddr::new([0x2001, 0xdb8, 7, u16::from(a), 0, 0, u16::from(b), u16::from(c)].into(), port),
+            false => SocketAddr::new(
+                [0x2001, 0xdb8, 7, u16::from(a), 0, 0, u16::from(b), u16::from(c)].into(),
+                port,
+            ),
         }
     }
 
@@ -204,7 +211,11 @@ impl Site {
             balancer.run(INSIDE, &frame.bytes());
         }
         self.count(one, false);
-        self.connections[one].state = if self.is_tcp { after(state, flags, by_client) } else { state };
+        self.connections[one].state = if self.is_tcp {
+            after(state, flags, by_client)
+        } else {
+            state
+        };
         self.count(one, true);
         self.assert_counted(balancer, server);
     }
@@ -235,7 +246,12 @@ impl Site {
         if !self.is_counted {
             return;
         }
-        let load = balancer.tables.maps().loads().unwrap().read(self.numbers[server] as usize);
+        let load = balancer
+            .tables
+            .maps()
+            .loads()
+            .unwrap()
+            .read(self.numbers[server] as usize);
         let counted = (Load::active(load.connections), Load::inactive(load.connections));
         let Server { active, inactive, .. } = self.reference.servers[server];
         let expected = (active as u32, inactive as u32);
@@ -258,7 +274,12 @@ impl Site {
             self.assert_counted(balancer, server);
             let found = census.backends.get(number).copied().unwrap_or_default();
             let expected = there.get(&server).copied().unwrap_or_default();
-            assert_eq!([found.active, found.inactive, found.half_open], expected, "{}", self.names[server]);
+            assert_eq!(
+                [found.active, found.inactive, found.half_open],
+                expected,
+                "{}",
+                self.names[server]
+            );
         }
     }
 
