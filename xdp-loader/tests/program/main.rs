@@ -18,6 +18,7 @@ mod loads;
 mod malformed;
 mod mutations;
 mod network;
+mod persistence;
 mod random;
 mod reference;
 mod schedulers;
