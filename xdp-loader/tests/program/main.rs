@@ -15,6 +15,7 @@ mod headers;
 mod icmp;
 mod lent;
 mod loads;
+mod loss;
 mod malformed;
 mod mutations;
 mod network;
