@@ -264,8 +264,12 @@ impl Balancer {
     /// The host number of the backend that a frame from the outside is forwarded to.
     #[track_caller]
     pub fn host(&mut self, frame: &Frame) -> u8 {
-        let [_, host] = self.chosen(frame).unwrap();
-        host
+        let (action, after, counted) = self.judge(OUTSIDE, &frame.bytes());
+        assert!(
+            matches!(action, Action::Tx | Action::Redirect),
+            "{action:?} {counted:?}"
+        );
+        after[5]
     }
 
     /// The network and the host number of the backend that a frame from the outside is forwarded to, if it is.

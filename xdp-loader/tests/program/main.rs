@@ -20,6 +20,7 @@ mod loss;
 mod malformed;
 mod mutations;
 mod network;
+mod orphans;
 mod persistence;
 mod random;
 mod reference;
