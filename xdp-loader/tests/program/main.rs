@@ -27,6 +27,7 @@ mod reference;
 mod schedulers;
 mod site;
 mod spread;
+mod stability;
 mod takeover;
 mod tcp;
 mod thresholds;
