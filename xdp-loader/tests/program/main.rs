@@ -32,4 +32,5 @@ mod takeover;
 mod tcp;
 mod thresholds;
 mod timeouts;
+mod transitions;
 mod transparency;
