@@ -28,6 +28,7 @@ mod schedulers;
 mod site;
 mod spread;
 mod stability;
+mod succession;
 mod takeover;
 mod tcp;
 mod thresholds;

@@ -1,7 +1,7 @@
 //! Thresholds: a backend with enough connections gets no new ones, and what becomes of those that it would have got.
 
 use xdp_common::verdict::Verdict;
-use xdp_loader::model::{BackendChange, Forward, Overload, Scheduler, ServiceChange};
+use xdp_loader::model::{BackendChange, Forward, Overload, Period, Scheduler, ServiceChange};
 
 use crate::{
     balancer::{Action, Balancer},
@@ -246,6 +246,27 @@ fn a_threshold_of_a_live_service_counts_the_connections_that_there_are() {
     balancer.sweep();
     assert_eq!(balancer.load(SERVICE, "10.0.1.11:80"), (5, 0, true));
     balancer.drops(OUTSIDE, &syn(41_000), Verdict::DroppedOverloaded);
+}
+
+#[test]
+fn a_client_that_persists_goes_to_its_backend_though_that_is_overloaded() {
+    // As in IPVS: a template is asked before the scheduler.
+    let mut balancer = Balancer::serving(SERVICE, Forward::Dr, Scheduler::Rr, &["10.0.1.11", "10.0.1.12"]);
+    let change = ServiceChange {
+        persistence: Some(Period::from_millis(300_000)),
+        ..ServiceChange::default()
+    };
+    balancer.set(SERVICE, &change);
+    limit(&mut balancer, "10.0.1.11", 1, 0);
+    balancer.apply();
+    for port in 40_000..40_003 {
+        assert_eq!(balancer.host(&syn(port)), 11);
+    }
+    assert_eq!(balancer.load(SERVICE, "10.0.1.11:80"), (3, 0, true));
+    for client in 2..5 {
+        let frame = tcp(&format!("10.7.0.{client}:40000"), "10.9.9.9:80", SYN);
+        assert_eq!(balancer.host(&frame), 12, "others do not");
+    }
 }
 
 #[test]
