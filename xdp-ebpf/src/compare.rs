@@ -12,11 +12,11 @@ use xdp_common::{
 
 use crate::{Env, atomic, forget, load, maps};
 
-/// Chunks that are looked at for one new connection, at most.
+/// Chunks that are looked at for one new connection, at most, if one of their members takes it.
 const CHUNKS: u32 = SCANNED / MEMBERS_PER_CHUNK;
 
 /// The best member of a service for a new connection. Of more than [`SCANNED`] members, one window after the other is looked
-/// at.
+/// at, and what follows it while nobody in it takes the connection.
 #[inline(always)]
 pub fn best(number: u32, service: &Service, measure: Measure) -> Option<Member> {
     let chunks = service.members_length.div_ceil(MEMBERS_PER_CHUNK);
@@ -35,10 +35,9 @@ pub fn best(number: u32, service: &Service, measure: Measure) -> Option<Member> 
         denominator: Score::NONE.denominator,
     };
     scan.forget();
-    let calls = if chunks < CHUNKS { chunks } else { CHUNKS };
     // SAFETY: the callback takes the pointer for what it is, and the kernel calls it no longer than this call lasts.
     unsafe {
-        bpf_loop(calls, look as *mut c_void, (&raw mut scan).cast(), 0);
+        bpf_loop(chunks, look as *mut c_void, (&raw mut scan).cast(), 0);
     }
     let best = Member(scan.best);
     (best.number() != 0).then_some(best)
@@ -89,6 +88,9 @@ impl Scan {
 extern "C" fn look(index: u64, scan: *mut Scan) -> u64 {
     // SAFETY: the pointer is the one that `best` gave, and nobody else has it.
     let scan = unsafe { &mut *scan };
+    if index >= u64::from(CHUNKS) && scan.best != 0 {
+        return 1;
+    }
     let mut chunk = scan.begin + index;
     if chunk >= scan.chunks {
         chunk -= scan.chunks;

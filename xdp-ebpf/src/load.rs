@@ -67,7 +67,8 @@ pub fn change(env: &Env, number: u32, backend: &Backend, old: State, new: State)
     }
 }
 
-/// How a member of a service would do for a new connection.
+/// How a member of a service would do for a new connection. Without thresholds it is not overloaded, whatever was noted while
+/// it had some.
 #[inline(always)]
 pub fn score(measure: Measure, member: Member) -> Score {
     let load = match maps::LOADS.get(member.number()) {
@@ -75,7 +76,7 @@ pub fn score(measure: Measure, member: Member) -> Score {
         Some(load) => unsafe {
             Load {
                 connections: atomic::load(&raw const load.connections),
-                overloaded: atomic::load(&raw const load.overloaded),
+                overloaded: atomic::load(&raw const load.overloaded) & u64::from(member.is_limited()),
             }
         },
         None => Load::default(),

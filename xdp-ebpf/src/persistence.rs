@@ -5,12 +5,13 @@
 use xdp_common::{
     layout::{Backend, Hop, Member, Record, Service},
     tcp_state::State,
+    verdict::Verdict,
 };
 
 use crate::{
-    Env, compare,
+    Env, compare, count,
     family::{self, Family},
-    flow::{self, Entry, Found, Place},
+    flow::{self, Entry, Found, Insertion, Place},
 };
 
 /// Where a client's template is or belongs.
@@ -76,5 +77,7 @@ pub fn begin<F: Family>(env: &Env, service: &Service, source: F::Address, number
         hop: Hop::NONE,
     };
     // Without a place the client's next connection is scheduled anew.
-    let _: flow::Insertion = template.place.put(env, &entry);
+    if template.place.put(env, &entry) == Insertion::Evicted {
+        count::verdict(env, Verdict::FlowEvicted);
+    }
 }

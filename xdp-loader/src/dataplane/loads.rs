@@ -74,13 +74,10 @@ impl<'a> Loads<'a> {
             let now = count.load(Ordering::Relaxed);
             let before = self.before.get(number).copied().unwrap_or(now);
             let off = [
-                (
-                    Load::ACTIVE,
-                    off(Load::active, before, now, truth.active + truth.half_open),
-                ),
+                (Load::ACTIVE, off(active, before, now, truth.active + truth.half_open)),
                 (
                     Load::INACTIVE,
-                    off(Load::inactive, before, now, truth.inactive - truth.half_open),
+                    off(inactive, before, now, truth.inactive - truth.half_open),
                 ),
             ];
             for (one, off) in off {
@@ -96,9 +93,19 @@ impl<'a> Loads<'a> {
     }
 }
 
+/// Active connections as they were counted, which may be a few less than none.
+fn active(connections: u64) -> i32 {
+    (connections.wrapping_add(1 << 31) >> 32) as i32
+}
+
+/// Inactive connections. As [`active`].
+fn inactive(connections: u64) -> i32 {
+    connections as i32
+}
+
 /// By how much the truth of some moment between two counts is outside of what these say, and as much again as there was of
 /// change between them.
-fn off(part: impl Fn(u64) -> u32, before: u64, now: u64, truth: u64) -> i64 {
+fn off(part: impl Fn(u64) -> i32, before: u64, now: u64, truth: u64) -> i64 {
     let (before, now, truth) = (i64::from(part(before)), i64::from(part(now)), truth as i64);
     let slack = (now - before).abs();
     let (least, most) = (before.min(now) - slack, before.max(now) + slack);
@@ -120,7 +127,7 @@ mod tests {
     use super::*;
 
     fn off_active(before: u64, now: u64, truth: u64) -> i64 {
-        off(Load::active, before * Load::ACTIVE, now * Load::ACTIVE, truth)
+        off(active, before * Load::ACTIVE, now * Load::ACTIVE, truth)
     }
 
     #[test]
@@ -128,6 +135,12 @@ mod tests {
         assert_eq!(off_active(5, 5, 5), 0);
         assert_eq!(off_active(5, 5, 3), -2);
         assert_eq!(off_active(0, 0, 7), 7);
+    }
+
+    #[test]
+    fn a_count_below_none_is_set_to_what_the_sweep_found_at_once() {
+        let below = (2 * Load::ACTIVE).wrapping_neg() - 3;
+        assert_eq!((off(active, below, below, 1), off(inactive, below, below, 0)), (3, 3));
     }
 
     #[test]

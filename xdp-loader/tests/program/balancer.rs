@@ -9,7 +9,7 @@ use std::{
 
 use aya::{TestRun as _, TestRunOptions, programs::Xdp};
 use xdp_common::{
-    layout::{BackendCounters, Control, Service},
+    layout::{BackendCounters, Control, Load, Service},
     tcp_state::State,
     verdict::Verdict,
 };
@@ -19,7 +19,10 @@ use xdp_loader::{
         flows::{self, Census, Flow},
         rules::Rules,
     },
-    health::view::HealthView,
+    health::{
+        state::State as Health,
+        view::{BackendHealth, HealthView},
+    },
     model::{self, Backend, BackendChange, Desired, Forward, Scheduler, ServiceAddress, ServiceChange},
     netlink::{LinkTable, NextHopError, NextHops},
 };
@@ -43,8 +46,8 @@ pub enum Action {
 }
 
 /// Tables that know the interfaces.
-fn open(pins: Option<&Path>, sizes: Sizes) -> Tables {
-    let mut tables = Tables::open(pins, sizes, Node::default()).unwrap();
+fn open(pins: Option<&Path>, sizes: Sizes, node: Node) -> Tables {
+    let mut tables = Tables::open(pins, sizes, node).unwrap();
     for ifindex in [OUTSIDE, INSIDE, VETH] {
         tables.port(ifindex).unwrap();
     }
@@ -60,19 +63,15 @@ pub struct Balancer {
     pub tables: Lent,
     pub desired: Desired,
     pub hops: NextHops,
+    pub health: HealthView,
     pub links: LinkTable,
 }
 
 impl Balancer {
     /// Without a service or a flow, in a network namespace of its own.
     pub fn new() -> Self {
-        let (tables, links) = Lent::new(|| open(None, sizes()));
-        Self {
-            tables,
-            desired: Desired::default(),
-            hops: NextHops::default(),
-            links,
-        }
+        let (tables, links) = Lent::new(|| open(None, sizes(), Node::default()));
+        Self::over(tables, links)
     }
 
     /// With a service and its backends, all with their default weights.
@@ -85,10 +84,21 @@ impl Balancer {
 
     /// With tables that no other test uses, in the network namespace of this thread.
     pub fn with(pins: Option<&Path>, sizes: Sizes, links: LinkTable) -> Self {
+        Self::over(Lent::Own(Box::new(open(pins, sizes, Node::default()))), links)
+    }
+
+    /// With tables of its own and these settings of the node, in a new network namespace.
+    pub fn on(sizes: Sizes, node: Node) -> Self {
+        let links = network::enter();
+        Self::over(Lent::Own(Box::new(open(None, sizes, node))), links)
+    }
+
+    fn over(tables: Lent, links: LinkTable) -> Self {
         Self {
-            tables: Lent::Own(Box::new(open(pins, sizes))),
+            tables,
             desired: Desired::default(),
             hops: NextHops::default(),
+            health: HealthView::default(),
             links,
         }
     }
@@ -127,9 +137,7 @@ impl Balancer {
             weight: Some(weight),
             ..BackendChange::default()
         };
-        self.desired
-            .set_backend(address(service), name.parse().unwrap(), &change)
-            .unwrap();
+        self.set_backend(service, name, &change);
     }
 
     pub fn schedule(&mut self, service: &str, scheduler: Scheduler) {
@@ -137,7 +145,33 @@ impl Balancer {
             scheduler: Some(scheduler),
             ..ServiceChange::default()
         };
-        self.desired.set_service(address(service), &change).unwrap();
+        self.set(service, &change);
+    }
+
+    /// Desires something else of a service.
+    pub fn set(&mut self, service: &str, change: &ServiceChange) {
+        self.desired.set_service(address(service), change).unwrap();
+    }
+
+    /// Desires something else of a backend.
+    pub fn set_backend(&mut self, service: &str, name: &str, change: &BackendChange) {
+        self.desired
+            .set_backend(address(service), name.parse().unwrap(), change)
+            .unwrap();
+    }
+
+    /// What probes say of a backend, named as in `10.0.1.11:8080`, from now on: up or down.
+    pub fn is_up(&mut self, service: &str, name: &str, up: bool) {
+        let name: SocketAddr = name.parse().unwrap();
+        let health = BackendHealth {
+            takes_new: up,
+            share: 100,
+            weight: None,
+            state: if up { Health::Up } else { Health::Down },
+        };
+        self.health
+            .backends
+            .insert((address(service), name.ip(), name.port()), health);
     }
 
     /// Makes the next hop of a backend unknown.
@@ -158,7 +192,7 @@ impl Balancer {
 
     pub fn apply(&mut self) {
         self.tables
-            .apply(&self.desired, &self.hops, &HealthView::default(), &self.links)
+            .apply(&self.desired, &self.hops, &self.health, &self.links)
             .unwrap();
     }
 
@@ -230,9 +264,23 @@ impl Balancer {
     /// The host number of the backend that a frame from the outside is forwarded to.
     #[track_caller]
     pub fn host(&mut self, frame: &Frame) -> u8 {
-        let (action, after) = self.run(OUTSIDE, &frame.bytes());
-        assert!(matches!(action, Action::Tx | Action::Redirect), "{action:?}");
+        let (action, after, counted) = self.judge(OUTSIDE, &frame.bytes());
+        assert!(
+            matches!(action, Action::Tx | Action::Redirect),
+            "{action:?} {counted:?}"
+        );
         after[5]
+    }
+
+    /// The network and the host number of the backend that a frame from the outside is forwarded to, if it is.
+    #[track_caller]
+    pub fn chosen(&mut self, frame: &Frame) -> Option<[u8; 2]> {
+        let (action, after) = self.run(OUTSIDE, &frame.bytes());
+        match action {
+            Action::Tx | Action::Redirect => Some([after[4], after[5]]),
+            Action::Drop => None,
+            other => panic!("{other:?}"),
+        }
     }
 
     pub fn verdicts(&self, ifindex: u32) -> Vec<(Verdict, u64)> {
@@ -266,6 +314,17 @@ impl Balancer {
 
     pub fn control(&self) -> Control {
         self.tables.maps().control().read(0)
+    }
+
+    /// What packets have counted for a backend: active and inactive connections, and whether it is overloaded.
+    pub fn load(&self, service: &str, backend: &str) -> (u32, u32, bool) {
+        let number = self.backend_number(service, backend);
+        let load = self.tables.maps().loads().unwrap().read(number as usize);
+        (
+            Load::active(load.connections),
+            Load::inactive(load.connections),
+            load.overloaded != 0,
+        )
     }
 
     /// How long the node keeps idle flows in a state, jiffies, from now to the next change.

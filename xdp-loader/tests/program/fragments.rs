@@ -21,7 +21,7 @@ fn fresh() -> u16 {
 }
 
 /// The fragments of a frame's datagram, so many bytes of its payload in each (a multiple of 8).
-fn fragments(frame: &Frame, size: usize, identification: u16) -> Vec<Vec<u8>> {
+pub fn fragments(frame: &Frame, size: usize, identification: u16) -> Vec<Vec<u8>> {
     let whole = frame.bytes();
     let v4 = frame.source.is_ipv4();
     let header = IP + if v4 { 20 } else { 40 };
