@@ -155,7 +155,7 @@ pub const fn score(measure: Measure, load: Load, weight: u64) -> Score {
     let takes_none = less(weight, 1) | (load.overloaded & 1) | (measure.bounded as u64 & less(weight, active));
     Score {
         numerator: sum * (1 - (measure.idle_first as u64 & is_idle)),
-        denominator: (1 + measure.divided as u64 * weight.wrapping_sub(1)) * (1 - takes_none),
+        denominator: (measure.divided as u64 * weight.wrapping_sub(1)).wrapping_add(1) * (1 - takes_none),
     }
 }
 

@@ -13,7 +13,17 @@ use crate::model::{self, Period, TimeoutOf};
 /// The longest idle time that packets can tell, jiffies: 12 days at 1000 jiffies per second, 49 at 250.
 const LONGEST: u32 = (1 << 30) - 1;
 
-/// The sets of idle times that services have, each there once.
+/// How often a flow's last-seen time is written anew at most, per second.
+const REFRESHES_PER_SECOND: u32 = 4;
+
+/// How old a flow's last-seen time may be although a packet was seen since, jiffies.
+#[must_use]
+pub fn refresh(clock: &Clock) -> u32 {
+    clock.hertz() / REFRESHES_PER_SECOND
+}
+
+/// The sets of idle times that services have, each there once. A flow is never forgotten early: by as much as its last-seen
+/// time may be too old, the times are longer than was asked.
 #[derive(Debug)]
 pub struct TimeoutSets {
     clock: Clock,
@@ -64,7 +74,10 @@ impl TimeoutSets {
     fn of(&self, timeouts: model::Timeouts, persistence: Option<Period>) -> Timeouts {
         let timeouts = timeouts.or(self.node).or(model::Timeouts::IPVS);
         let jiffies = |period: Option<Period>| match period {
-            Some(period) => self.clock.jiffies_in(period.get()).min(LONGEST),
+            Some(period) => {
+                let asked = self.clock.jiffies_in(period.get());
+                asked.saturating_add(refresh(&self.clock)).min(LONGEST)
+            }
             None => LONGEST,
         };
         let mut set: Timeouts = [0; STATES];

@@ -20,7 +20,7 @@ use super::{
     maps::Opened,
     memory::{Memory, grace_period},
     ports::Ports,
-    rules::{Rules, TimeoutSets},
+    rules::{Rules, TimeoutSets, refresh},
     schedules::Schedules,
     words,
 };
@@ -30,9 +30,6 @@ use crate::{
     model::{self, Desired, OnLoss, Protocol, ServiceAddress},
     netlink::{LinkTable, NextHops},
 };
-
-/// How often a flow's last-seen time is written anew at most, per second.
-const REFRESHES_PER_SECOND: u32 = 4;
 
 /// How long an answer of the clock program is good for.
 const CLOCK_HOLDS: Duration = Duration::from_secs(60);
@@ -405,7 +402,7 @@ fn initialise(maps: &Maps, clock: &Clock) {
             bank: 0,
             version: layout::VERSION,
             seed: rand::rng().next_u64(),
-            refresh: clock.hertz() / REFRESHES_PER_SECOND,
+            refresh: refresh(clock),
             hertz: clock.hertz(),
             unknown_fragments: layout::UnknownFragments::Pass as u64,
             room: [0; 3],

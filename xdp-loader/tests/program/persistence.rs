@@ -238,7 +238,7 @@ fn the_time_of_persistence_is_each_service_s_own() {
     for service in services {
         assert_eq!(balancer.host(&syn("10.7.0.1:40000", service)), 11);
     }
-    sleep(Duration::from_millis(1100));
+    sleep(Duration::from_millis(1500));
     assert_eq!(balancer.host(&syn("10.7.0.1:40001", HTTP)), 12);
     assert_eq!(balancer.host(&syn("10.7.0.1:40001", HTTPS)), 11);
 }
