@@ -114,10 +114,13 @@ fn client(port: u16, service: &str, flags: u8) -> Frame {
     }
 }
 
+/// The flags of a segment, and whether the client sends it.
+type Segment = (u8, bool);
+
 #[test]
 fn a_flow_in_each_state_is_over_after_its_own_service_s_timeout_and_no_sooner() {
-    // The state, and what brings a flow there: flags, and whether the client sends them.
-    let ways: [(TimeoutOf, State, &[(u8, bool)]); 6] = [
+    // The state, and what brings a flow there.
+    let ways: [(TimeoutOf, State, &[Segment]); 6] = [
         (TimeoutOf::Syn, State::SynReceived, &[(SYN, true)]),
         (TimeoutOf::Established, State::Established, &[(ACK, true)]),
         (TimeoutOf::Fin, State::FinClient, &[(ACK, true), (FIN | ACK, true)]),
