@@ -13,7 +13,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::net::{self, AddressFamily, SocketType, sockopt};
+use rustix::{
+    io::Errno,
+    net::{self, AddressFamily, SocketType, sockopt},
+};
 
 use crate::{Namespace, client::Answers};
 
@@ -221,9 +224,7 @@ pub enum End {
 /// long it took to be connected.
 pub fn from_port(client: &Namespace, port: SocketAddr, address: SocketAddr, end: End) -> Result<(String, Duration)> {
     client.inside(|| {
-        let begin = Instant::now();
-        let stream = connect_from(port, address)?;
-        let connected = begin.elapsed();
+        let (stream, connected) = reconnect(port, address)?;
         let backend = match end {
             End::Orderly => finish(stream)?,
             End::Abort => {
@@ -234,6 +235,22 @@ pub fn from_port(client: &Namespace, port: SocketAddr, address: SocketAddr, end:
         };
         Ok((backend, connected))
     })?
+}
+
+/// Connects from a port as soon as the client's own kernel has the last acknowledgement of the connection before; how long
+/// it took from then on.
+fn reconnect(from: SocketAddr, to: SocketAddr) -> Result<(TcpStream, Duration)> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let begin = Instant::now();
+        match connect_from(from, to) {
+            Ok(stream) => return Ok((stream, begin.elapsed())),
+            Err(error) if error.downcast_ref() == Some(&Errno::ADDRNOTAVAIL) && Instant::now() < end => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn connect_from(from: SocketAddr, to: SocketAddr) -> Result<TcpStream> {

@@ -287,6 +287,11 @@ fn with_a_million_flows_conns_prints_at_once_and_stays_small() -> Result<()> {
         ensure!(printed > MILLION as usize * 9 / 10, "{printed} lines");
         ensure!(most > 0 && most < LIMIT_KIB, "the command took {most} KiB");
     }
+    let begin = Instant::now();
+    let flushed = lvx.json(["conns", "flush", "--client", "10.20.0.0/16"])?["flushed"].as_u64();
+    println!("{flushed:?} flushed in {:?}", begin.elapsed());
+    assert_eq!(flushed, Some(flows as u64));
+    assert_eq!(count(&lvx, &[])?, 0);
     let daemon = peak(lvx.pid().context("no daemon")?).context("no VmHWM")?;
     println!("the daemon: {daemon} KiB");
     ensure!(daemon < LIMIT_KIB, "the daemon took {daemon} KiB");

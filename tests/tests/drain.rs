@@ -32,22 +32,23 @@ fn serve(lab: &Lab, lvx: &Balancer<'_>, vip: &str, forward: &str, scheduler: &st
     Ok(format!("{vip}:80").parse()?)
 }
 
+/// Starts downloads of almost five seconds and waits until each has begun; each with the name of its backend.
+fn downloads(lab: &Lab, url: &str) -> Result<Vec<(String, Download)>> {
+    let downloads = (0..12)
+        .map(|number| Download::start(&lab.client, url, lab.directory(), &format!("download{number}")))
+        .collect::<Result<Vec<_>>>()?;
+    downloads
+        .into_iter()
+        .map(|download| Ok((download.backend()?, download)))
+        .collect()
+}
+
 fn draining_harms_no_request(lab: &Lab, vip: &str, forward: &str, scheduler: &str) -> Result<()> {
     let lvx = Balancer::start(lab)?;
     let address = serve(lab, &lvx, vip, forward, scheduler)?;
     let service = format!("tcp://{vip}:80");
     let second = lab.backends[1].v4.to_string();
     let url = format!("http://{vip}/slow/1m.bin");
-    let downloads = (0..12)
-        .map(|number| Download::start(&lab.client, &url, lab.directory(), &format!("download{number}")))
-        .collect::<Result<Vec<_>>>()?;
-    let downloads = downloads
-        .into_iter()
-        .map(|download| Ok((download.backend()?, download)))
-        .collect::<Result<Vec<_>>>()?;
-    let old = downloads.iter().filter(|(name, _)| name == "b2").count();
-    ensure!(old > 0, "no download from b2");
-
     let stop = AtomicBool::new(false);
     let begun = Mutex::new(Vec::new());
     let answered = |begin: Instant, backend: &str| {
@@ -57,27 +58,29 @@ fn draining_harms_no_request(lab: &Lab, vip: &str, forward: &str, scheduler: &st
             begun.push(begin);
         }
     };
-    let (drained, outcome, waited) = thread::scope(|scope| -> Result<_> {
+    let (drained, outcome, waited, downloads) = thread::scope(|scope| -> Result<_> {
         let load = scope.spawn(|| load::until_stopped(&lab.client, address, 4, &stop, answered));
         let drain = || -> Result<_> {
             thread::sleep(Duration::from_secs(1));
+            let downloads = downloads(lab, &url)?;
+            let old = downloads.iter().filter(|(name, _)| name == "b2").count();
+            ensure!(old > 0, "no download from b2");
             let said = lvx.lvx(["backend", "drain", &service, &second])?;
             let drained = Instant::now();
             println!("{}", said.trim());
-            thread::sleep(Duration::from_secs(1));
             // Not yet: there are downloads.
             let early = lvx.output(["backend", "del", &service, &second, "--drain", "--timeout", "1s"])?;
             ensure!(early.status.code() == Some(1), "removed while downloads go on");
             let message = String::from_utf8_lossy(&early.stderr).into_owned();
             ensure!(message.contains("was not removed: it is still draining"), "{message}");
             let mut wait = lvx.command(["backend", "drain", &service, &second, "--wait", "--timeout", "60s"]);
-            Ok((drained, lvx_tests::process::output_within(&mut wait, LIMIT)?))
+            Ok((drained, lvx_tests::process::output_within(&mut wait, LIMIT)?, downloads))
         };
         let result = drain();
         stop.store(true, Ordering::Relaxed);
         let outcome = load.join().map_err(|_| anyhow::anyhow!("the load panicked"))??;
-        let (drained, waited) = result?;
-        Ok((drained, outcome, waited))
+        let (drained, waited, downloads) = result?;
+        Ok((drained, outcome, waited, downloads))
     })?;
 
     println!(

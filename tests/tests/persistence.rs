@@ -183,6 +183,28 @@ fn persistence_ends_so_long_after_the_last_connection() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_flush_forgets_where_clients_persist() -> Result<()> {
+    let lab = Lab::one_armed()?;
+    let lvx = Balancer::start(&lab)?;
+    let web = SocketAddr::new(VIP_NAT.0.into(), 80);
+    let service = serve(&lab, &lvx, web, "nat", &["--persistence", "300s", "--netmask", "24"])?;
+    let open = || Ok::<_, anyhow::Error>(Held::open_many(&lab.client, web, 3)?.remove(0).backend);
+    let first = open()?;
+    // One client's connections end; the others of its network persist, and so does it.
+    assert_eq!(lvx.json(["conns", "flush", "--client", "10.0.0.1"])?["flushed"], 3);
+    assert_eq!(open()?, first);
+    for filter in [["--service", &service], ["--client", "10.0.0.0/24"]] {
+        let mut met = std::collections::BTreeSet::new();
+        for _ in 0..6 {
+            lvx.lvx([&["conns", "flush"], filter.as_slice()].concat())?;
+            met.insert(open()?);
+        }
+        assert_eq!(met.len(), 3, "{filter:?}: round robin is asked anew: {met:?}");
+    }
+    Ok(())
+}
+
 /// Opens connections so slowly that each is counted before the next comes.
 fn open_slowly(lab: &Lab, address: SocketAddr, count: usize) -> Result<Vec<Held>> {
     (0..count)
@@ -216,7 +238,9 @@ fn a_full_backend_rests_until_it_has_fewer(vip: IpAddr, forward: &str) -> Result
         [("b1", 4), ("b2", 2)].into(),
         "{forward} {vip}: the upper threshold"
     );
-    // Three of four: not yet below the lower threshold.
+    let status = lvx.json(["status"])?;
+    assert_eq!(status["services"][0]["backends"][0]["state"], "full", "{status}");
+    // Two of four: not yet below the lower threshold.
     let close_one = |held: &mut Vec<Held>| {
         let at = held.iter().position(|each| each.backend == "b1");
         at.map(|at| held.remove(at));

@@ -103,7 +103,14 @@ impl Known {
     fn is_served_by(&self, view: &HealthView) -> bool {
         self.desired.as_ref().is_some_and(|desired| {
             let mut services = desired.services().values();
-            services.all(|service| self.health.weights(service) == view.weights(service))
+            services.all(|service| {
+                let down = |view: &HealthView, backend| view.is_down(service, backend);
+                self.health.weights(service) == view.weights(service)
+                    && service
+                        .backends
+                        .iter()
+                        .all(|it| down(&self.health, it) == down(view, it))
+            })
         })
     }
 }
@@ -277,7 +284,7 @@ impl Shared {
         let health = Arc::clone(&self.health.subscribe().borrow());
         let (wanted, seen, healthy) = (Arc::clone(&desired), Arc::clone(&hops), Arc::clone(&health));
         // The tables come back with the answer: nobody else has them before what was made is noted.
-        let (_tables, made) = spawn_blocking(move || {
+        let (mut tables, made) = spawn_blocking(move || {
             let made = tables.apply(&wanted, &seen, &healthy, &links);
             (tables, made)
         })
@@ -289,6 +296,8 @@ impl Shared {
             known.hops = hops;
             known.health = health;
         });
+        // Waiting for packets under way takes the kernel some milliseconds: the next change need not.
+        spawn_blocking(move || tables.settle());
         Ok(())
     }
 

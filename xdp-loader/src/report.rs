@@ -136,6 +136,8 @@ pub enum BackendState {
     Disabled,
     /// It does not: it is a sorry backend, and the service has its quorum.
     Standby,
+    /// It does not: it has reached its upper threshold of connections, and not yet come below the lower one.
+    Full,
     /// It does not: the kernel has no route to it, or nobody answers for its MAC address.
     Unreachable,
     /// It does not, because it was asked to drain, or asks for that itself; connections that it has go on.
@@ -152,6 +154,7 @@ impl BackendState {
             Self::Down => "down",
             Self::Disabled => "disabled",
             Self::Standby => "standby",
+            Self::Full => "full",
             Self::Unreachable => "unreachable",
             Self::Drained => "drained",
         }

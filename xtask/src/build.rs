@@ -55,14 +55,19 @@ pub fn release() -> Result<Built> {
 
 /// Where a build for release puts things.
 fn built() -> Result<Built> {
-    let metadata = command::output(cargo().args(["metadata", "--format-version=1", "--no-deps", "--offline"]))?;
-    let metadata: Value = serde_json::from_str(&metadata)?;
-    let target = metadata["target_directory"]
-        .as_str()
-        .context("cargo metadata does not name the target directory")?;
-    let release = PathBuf::from(target).join("release");
+    let release = target()?.join("release");
     Ok(Built {
         lvx: release.join("lvx"),
         lab: release.join("lab"),
     })
+}
+
+/// Where all that is built goes.
+pub fn target() -> Result<PathBuf> {
+    let metadata = command::output(cargo().args(["metadata", "--format-version=1", "--no-deps", "--offline"]))?;
+    let metadata: Value = serde_json::from_str(&metadata)?;
+    let target = metadata["target_directory"].as_str();
+    Ok(target
+        .context("cargo metadata does not name the target directory")?
+        .into())
 }

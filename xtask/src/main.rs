@@ -27,9 +27,12 @@ struct Arguments {
 enum Task {
     /// Install what building and testing need, and say what was done
     Setup {
-        /// Also what `test --vm` needs: QEMU and a stock kernel
+        /// Also what `test --vm` and `bench vm` need: QEMU and a stock kernel
         #[arg(long)]
         vm: bool,
+        /// Also what `bench` compares with, and what it plots with
+        #[arg(long)]
+        bench: bool,
     },
     /// Build everything for release, the XDP program included
     Build,
@@ -53,9 +56,10 @@ fn main() -> ExitCode {
 
 fn perform(task: Task) -> Result<ExitCode> {
     match task {
-        Task::Setup { vm } => {
+        Task::Setup { vm, bench } => {
             let mut wanted = setup::Wanted::TESTING;
             wanted.vm = vm;
+            wanted.benches = bench;
             setup::ensure(wanted)?;
             println!("Everything is there.");
             Ok(ExitCode::SUCCESS)

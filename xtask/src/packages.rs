@@ -41,6 +41,8 @@ pub const BENCHES: &[Program] = &[
     ("haproxy", "haproxy"),
     ("nft", "nftables"),
     ("ipvsadm", "ipvsadm"),
+    // Not a program, but as good a sign that the package is there.
+    ("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream"),
 ];
 
 /// What makes a PNG of a plot.

@@ -146,6 +146,7 @@ fn state(backend: &BackendStatus) -> Cell {
         | BackendState::Unknown
         | BackendState::Disabled
         | BackendState::Standby
+        | BackendState::Full
         | BackendState::Drained => Colour::Notable,
     };
     Cell::coloured(backend.state.name(), colour)

@@ -59,6 +59,19 @@ pub struct Image {
     pub timeouts: TimeoutSets,
 }
 
+/// What an image is worked out from.
+#[derive(Clone, Copy)]
+pub struct World<'a> {
+    /// What is desired.
+    pub desired: &'a Desired,
+    /// How backends are reached.
+    pub hops: &'a NextHops,
+    /// How they are.
+    pub health: &'a HealthView,
+    /// The interfaces.
+    pub links: &'a LinkTable,
+}
+
 /// What shares persistence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Group {
@@ -100,16 +113,19 @@ pub fn backend_key(service: &Service, backend: &Backend) -> BackendKey {
 ///
 /// [`Error::Full`] if something has no room; `names` may then have given out numbers that nobody uses yet.
 pub fn compile(
-    desired: &Desired,
-    hops: &NextHops,
-    health: &HealthView,
+    world: &World<'_>,
     names: &mut Names,
     endpoint_buckets: u32,
-    links: &LinkTable,
     node: &Node,
     timeouts: TimeoutSets,
     mut port_of: impl FnMut(u32) -> Result<u32, Error>,
 ) -> Result<Image, Error> {
+    let World {
+        desired,
+        hops,
+        health,
+        links,
+    } = world;
     let mut image = Image {
         limits: BTreeMap::new(),
         timeouts,

@@ -16,7 +16,7 @@ use xdp_common::layout::{self, BackendCounters, Control, Port, Target};
 use super::{
     Clock, Error, Maps, Numbers, Sizes, attach, counters,
     flows::{Census, Gone},
-    image::{self, BackendKey, Group, Image, Names},
+    image::{self, BackendKey, Group, Image, Names, World},
     maps::Opened,
     memory::{Memory, grace_period},
     ports::Ports,
@@ -190,12 +190,14 @@ impl Tables {
         self.ports.retain(|ifindex| links.get(ifindex).is_ok(), &port_of);
         let (ports, tx_ports) = (&mut self.ports, &mut self.tx_ports);
         let mut image = image::compile(
-            desired,
-            hops,
-            health,
+            &World {
+                desired,
+                hops,
+                health,
+                links,
+            },
             &mut self.names,
             self.maps.endpoint_buckets(),
-            links,
             &self.node,
             TimeoutSets::new(self.clock, self.node.timeouts),
             |ifindex| ports.give(ifindex, &port_of, tx_ports),
@@ -210,8 +212,8 @@ impl Tables {
         Ok(())
     }
 
-    /// Waits, if need be, until no packet reads the bank that is not in use.
-    fn settle(&mut self) {
+    /// Waits, if need be, until no packet reads the bank that is not in use. What comes next need not wait then.
+    pub fn settle(&mut self) {
         if self.draining {
             grace_period();
             self.draining = false;

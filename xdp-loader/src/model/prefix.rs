@@ -35,6 +35,13 @@ impl Prefix {
     }
 }
 
+impl Prefix {
+    /// Whether all addresses that agree with this one in so many leading bits are among its own.
+    pub fn contains_network(&self, ip: IpAddr, length: u8) -> bool {
+        self.length <= length && self.contains(ip)
+    }
+}
+
 impl From<IpAddr> for Prefix {
     fn from(ip: IpAddr) -> Self {
         let Netmask(length) = Netmask::full(Family::of(ip));
@@ -106,6 +113,14 @@ mod tests {
             assert_eq!(prefix.contains(ip.parse().unwrap()), inside, "{ip} in {network}");
             assert_eq!(prefix.to_string(), network);
         }
+    }
+
+    #[test]
+    fn a_network_contains_smaller_ones_and_itself() {
+        let prefix: Prefix = "192.0.2.0/24".parse().unwrap();
+        let contains = |ip: &str, length| prefix.contains_network(ip.parse().unwrap(), length);
+        assert!(contains("192.0.2.0", 24) && contains("192.0.2.128", 25) && contains("192.0.2.7", 32));
+        assert!(!contains("192.0.2.0", 23) && !contains("192.0.3.0", 24));
     }
 
     #[test]

@@ -97,6 +97,13 @@ impl Freshness {
             .filter(|(_, turn)| turn.next <= now)
             .map(|(neighbour, _)| *neighbour)
             .collect();
+        // An address that the operator wrote down is not doubted, now or later.
+        let (fixed, due): (Vec<_>, Vec<_>) = due.into_iter().partition(|neighbour| neighbours.is_fixed(*neighbour));
+        for neighbour in fixed {
+            if let Some(turn) = self.0.get_mut(&neighbour) {
+                turn.next = now + spread(CONFIRM, neighbour);
+            }
+        }
         let mut asked = stream::iter(due)
             .map(async |neighbour| (neighbour, ask(kernel, neighbour).await))
             .buffer_unordered(AT_ONCE);

@@ -33,8 +33,10 @@ pub struct Neighbour {
 /// What the kernel knows of a neighbour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Knowledge {
-    /// Its Ethernet address, confirmed or not yet doubted: REACHABLE, STALE, DELAY, PROBE, PERMANENT, NOARP.
+    /// Its Ethernet address, confirmed or not yet doubted: REACHABLE, STALE, DELAY, PROBE.
     Known([u8; 6]),
+    /// Its Ethernet address, as the operator or the link says: PERMANENT, NOARP. To ask would make it doubtful.
+    Fixed([u8; 6]),
     /// Being asked, or forgotten. The address that it had may be used until then.
     Resolving(Option<([u8; 6], Instant)>),
     /// Asked without an answer: FAILED. The address that it had until when it failed.
@@ -99,7 +101,7 @@ impl NeighbourTable {
     #[must_use]
     pub fn mac(&self, neighbour: Neighbour, now: Instant) -> Option<[u8; 6]> {
         match self.0.get(&neighbour)? {
-            Knowledge::Known(mac) => Some(*mac),
+            Knowledge::Known(mac) | Knowledge::Fixed(mac) => Some(*mac),
             Knowledge::Resolving(Some((mac, until))) if now < *until => Some(*mac),
             Knowledge::Resolving(_) | Knowledge::Failed(_) => None,
         }
@@ -108,7 +110,13 @@ impl NeighbourTable {
     /// Whether the kernel itself has an address for the neighbour.
     #[must_use]
     pub fn is_known(&self, neighbour: Neighbour) -> bool {
-        matches!(self.0.get(&neighbour), Some(Knowledge::Known(_)))
+        matches!(self.0.get(&neighbour), Some(Knowledge::Known(_) | Knowledge::Fixed(_)))
+    }
+
+    /// Whether the address is not to be asked for.
+    #[must_use]
+    pub fn is_fixed(&self, neighbour: Neighbour) -> bool {
+        matches!(self.0.get(&neighbour), Some(Knowledge::Fixed(_)))
     }
 
     /// Whether the neighbour was asked and did not answer.
@@ -167,21 +175,17 @@ fn learn(old: Option<Knowledge>, message: &NeighbourMessage, now: Instant) -> Kn
     });
     match (message.header.state, mac) {
         (NeighbourState::Failed, _) => Knowledge::Failed(match old {
-            Some(Knowledge::Known(mac)) => Some((mac, now)),
+            Some(Knowledge::Known(mac) | Knowledge::Fixed(mac)) => Some((mac, now)),
             Some(Knowledge::Failed(last)) => last,
             Some(Knowledge::Resolving(_)) | None => None,
         }),
         (
-            NeighbourState::Reachable
-            | NeighbourState::Stale
-            | NeighbourState::Delay
-            | NeighbourState::Probe
-            | NeighbourState::Permanent
-            | NeighbourState::Noarp,
+            NeighbourState::Reachable | NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe,
             Some(mac),
         ) if mac != [0; 6] => Knowledge::Known(mac),
+        (NeighbourState::Permanent | NeighbourState::Noarp, Some(mac)) if mac != [0; 6] => Knowledge::Fixed(mac),
         _ => match old {
-            Some(Knowledge::Known(mac)) => Knowledge::Resolving(Some((mac, now + GRACE))),
+            Some(Knowledge::Known(mac) | Knowledge::Fixed(mac)) => Knowledge::Resolving(Some((mac, now + GRACE))),
             Some(Knowledge::Resolving(last)) => Knowledge::Resolving(last),
             Some(Knowledge::Failed(_)) | None => Knowledge::Resolving(None),
         },
@@ -190,7 +194,7 @@ fn learn(old: Option<Knowledge>, message: &NeighbourMessage, now: Instant) -> Kn
 
 fn forget(old: Knowledge, now: Instant) -> Option<Knowledge> {
     match old {
-        Knowledge::Known(mac) => Some(Knowledge::Resolving(Some((mac, now + GRACE)))),
+        Knowledge::Known(mac) | Knowledge::Fixed(mac) => Some(Knowledge::Resolving(Some((mac, now + GRACE)))),
         Knowledge::Resolving(Some((_, until))) if now < until => Some(old),
         Knowledge::Failed(Some((mac, since))) if now < since + DELETION => {
             Some(Knowledge::Resolving(Some((mac, now + GRACE))))
@@ -328,6 +332,18 @@ pub(super) mod tests {
         assert_eq!(table.mac(backend(), now + GRACE), None);
         table.replace(&[message(backend(), NeighbourState::Stale, Some(MAC))], now);
         assert_eq!(table.mac(backend(), now + GRACE), Some(MAC));
+    }
+
+    #[test]
+    fn an_address_that_the_operator_wrote_down_is_not_asked_for() {
+        let now = Instant::now();
+        let mut table = NeighbourTable::default();
+        table.apply(&new(NeighbourState::Stale, Some(MAC)), now);
+        assert!(!table.is_fixed(backend()));
+        table.apply(&new(NeighbourState::Permanent, Some(MAC)), now);
+        assert!(table.is_fixed(backend()) && table.is_known(backend()));
+        table.apply(&new(NeighbourState::Stale, Some(MAC)), now);
+        assert!(!table.is_fixed(backend()));
     }
 
     #[test]

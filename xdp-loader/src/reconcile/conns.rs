@@ -14,7 +14,7 @@ use crate::{
         flows::{self, Flow},
         image::{self, BackendKey},
     },
-    model::{Forward, ServiceAddress},
+    model::{Forward, Netmask, ServiceAddress},
     report::{Conn, ConnCount, ConnFilter, ConnState},
 };
 
@@ -61,12 +61,19 @@ pub(super) async fn count(shared: Arc<Shared>, filter: ConnFilter) -> Result<Con
     .await
 }
 
-/// Forgets the connections that the filter admits, and says how many they were.
+/// Forgets the connections that the filter admits, and says how many they were; and where clients persist, if all that
+/// persist there are meant.
 pub(super) async fn flush(shared: Arc<Shared>, filter: ConnFilter) -> Result<u64, DataplaneError> {
     aside(move || {
         let lister = Lister::new(&shared, filter);
         let rules = shared.tables.blocking_lock().rules();
-        flows::flush(&shared.maps, &rules, |flow| lister.conn(*flow).is_some())
+        let templates = Cell::new(0);
+        let flushed = flows::flush(&shared.maps, &rules, |flow| {
+            let persists = lister.persists(flow);
+            templates.set(templates.get() + u64::from(persists));
+            persists || lister.conn(*flow).is_some()
+        })?;
+        Ok(flushed.saturating_sub(templates.get()))
     })
     .await
 }
@@ -84,6 +91,8 @@ struct Lister {
     services: BTreeMap<u32, ServiceAddress>,
     backends: BTreeMap<u32, BackendKey>,
     forwards: BTreeMap<BackendKey, Forward>,
+    /// How many leading bits of a client's address its persistence goes by.
+    netmasks: BTreeMap<ServiceAddress, Netmask>,
     clock: Clock,
     filter: ConnFilter,
     left: Cell<usize>,
@@ -95,10 +104,10 @@ impl Lister {
         let mut tables = shared.tables.blocking_lock();
         let clock = tables.clock();
         let names = tables.names();
-        let forwards = shared
-            .known()
-            .desired
-            .unwrap_or_default()
+        let desired = shared.known().desired.unwrap_or_default();
+        let netmasks = desired.services().values();
+        let netmasks = netmasks.map(|service| (service.address, service.netmask())).collect();
+        let forwards = desired
             .services()
             .values()
             .flat_map(|service| {
@@ -118,10 +127,35 @@ impl Lister {
                 .map(|(backend, number)| (number, *backend))
                 .collect(),
             forwards,
+            netmasks,
             clock,
             left: Cell::new(filter.limit.unwrap_or(usize::MAX)),
             filter,
         }
+    }
+
+    /// Whether a flow says where clients persist, all of whom are asked for, on any of their connections.
+    fn persists(&self, flow: &Flow) -> bool {
+        let ConnFilter {
+            service,
+            backend,
+            state: None,
+            client,
+            limit: None,
+        } = self.filter
+        else {
+            return false;
+        };
+        let Some((own, ip, port)) = self.backends.get(&flow.record.backend()) else {
+            return false;
+        };
+        flow.is_template()
+            && service.is_none_or(|service| service == *own)
+            && backend.is_none_or(|backend| backend.ip == *ip && backend.port.is_none_or(|asked| asked == *port))
+            && client.is_none_or(|client| {
+                let netmask = self.netmasks.get(own);
+                netmask.is_some_and(|Netmask(length)| client.contains_network(flow.client, *length))
+            })
     }
 
     /// Whether as many were admitted as were asked for.

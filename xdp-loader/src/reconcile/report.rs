@@ -17,7 +17,7 @@ use crate::{
         tables::Tables,
     },
     health::{report::BackendReport, state::State},
-    model::{Backend, Service},
+    model::{Backend, Overload, Service},
     netlink::VipState,
     report::{
         BackendState, BackendStats, BackendStatus, FlowTables, InterfaceStats, InterfaceStatus, ServiceStats,
@@ -37,6 +37,15 @@ pub(super) async fn status(shared: &Shared) -> Status {
     let desired = known.desired.clone().unwrap_or_default();
     let sizes = shared.maps.sizes();
     let tables = shared.tables.lock().await;
+    // Without thresholds nothing is said of loads; and a backend whose load cannot be read is taken for not full.
+    let loads = shared.maps.loads().ok();
+    let is_full = |service: &Service, backend: &Backend| {
+        let number = tables.names().backends.get(&image::backend_key(service, backend));
+        let load = number
+            .zip(loads.as_ref())
+            .map(|(number, loads)| loads.read(number as usize));
+        backend.upper > 0 && load.is_some_and(|load| load.overloaded != 0)
+    };
     let services = desired.services().values().map(|service| ServiceStatus {
         address: service.address,
         forward: service.forward,
@@ -55,7 +64,8 @@ pub(super) async fn status(shared: &Shared) -> Status {
                 let health = health
                     .get(&service.address)
                     .and_then(|health| health.backends.iter().find(|backend| backend.address == address));
-                backend_status(&known, tables.names(), service, backend, health)
+                let full = is_full(service, backend);
+                backend_status(&known, tables.names(), service, backend, health, full)
             })
             .collect(),
     });
@@ -108,6 +118,7 @@ fn backend_status(
     service: &Service,
     backend: &Backend,
     health: Option<&BackendReport>,
+    full: bool,
 ) -> BackendStatus {
     let unreachable = match known.hops.0.get(&backend.address) {
         Some(Ok(_)) => None,
@@ -125,7 +136,18 @@ fn backend_status(
         (None, State::Unknown) => (BackendState::Unknown, why()),
         (None, State::Disabled) => (BackendState::Disabled, why()),
         (None, _) if backend.sorry && health.is_some_and(|health| !health.takes_new) => {
-            (BackendState::Standby, Some("serves when the quorum is lost".to_owned()))
+            let when = match service.overload {
+                Overload::Sorry => "serves when the quorum is lost or others are full",
+                Overload::Next | Overload::Drop => "serves when the quorum is lost",
+            };
+            (BackendState::Standby, Some(when.to_owned()))
+        }
+        (None, _) if full => {
+            let upper = backend.upper;
+            (
+                BackendState::Full,
+                Some(format!("has reached its upper threshold of {upper} connections")),
+            )
         }
         (None, State::Degraded) => (BackendState::Degraded, why()),
         (None, State::Up) => (BackendState::Up, None),

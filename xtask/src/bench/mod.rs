@@ -3,6 +3,7 @@
 //! The programs that measure print a report as JSON; here it becomes a table, a file and a plot in `target/bench/`.
 
 mod plot;
+mod readme;
 mod report;
 mod table;
 
@@ -29,10 +30,10 @@ pub struct Arguments {
     bench: Option<Bench>,
 }
 
-/// Arguments for the program that measures; `-- --help` shows which there are.
+/// Arguments for the program that measures.
 #[derive(Debug, clap::Args)]
 struct Further {
-    /// Passed on to the program that measures (`-- --help` shows what it takes)
+    /// Passed on to the program that measures; `--help` shows what it takes
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     further: Vec<String>,
 }
@@ -40,25 +41,33 @@ struct Further {
 #[derive(Debug, Subcommand)]
 enum Bench {
     /// The program alone: net ns per packet by BPF_PROG_TEST_RUN
+    #[command(disable_help_flag = true)]
     Program(Further),
     /// Packets through a balancer between namespaces, side by side with the kernel's own
+    #[command(disable_help_flag = true)]
     Forward(Further),
     /// The same on Debian's kernel in a virtual machine, in instructions per packet, with IPVS
+    #[command(disable_help_flag = true)]
     Vm(Further),
     /// Requests and bytes per second, side by side with HAProxy, nginx and nftables
+    #[command(disable_help_flag = true)]
     Http(Further),
     /// New connections per second, and how long they take
+    #[command(disable_help_flag = true)]
     Connections(Further),
     /// Applying, changing, restarting and sweeping large configurations
+    #[command(disable_help_flag = true)]
     Control(Further),
     /// What the daemon takes to probe 2,000 backends every second
     Health(Further),
+    /// Put the latest tables of target/bench/ into README.md
+    Readme,
 }
 
 impl Bench {
-    /// Its name, and the program that measures.
-    fn measured_by(&self) -> (&'static str, Program, &[String]) {
-        match self {
+    /// Its name, and the program that measures; none if nothing is measured.
+    fn measured_by(&self) -> Option<(&'static str, Program, &[String])> {
+        Some(match self {
             Self::Program(args) => ("program", Program::Bench, &args.further),
             Self::Forward(args) => ("forward", Program::Load, &args.further),
             Self::Vm(args) => ("vm", Program::Vm, &args.further),
@@ -66,7 +75,8 @@ impl Bench {
             Self::Connections(args) => ("connections", Program::Load, &args.further),
             Self::Control(args) => ("control", Program::Load, &args.further),
             Self::Health(args) => ("health", Program::Bench, &args.further),
-        }
+            Self::Readme => return None,
+        })
     }
 }
 
@@ -87,7 +97,12 @@ pub fn bench(arguments: &Arguments) -> Result<ExitCode> {
         list();
         return Ok(ExitCode::SUCCESS);
     };
-    let (name, program, further) = bench.measured_by();
+    let Some((name, program, further)) = bench.measured_by() else {
+        let readme = command::root().join("README.md");
+        let tables = readme::update(&build::target()?.join("bench"), &readme)?;
+        println!("{}: {}", readme.display(), tables.join(", "));
+        return Ok(ExitCode::SUCCESS);
+    };
     command::ensure_root(&format!("bench {name}"), "network namespaces, BPF")?;
     setup::ensure(Wanted {
         programs: program != Program::Bench || name == "health",
@@ -95,11 +110,28 @@ pub fn bench(arguments: &Arguments) -> Result<ExitCode> {
         benches: true,
     })?;
     let built = build::measuring(program != Program::Bench)?;
+    if further.iter().any(|word| word == "--help" || word == "-h") {
+        let program = if program == Program::Bench {
+            &built.bench
+        } else {
+            &built.load
+        };
+        command::run(Command::new(program).args([name, "--help"]))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let report = Report::read(&measure(name, program, &built, further)?)?;
+    if report.rows.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
     table::print(&report);
     let directory = built.target.join("bench");
     fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-    for file in write(&report, &directory)? {
+    // What was asked for in particular leaves the whole measurement's files as they are.
+    let stem = match further.is_empty() {
+        true => report.bench.clone(),
+        false => format!("{}-part", report.bench),
+    };
+    for file in write(&report, &directory, &stem)? {
         println!("{}", file.display());
     }
     Ok(ExitCode::SUCCESS)
@@ -107,12 +139,13 @@ pub fn bench(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Says what there is.
 fn list() {
-    println!("cargo xtask bench BENCH [FILTER or options for the measuring program]\n");
+    println!("cargo xtask bench BENCH [OPTIONS OF THE MEASURING PROGRAM, --help shows them]\n");
     for command in <Bench as Subcommand>::augment_subcommands(clap::Command::new("bench")).get_subcommands() {
         let about = command.get_about().map(ToString::to_string).unwrap_or_default();
         println!("  {:<12} {about}", command.get_name());
     }
-    println!("\nEach prints a table, and writes JSON and a plot to target/bench/.");
+    println!("\nEach prints a table, and writes JSON and a plot to target/bench/. For a look while tuning:");
+    println!("  cargo xtask bench program --quick --only 'DR UDP IPv4, 1 flow' --only syn");
 }
 
 /// Runs the program that measures: what it prints.
@@ -142,7 +175,7 @@ fn measure(name: &str, program: Program, built: &Measuring, further: &[String]) 
         .output()
         .with_context(|| format!("cannot start {}", command::line(&command)))?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    // A help text, or the machine's own words.
+    // A virtual machine's words are no report.
     ensure!(
         output.status.success() && said.contains('{'),
         "{}{} ended without a report ({})",
@@ -153,9 +186,9 @@ fn measure(name: &str, program: Program, built: &Measuring, further: &[String]) 
     Ok(said)
 }
 
-/// Writes the report and its plot: the files.
-fn write(report: &Report, directory: &Path) -> Result<Vec<PathBuf>> {
-    let file = |extension: &str| directory.join(format!("{}.{extension}", report.bench));
+/// Writes the report and its plot to files with this name: the files.
+fn write(report: &Report, directory: &Path, stem: &str) -> Result<Vec<PathBuf>> {
+    let file = |extension: &str| directory.join(format!("{stem}.{extension}"));
     let (json, svg, png) = (file("json"), file("svg"), file("png"));
     fs::write(&json, serde_json::to_string_pretty(report)?)?;
     fs::write(&svg, plot::svg(report))?;

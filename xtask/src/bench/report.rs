@@ -23,7 +23,7 @@ pub struct Report {
 }
 
 /// A measurement.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
     /// What it belongs to.
     pub group: String,

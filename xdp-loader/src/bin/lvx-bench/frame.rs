@@ -1,6 +1,6 @@
 //! The frames that are measured with.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, str::FromStr};
 
 use etherparse::PacketBuilder;
 use xdp_common::bench::{FRAME, Order, SHORT_FRAME, Script};
@@ -9,6 +9,22 @@ use xdp_common::bench::{FRAME, Order, SHORT_FRAME, Script};
 pub const BALANCER: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// The client's MAC, or its router's.
 pub const CLIENT: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+/// An Ethernet address, written `02:00:00:00:00:01`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mac(pub [u8; 6]);
+
+impl FromStr for Mac {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bytes: Option<Vec<u8>> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+        bytes
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(Self)
+            .ok_or_else(|| format!("`{text}` is no Ethernet address like 02:00:00:00:00:01"))
+    }
+}
 
 /// Where a frame comes from or goes to.
 pub type End = (IpAddr, u16);
@@ -36,10 +52,15 @@ pub enum Way {
 /// A script without flows: see [`Script`]. The client has the addresses from `client` on, the other end those from
 /// `other` on.
 pub fn script(kind: Kind, way: Way, client: IpAddr, other: End) -> Script {
+    script_to(Mac(BALANCER), kind, way, client, other)
+}
+
+/// The same, in frames to this MAC.
+pub fn script_to(mac: Mac, kind: Kind, way: Way, client: IpAddr, other: End) -> Script {
     let client_end = (client, u16::from_be(Script::port(0)));
     let bytes = match way {
-        Way::In => bytes(kind, client_end, other),
-        Way::Back => bytes(kind, other, client_end),
+        Way::In => bytes(mac, kind, client_end, other),
+        Way::Back => bytes(mac, kind, other, client_end),
     };
     // Ethernet, then the addresses, whose low words vary, then the ports.
     let (source, destination, ports) = match client {
@@ -91,8 +112,8 @@ pub fn arp() -> Script {
 }
 
 /// A frame of the least length that holds it, with right checksums.
-fn bytes(kind: Kind, from: End, to: End) -> Vec<u8> {
-    let ethernet = PacketBuilder::ethernet2(CLIENT, BALANCER);
+fn bytes(mac: Mac, kind: Kind, from: End, to: End) -> Vec<u8> {
+    let ethernet = PacketBuilder::ethernet2(CLIENT, mac.0);
     let (ip, length) = match (from.0, to.0) {
         (IpAddr::V4(from), IpAddr::V4(to)) => (ethernet.ipv4(from.octets(), to.octets(), 64), SHORT_FRAME),
         (from, to) => (ethernet.ipv6(wide(from), wide(to), 64), FRAME),

@@ -4,11 +4,9 @@ use std::{sync::Barrier, thread};
 
 use anyhow::{Context, Result};
 use aya::{
-    Ebpf, EbpfLoader, Pod, TestRun as _, TestRunOptions,
-    maps::{MapData, PerCpuArray, PerCpuValues, ProgramArray},
-    programs::Xdp,
+    Ebpf, TestRun as _, TestRunOptions,
+    maps::{MapData, PerCpuArray, ProgramArray},
 };
-use rustix::thread::{CpuSet, sched_setaffinity};
 use xdp_common::bench::{FRAME, Order, Script};
 use xdp_loader::{
     dataplane::{Node, Sizes, Tables},
@@ -17,15 +15,10 @@ use xdp_loader::{
     netlink::{LinkTable, NextHops},
 };
 
-use crate::report::median;
-
-/// A script as the kernel takes it.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Bytes(Script);
-
-// SAFETY: a script is words without holes between them.
-unsafe impl Pod for Bytes {}
+use crate::{
+    report::median,
+    wrapper::{self, Bytes, pin, program},
+};
 
 /// The actions of XDP (kernel `include/uapi/linux/bpf.h`).
 pub mod action {
@@ -93,12 +86,7 @@ impl Harness {
             tables.port(link.index)?;
         }
         tables.apply(desired, hops, &HealthView::default(), links)?;
-        let mut wrapper = EbpfLoader::new()
-            .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lvx-bench")))
-            .context("the measuring programs do not load")?;
-        for name in ["floor", "measured", "nothing"] {
-            program_mut(&mut wrapper, name)?.load()?;
-        }
+        let mut wrapper = wrapper::load(&["floor", "measured", "nothing"])?;
         let targets = wrapper.take_map("TARGETS").context("there is no map TARGETS")?;
         let mut targets: ProgramArray<MapData> = targets.try_into()?;
         targets.set(0, program(&wrapper, "nothing")?.fd()?, 0)?;
@@ -123,24 +111,14 @@ impl Harness {
         ])
     }
 
+    /// The balancer's tables.
+    pub fn tables(&mut self) -> &mut Tables {
+        &mut self.tables
+    }
+
     /// Gives each CPU its script: the same flows, or `apart` as many after those of the CPU before.
     fn set(&mut self, script: &Script, apart: u32) -> Result<()> {
-        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-        let scripts: Vec<Bytes> = (0..cpus as u32)
-            .map(|cpu| {
-                Bytes(Script {
-                    first: script.first + cpu * apart,
-                    sequence: if script.order == Order::AtRandom as u32 {
-                        u64::from(cpu) + 1
-                    } else {
-                        0
-                    },
-                    ..*script
-                })
-            })
-            .collect();
-        self.script.set(0, PerCpuValues::try_from(scripts)?, 0)?;
-        Ok(())
+        wrapper::set(&mut self.script, script, apart)
     }
 
     /// Runs a program so many times on this thread's CPU: ns per run, by the kernel's clock.
@@ -247,27 +225,4 @@ impl Harness {
                 .sum()
         })
     }
-}
-
-/// The program with this name.
-fn program<'a>(object: &'a Ebpf, name: &str) -> Result<&'a Xdp> {
-    let program = object
-        .program(name)
-        .with_context(|| format!("there is no program {name}"))?;
-    Ok(program.try_into()?)
-}
-
-/// The program with this name, to be loaded.
-fn program_mut<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
-    let program = object
-        .program_mut(name)
-        .with_context(|| format!("there is no program {name}"))?;
-    Ok(program.try_into()?)
-}
-
-/// Keeps this thread on a CPU.
-fn pin(cpu: usize) -> Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    sched_setaffinity(None, &set).with_context(|| format!("there is no CPU {cpu} for this program"))
 }

@@ -1,0 +1,124 @@
+//! The cases that are measured.
+
+use xdp_loader::model::{
+    Forward::{Dr, Nat},
+    Scheduler,
+};
+
+use crate::{
+    case::{Case, Packets, grouped},
+    frame::{
+        Kind::{Ack, Syn, Udp},
+        Way,
+    },
+};
+
+/// Flows that a small table has room for: one that fits into a CPU's cache.
+const LITTLE_ROOM: u32 = 1 << 15;
+
+/// All cases but those of two CPUs.
+pub fn one_cpu() -> Vec<Case> {
+    let in_and_back = &[(1, 40.0)];
+    let mut cases = vec![
+        Case {
+            flows: vec![1, 10_000, 100_000, 131_072, 524_288, 1_000_000],
+            ..Case::known(Dr, Udp, Way::In, false, &[(1, 30.0), (131_072, 70.0), (524_288, 100.0)])
+        },
+        Case::known(Dr, Ack, Way::In, false, &[(1, 30.0)]),
+        Case::known(Nat, Udp, Way::In, false, in_and_back),
+        Case::known(Nat, Udp, Way::Back, false, in_and_back),
+        Case::known(Nat, Ack, Way::In, false, in_and_back),
+        Case::known(Nat, Ack, Way::Back, false, in_and_back),
+        Case::known(Dr, Udp, Way::In, true, in_and_back),
+        Case::known(Dr, Ack, Way::In, true, in_and_back),
+        Case::known(Nat, Udp, Way::In, true, in_and_back),
+        Case::known(Nat, Udp, Way::Back, true, in_and_back),
+        Case::known(Nat, Ack, Way::In, true, in_and_back),
+        Case::known(Nat, Ack, Way::Back, true, in_and_back),
+    ];
+    for (forward, kind) in [(Dr, Udp), (Nat, Ack)] {
+        let known = Case::known(forward, kind, Way::In, false, &[]);
+        cases.push(Case {
+            name: format!("{}, redirected", known.name),
+            redirect: true,
+            flows: vec![1, 100_000],
+            ..known
+        });
+    }
+    cases.push(Case {
+        name: "DR SYN again IPv4".to_owned(),
+        flows: vec![1, 100_000],
+        ..Case::known(Dr, Syn, Way::In, false, &[])
+    });
+    for packets in [Packets::Foreign, Packets::Arp] {
+        cases.push(Case::foreign(packets, Udp, false));
+    }
+    cases.push(Case::foreign(Packets::Foreign, Ack, false));
+    cases.push(Case::foreign(Packets::Foreign, Ack, true));
+
+    let syn = &[(0, 90.0)];
+    for scheduler in Scheduler::ALL {
+        cases.push(Case::new_flows(Dr, Syn, false, *scheduler, syn));
+    }
+    cases.push(Case::new_flows(Dr, Udp, false, Scheduler::Mh, &[]));
+    cases.push(Case::new_flows(Nat, Syn, false, Scheduler::Mh, &[]));
+    cases.push(Case::new_flows(Dr, Syn, true, Scheduler::Mh, &[]));
+    cases.push(Case::new_flows(Nat, Syn, true, Scheduler::Mh, &[]));
+    let small = Case::new_flows(Dr, Syn, false, Scheduler::Mh, syn);
+    cases.push(Case {
+        name: format!("{}, small table", small.name),
+        room: LITTLE_ROOM,
+        ..small
+    });
+
+    for services in [1, 1_000, 10_000] {
+        for to_all in [false, true] {
+            if to_all && services == 1 {
+                continue;
+            }
+            let known = Case::known(Dr, Ack, Way::In, false, &[]);
+            cases.push(Case {
+                group: "services",
+                name: format!(
+                    "DR TCP to {} of {} services",
+                    if to_all { "any" } else { "one" },
+                    grouped(services)
+                ),
+                services,
+                to_all,
+                flows: vec![1, 10_000],
+                ..known
+            });
+        }
+    }
+    for backends in [10, 1_000] {
+        let known = Case::known(Dr, Ack, Way::In, false, &[]);
+        cases.push(Case {
+            group: "backends",
+            name: format!("DR TCP to one service of {} backends", grouped(backends)),
+            backends,
+            flows: vec![1, 10_000],
+            ..known
+        });
+    }
+    cases
+}
+
+/// The cases that are measured on two CPUs.
+pub fn two_cpus() -> Vec<Case> {
+    let known = |forward, kind, flows| Case {
+        group: "two CPUs",
+        flows,
+        ..Case::known(forward, kind, Way::In, false, &[])
+    };
+    let fresh = |scheduler| Case {
+        group: "two CPUs",
+        ..Case::new_flows(Dr, Syn, false, scheduler, &[])
+    };
+    vec![
+        known(Dr, Udp, vec![1, 100_000]),
+        known(Nat, Ack, vec![1, 100_000]),
+        fresh(Scheduler::Mh),
+        fresh(Scheduler::Rr),
+    ]
+}
