@@ -16,13 +16,15 @@ use crate::{Env, atomic, forget, load, maps};
 const CHUNKS: u32 = SCANNED / MEMBERS_PER_CHUNK;
 
 /// The best member of a service for a new connection. Of more than [`SCANNED`] members, one window after the other is looked
-/// at, and what follows it while nobody in it takes the connection.
+/// at, and what follows it while nobody in it takes the connection. Where the heaviest is wanted, members are in that order.
 #[inline(always)]
 pub fn best(number: u32, service: &Service, measure: Measure) -> Option<Member> {
     let chunks = service.members_length.div_ceil(MEMBERS_PER_CHUNK);
     let begin = match maps::TURNS.get_ptr_mut(number) {
         // SAFETY: the word is a map's.
-        Some(turn) if chunks > CHUNKS => unsafe { atomic::add(turn, 1) }.wrapping_mul(u64::from(CHUNKS)),
+        Some(turn) if chunks > CHUNKS && measure.heaviest == 0 => {
+            unsafe { atomic::add(turn, 1) }.wrapping_mul(u64::from(CHUNKS))
+        }
         _ => 0,
     };
     let mut scan = Scan {

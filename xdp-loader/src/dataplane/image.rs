@@ -3,6 +3,7 @@
 //! Pure: no map is touched here. [`super::Tables`] writes the image into the bank that is not in use.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
@@ -242,6 +243,10 @@ pub fn compile(
                     weight,
                 },
             ));
+        }
+        if measure.heaviest != 0 {
+            // The first that takes a connection is the best, however many there are.
+            members.sort_by_key(|(member, _)| Reverse(member.weight()));
         }
         let entry = layout::Service {
             group,

@@ -11,6 +11,7 @@ use xdp_loader::{
 use crate::{
     balancer::Balancer,
     frame::{ACK, Frame, RST, SYN, Transport, socket},
+    random::Random,
 };
 
 const SERVICE: &str = "tcp://10.9.9.9:80";
@@ -155,4 +156,27 @@ fn the_only_backend_below_its_threshold_is_found_among_more_than_one_choice_look
     balancer.apply();
     let there = open(&mut balancer, SERVICE, 0..1200);
     assert_eq!((there.len(), there[&[0, 1]]), (600, 601));
+}
+
+#[test]
+fn failover_and_overflow_know_the_heaviest_of_more_backends_than_one_choice_looks_at() {
+    let mut random = Random::new(9);
+    for scheduler in [Scheduler::Fo, Scheduler::Ovf] {
+        let mut balancer = serving(SERVICE, scheduler, 600);
+        let names = names(SERVICE, 600);
+        let mut weights: Vec<usize> = (0..600).map(|_| random.below(30)).collect();
+        // Two of one weight: the first is taken first.
+        (weights[450], weights[550]) = (40, 40);
+        for (name, weight) in names.iter().zip(&weights) {
+            balancer.weigh(SERVICE, name, *weight as i64);
+        }
+        balancer.apply();
+        let of = |number: usize| [(number / 200) as u8, 1 + (number % 200) as u8];
+        let there = open(&mut balancer, SERVICE, 0..82);
+        match scheduler {
+            Scheduler::Fo => assert_eq!(there, BTreeMap::from([(of(450), 82)])),
+            // One more than its weight, as in IPVS.
+            _ => assert_eq!(there, BTreeMap::from([(of(450), 41), (of(550), 41)])),
+        }
+    }
 }

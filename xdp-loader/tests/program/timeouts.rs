@@ -54,9 +54,6 @@ fn kept(balancer: &Balancer, service: &str, backend: &str) -> [u32; STATES] {
     idle.map(|idle| idle / hertz)
 }
 
-/// The flags of packets, and whether the client sends each.
-type Walk = &'static [(u8, bool)];
-
 #[test]
 fn a_state_s_timeout_is_the_service_s_else_the_node_s_else_that_of_ipvs() {
     let node = Node {
@@ -117,10 +114,13 @@ fn client(port: u16, service: &str, flags: u8) -> Frame {
     }
 }
 
+/// The flags of a segment, and whether the client sends it.
+type Segment = (u8, bool);
+
 #[test]
 fn a_flow_in_each_state_is_over_after_its_own_service_s_timeout_and_no_sooner() {
-    // The state, and what brings a flow there: flags, and whether the client sends them.
-    let ways: [(TimeoutOf, State, Walk); 6] = [
+    // The state, and what brings a flow there.
+    let ways: [(TimeoutOf, State, &[Segment]); 6] = [
         (TimeoutOf::Syn, State::SynReceived, &[(SYN, true)]),
         (TimeoutOf::Established, State::Established, &[(ACK, true)]),
         (TimeoutOf::Fin, State::FinClient, &[(ACK, true), (FIN | ACK, true)]),
