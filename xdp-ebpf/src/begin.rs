@@ -66,7 +66,11 @@ fn inbound<F: Translate>(env: &Env, packet: &Packet<F>, service: u32) -> Result<
             (number, backend)
         }
         Known::Lost => return Err(End::Drop(Verdict::DroppedBackendLost)),
-        Known::Not { over } => begin(env, packet, &place, service, over)?,
+        Known::Not { over } => {
+            // The rest is walked once, not once for each way to get here.
+            let over = forget::below::<15>(over, packet.bytes as usize);
+            begin(env, packet, &place, service, over)?
+        }
     };
     forward(env, packet, number, backend)
 }
