@@ -133,8 +133,7 @@ unsafe fn take_hop_v4(ip: *mut Ipv4, delta: u16) {
     // SAFETY: the caller's view was checked.
     unsafe {
         (*ip).ttl -= 1;
-        let both = checksum::fold(u32::from(delta) + u32::from(checksum::TTL_DECREMENT));
-        (*ip).checksum = checksum::update((*ip).checksum, both);
+        (*ip).checksum = checksum::update_both((*ip).checksum, delta, checksum::TTL_DECREMENT);
     }
 }
 
