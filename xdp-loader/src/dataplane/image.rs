@@ -73,7 +73,7 @@ pub struct World<'a> {
 }
 
 /// What shares persistence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Group {
     /// A service by itself.
     Service(ServiceAddress),

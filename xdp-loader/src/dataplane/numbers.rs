@@ -3,12 +3,12 @@
 //! Flows refer to them, so a number stays with its owner for as long as that lives, over restarts too, and a number
 //! that was given back is not given out again before every flow that knows it is gone.
 
-use std::{collections::HashMap, fmt::Debug, hash::Hash};
+use std::{collections::BTreeMap, fmt::Debug};
 
 /// Numbers from 1 up to a limit, and who has them.
 #[derive(Debug)]
 pub struct Numbers<K> {
-    owners: HashMap<K, u32>,
+    owners: BTreeMap<K, u32>,
     /// Given back, and not yet free of flows.
     retired: Vec<u32>,
     /// Free to give out, the next one last.
@@ -19,12 +19,12 @@ pub struct Numbers<K> {
     end: u32,
 }
 
-impl<K: Eq + Hash + Clone + Debug> Numbers<K> {
+impl<K: Ord + Clone + Debug> Numbers<K> {
     /// All free, below `end`.
     #[must_use]
     pub fn new(end: u32) -> Self {
         Self {
-            owners: HashMap::new(),
+            owners: BTreeMap::new(),
             retired: Vec::new(),
             free: Vec::new(),
             fresh: 1,
@@ -35,7 +35,7 @@ impl<K: Eq + Hash + Clone + Debug> Numbers<K> {
     /// With these owners, as found in maps that were taken over. All other numbers below the highest count as retired:
     /// flows may still know them.
     #[must_use]
-    pub fn recovered(end: u32, owners: HashMap<K, u32>) -> Self {
+    pub fn recovered(end: u32, owners: BTreeMap<K, u32>) -> Self {
         let fresh = owners.values().max().map_or(1, |highest| highest + 1);
         let taken: std::collections::BTreeSet<u32> = owners.values().copied().collect();
         let retired = (1..fresh).filter(|number| !taken.contains(number)).collect();
@@ -66,7 +66,7 @@ impl<K: Eq + Hash + Clone + Debug> Numbers<K> {
         self.fresh - 1
     }
 
-    /// The owners and their numbers, in no order.
+    /// The owners and their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (&K, u32)> {
         self.owners.iter().map(|(owner, number)| (owner, *number))
     }
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn recovered_numbers_stay_and_gaps_wait() {
-        let mut numbers = Numbers::recovered(10, HashMap::from([("a", 2), ("b", 4)]));
+        let mut numbers = Numbers::recovered(10, BTreeMap::from([("a", 2), ("b", 4)]));
         assert_eq!(numbers.get(&"a"), Some(2));
         assert_eq!(numbers.retired(), [1, 3]);
         assert_eq!(

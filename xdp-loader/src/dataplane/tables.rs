@@ -1,7 +1,7 @@
 //! Tables: the one writer of the configuration maps.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::Path,
     sync::{Arc, atomic::Ordering},
@@ -302,7 +302,7 @@ impl Tables {
 
     /// Takes their numbers from services and backends that are no longer desired.
     fn retire(&mut self, desired: &Desired) -> Result<(), Error> {
-        let mut kept: HashSet<BackendKey> = desired
+        let mut kept: BTreeSet<BackendKey> = desired
             .services()
             .values()
             .flat_map(|service| {
@@ -316,7 +316,7 @@ impl Tables {
         self.retire_backends(|owner| kept.contains(owner))?;
         let services = desired.services();
         self.names.services.retain(|owner| services.contains_key(owner));
-        let groups: HashSet<Group> = services
+        let groups: BTreeSet<Group> = services
             .values()
             .map(|service| Group::of(service.address, service.mark))
             .collect();
@@ -421,7 +421,7 @@ fn unknown_fragments(node: Node) -> layout::UnknownFragments {
 
 /// The numbers that the bank in use tells of.
 fn recover_names(maps: &Maps, entries: &Memory<layout::Service>, bank: u32) -> Result<Names, Error> {
-    let mut services: HashMap<ServiceAddress, u32> = HashMap::new();
+    let mut services: BTreeMap<ServiceAddress, u32> = BTreeMap::new();
     let mut enter = |ip: IpAddr, port_protocol: u32, target: Target| {
         if let Some(number) = target.service()
             && port_protocol != layout::any_port(port_protocol as u8)
@@ -455,7 +455,7 @@ fn recover_names(maps: &Maps, entries: &Memory<layout::Service>, bank: u32) -> R
             )
         })
         .collect();
-    let mut backends: HashMap<BackendKey, u32> = HashMap::new();
+    let mut backends: BTreeMap<BackendKey, u32> = BTreeMap::new();
     let entries = maps.backends()?;
     for number in 1..=maps.sizes().backends {
         let entry = entries.read(place(number, bank));

@@ -1,9 +1,6 @@
 //! What the dataplane is told: for every backend whether it takes new connections, and with what weight.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use super::{quorum::Serving, state::State};
 use crate::model::{Backend, Service, ServiceAddress};
@@ -28,7 +25,7 @@ pub struct BackendHealth {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HealthView {
     /// By backend. One that is not here was not yet heard of.
-    pub backends: HashMap<BackendKey, BackendHealth>,
+    pub backends: BTreeMap<BackendKey, BackendHealth>,
     /// Who serves, by service.
     pub serving: BTreeMap<ServiceAddress, Serving>,
 }

@@ -1,7 +1,6 @@
 //! Maps that are pinned outlive the daemon: the next one takes over the numbers, the flows and the services.
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
@@ -78,7 +77,7 @@ fn second(pins: &Pins, sizes: Sizes, before: &Balancer) -> Balancer {
 }
 
 /// All numbers of services and backends.
-fn numbers(balancer: &Balancer) -> BTreeMap<String, u32> {
+fn numbers(balancer: &Balancer) -> Vec<(String, u32)> {
     let names = balancer.tables.names();
     let services = names
         .services

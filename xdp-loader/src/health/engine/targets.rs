@@ -1,7 +1,7 @@
 //! What the engine watches: which backends, with which probes, and by which way the VIPs of theirs are reached.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
@@ -24,7 +24,7 @@ impl Engine {
         let now = self.now();
         self.groups
             .retain(|address, _| desired.services().contains_key(address));
-        let mut keep = HashSet::new();
+        let mut keep = BTreeSet::new();
         let mut new = Vec::new();
         let mut compiled = HashMap::new();
         for (address, service) in desired.services() {
