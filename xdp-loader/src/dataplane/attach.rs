@@ -4,13 +4,14 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    thread,
 };
 
 use aya::{
     Ebpf,
     maps::ProgramArray,
     programs::{
-        ProgramError, Xdp, XdpMode,
+        Program, ProgramError, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
         xdp::XdpLink,
     },
@@ -83,18 +84,17 @@ pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a 
 ///
 /// The verifier's word, or want of privileges.
 pub fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
+    // The verifier takes a good part of a second for all of them, and walks several at once.
+    thread::scope(|scope| {
+        let loads: Vec<_> = ebpf
+            .programs_mut()
+            .map(|(_, program)| scope.spawn(|| load_one(program)))
+            .collect();
+        loads
+            .into_iter()
+            .try_for_each(|load| load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })?;
     let further = Further::ALL.map(Further::program);
-    for name in further.into_iter().chain(["lvx", "lvx_clock"]) {
-        program(ebpf, name)?.load().map_err(|error| match &error {
-            ProgramError::LoadError { io_error, verifier_log } => match objection(&verifier_log.to_string()) {
-                // The verifier refuses with "permission denied" too, but then it says why.
-                Some(why) => Error::Load(format!("{io_error}: {why}")),
-                None if permission(&error) => Error::NotPermitted("load BPF programs"),
-                None => Error::Load(chain(&error)),
-            },
-            _ => Error::Load(chain(&error)),
-        })?;
-    }
     let programs = further
         .into_iter()
         .map(|name| {
@@ -108,6 +108,20 @@ pub fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
         places.set(place, program, 0)?;
     }
     Ok(())
+}
+
+/// Loads a program into the kernel.
+fn load_one(program: &mut Program) -> Result<(), Error> {
+    let program: &mut Xdp = program.try_into()?;
+    program.load().map_err(|error| match &error {
+        ProgramError::LoadError { io_error, verifier_log } => match objection(&verifier_log.to_string()) {
+            // The verifier refuses with "permission denied" too, but then it says why.
+            Some(why) => Error::Load(format!("{io_error}: {why}")),
+            None if permission(&error) => Error::NotPermitted("load BPF programs"),
+            None => Error::Load(chain(&error)),
+        },
+        _ => Error::Load(chain(&error)),
+    })
 }
 
 /// What the verifier objects to: the last line of its log but for the statistics.
