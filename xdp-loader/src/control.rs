@@ -172,11 +172,12 @@ impl Controller {
     /// # Errors
     /// As [`Controller::change`].
     pub async fn apply(&self, document: Document, dry_run: bool) -> Result<Vec<Change>, ChangeError> {
-        let new = Desired::from_document(document)?;
+        let mut new = Desired::from_document(document)?;
         if dry_run {
             return Ok(diff(&self.desired(), &new));
         }
         self.change(move |desired| {
+            new.share(desired);
             let changes = diff(desired, &new);
             *desired = new;
             Ok(changes)

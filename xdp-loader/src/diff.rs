@@ -1,6 +1,6 @@
 //! The difference between two desired states, for people and for programs.
 
-use std::fmt;
+use std::{fmt, ptr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -90,10 +90,10 @@ pub struct FieldChange {
 /// The steps from `old` to `new`, in the order of the services' addresses; none when they are equal.
 pub fn diff(old: &Desired, new: &Desired) -> Vec<Change> {
     let mut changes = Vec::new();
-    for pair in merge(old.services().values(), new.services().values(), |service| {
-        service.address
-    }) {
+    for pair in merge(services(old), services(new), |service| service.address) {
         match pair {
+            // What is not changed is the same in memory too.
+            Pair::Both(old, new) if ptr::eq(old, new) => {}
             Pair::Old(service) => {
                 changes.push(Change::RemoveService {
                     service: service.address,
@@ -114,6 +114,10 @@ pub fn diff(old: &Desired, new: &Desired) -> Vec<Change> {
         }
     }
     changes
+}
+
+fn services(of: &Desired) -> impl Iterator<Item = &Service> {
+    of.services().values().map(Arc::as_ref)
 }
 
 fn service_diff(old: &Service, new: &Service, changes: &mut Vec<Change>) {

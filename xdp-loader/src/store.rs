@@ -5,9 +5,10 @@
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Write as _},
+    io::{self, BufWriter, IntoInnerError},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,9 @@ use crate::{
 
 /// The form of the state file; a daemon refuses one that is newer than its own.
 const VERSION: u32 = 1;
+
+/// Bytes of the state file that are written at a time.
+const WRITE_AT_ONCE: usize = 1 << 16;
 
 /// Why the state could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -63,10 +67,10 @@ pub enum StoreError {
 /// The state file as it is written.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct StateFile {
+struct StateFile<S> {
     version: u32,
     #[serde(rename = "service")]
-    services: Vec<Service>,
+    services: Vec<S>,
 }
 
 /// Only the version: read first, because a newer file may have fields that this lvx does not know.
@@ -133,7 +137,7 @@ impl Store {
         if found > VERSION {
             return Err(StoreError::Version { path, found });
         }
-        let file: StateFile = serde_json::from_str(&text).map_err(corrupt)?;
+        let file: StateFile<Service> = serde_json::from_str(&text).map_err(corrupt)?;
         Desired::from_document(Document {
             services: file.services,
         })
@@ -148,12 +152,11 @@ impl Store {
         let path = self.path();
         let file = StateFile {
             version: VERSION,
-            services: desired.to_document().services,
+            services: desired.services().values().map(Arc::as_ref).collect::<Vec<&Service>>(),
         };
-        let text = serde_json::to_vec_pretty(&file).map_err(|error| failed("write", &path)(error.into()))?;
         // A fixed name: a leftover of a crash is overwritten by the next save, and never read.
         let beside = self.dir.join("state.json.tmp");
-        write_synced(&beside, &text).map_err(failed("write", &beside))?;
+        write_synced(&beside, &file).map_err(failed("write", &beside))?;
         fs::rename(&beside, &path).map_err(failed("replace", &path))?;
         File::open(&self.dir)
             .and_then(|dir| dir.sync_all())
@@ -161,15 +164,17 @@ impl Store {
     }
 }
 
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
+fn write_synced(path: &Path, state: &impl Serialize) -> io::Result<()> {
+    let file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
         .open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+    // A large state is written as it is worked out, so that it is never in memory a second time.
+    let mut buffered = BufWriter::with_capacity(WRITE_AT_ONCE, file);
+    serde_json::to_writer_pretty(&mut buffered, state)?;
+    buffered.into_inner().map_err(IntoInnerError::into_error)?.sync_all()
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {

@@ -20,7 +20,7 @@ pub struct DrainRequest {
 type Answer<T> = Result<Json<T>, ApiError>;
 
 pub(super) async fn list(State(api): State<Api>) -> Json<Vec<Service>> {
-    Json(api.controller.desired().services().values().cloned().collect())
+    Json(api.controller.desired().to_document().services)
 }
 
 pub(super) async fn show(State(api): State<Api>, Segments(service): Segments<String>) -> Answer<Service> {

@@ -103,7 +103,7 @@ mod tests {
         );
         let document = Document::parse(&text, Format::Toml, "test").unwrap();
         let desired = Desired::from_document(document).unwrap();
-        desired.services().values().next().unwrap().clone()
+        Service::clone(desired.services().values().next().unwrap())
     }
 
     fn view(service: &Service, healths: &[Option<BackendHealth>]) -> HealthView {

@@ -1,6 +1,9 @@
 //! All services together, and the operations that change them.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+};
 
 use super::{Backend, BackendAddress, BackendChange, Refusal, Service, ServiceAddress, ServiceChange};
 use crate::document::Document;
@@ -13,10 +16,12 @@ pub const MAX_BACKENDS_PER_SERVICE: usize = 65_535;
 
 /// The services that the operator asked for.
 ///
-/// Whatever the history of operations, it is valid: see [`Refusal`] for what that means.
+/// Whatever the history of operations, it is valid: see [`Refusal`] for what that means. A change replaces the services that
+/// it changes; all others are those of before, in the same memory. So a copy costs little, and what is the same is
+/// known by its pointer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
-    services: BTreeMap<ServiceAddress, Service>,
+    services: BTreeMap<ServiceAddress, Arc<Service>>,
 }
 
 impl Desired {
@@ -40,12 +45,21 @@ impl Desired {
     /// The same as a document, services and backends in order.
     pub fn to_document(&self) -> Document {
         Document {
-            services: self.services.values().cloned().collect(),
+            services: self.services.values().map(|service| (**service).clone()).collect(),
+        }
+    }
+
+    /// Has the services that are equal to another's in that one's memory.
+    pub fn share(&mut self, other: &Self) {
+        for (address, service) in &mut self.services {
+            if let Some(same) = other.services.get(address).filter(|it| *it == service) {
+                *service = Arc::clone(same);
+            }
         }
     }
 
     /// All services by address.
-    pub fn services(&self) -> &BTreeMap<ServiceAddress, Service> {
+    pub fn services(&self) -> &BTreeMap<ServiceAddress, Arc<Service>> {
         &self.services
     }
 
@@ -54,7 +68,8 @@ impl Desired {
     /// # Errors
     /// When there is none.
     pub fn service(&self, address: ServiceAddress) -> Result<&Service, Refusal> {
-        self.services.get(&address).ok_or(Refusal::ServiceUnknown(address))
+        let service = self.services.get(&address).ok_or(Refusal::ServiceUnknown(address))?;
+        Ok(service)
     }
 
     /// Adds a service, with its backends if it has any.
@@ -75,7 +90,7 @@ impl Desired {
             Entry::Occupied(_) => Err(Refusal::ServiceExists(service.address)),
             Entry::Vacant(_) if full => Err(Refusal::TooManyServices),
             Entry::Vacant(vacant) => {
-                vacant.insert(service);
+                vacant.insert(Arc::new(service));
                 Ok(())
             }
         }
@@ -178,7 +193,7 @@ impl Desired {
         edited.normalise();
         edited.validate()?;
         self.validate_mark(&edited)?;
-        self.services.insert(address, edited);
+        self.services.insert(address, Arc::new(edited));
         Ok(())
     }
 
