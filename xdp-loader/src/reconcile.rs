@@ -104,12 +104,14 @@ impl Known {
         self.desired.as_ref().is_some_and(|desired| {
             let mut services = desired.services().values();
             services.all(|service| {
+                let of = |view: &HealthView| view.0.get(&service.address).map(Arc::as_ptr);
                 let down = |view: &HealthView, backend| view.is_down(service, backend);
-                self.health.weights(service) == view.weights(service)
-                    && service
-                        .backends
-                        .iter()
-                        .all(|it| down(&self.health, it) == down(view, it))
+                of(&self.health) == of(view)
+                    || self.health.weights(service) == view.weights(service)
+                        && service
+                            .backends
+                            .iter()
+                            .all(|it| down(&self.health, it) == down(view, it))
             })
         })
     }

@@ -94,11 +94,11 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// A backend as it is desired, with what was known of it before a restart.
-    pub(super) fn new(service: &Service, backend: &Backend, kept: Option<&Kept>, ago: Duration, now: Duration) -> Self {
+    /// A backend with what was known of it before a restart.
+    pub(super) fn new(key: BackendKey, kept: Option<&Kept>, ago: Duration, now: Duration) -> Self {
         let machine = kept.map_or_else(Machine::default, |kept| Machine::recall(kept.machine, ago, now));
-        let mut watched = Self {
-            key: (service.address, backend.address, backend.port(service)),
+        Self {
+            key,
             shown: machine.state(),
             machine,
             load: kept.map(|kept| kept.load).unwrap_or_default(),
@@ -113,9 +113,7 @@ impl Watched {
             seen: None,
             shown_since: now,
             changes: VecDeque::new(),
-        };
-        watched.desire(service, backend);
-        watched
+        }
     }
 
     /// Takes over what is desired.

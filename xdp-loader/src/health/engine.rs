@@ -32,7 +32,7 @@ use super::{
     vip_probe::{Job, Reachable, VipProber},
 };
 use crate::{
-    model::{Availability, Desired, ServiceAddress},
+    model::{Desired, Service, ServiceAddress},
     netlink::NextHops,
 };
 
@@ -66,9 +66,19 @@ pub(super) enum Command {
 
 /// A service that is watched.
 struct Group {
-    policy: Availability,
+    service: Arc<Service>,
     quorum: Quorum,
-    backends: Vec<BackendKey>,
+    /// In the order of the service's.
+    backends: Vec<Watched>,
+}
+
+impl Group {
+    /// The backend of an address and port.
+    fn backend_mut(&mut self, (_, address, port): BackendKey) -> Option<&mut Watched> {
+        let wanted = (address, port);
+        let at = self.backends.binary_search_by_key(&wanted, |it| (it.key.1, it.key.2));
+        self.backends.get_mut(at.ok()?)
+    }
 }
 
 /// See the module.
@@ -78,7 +88,6 @@ pub(super) struct Engine {
     random: StdRng,
     schedule: Schedule,
     groups: BTreeMap<ServiceAddress, Group>,
-    backends: BTreeMap<BackendKey, Watched>,
     owners: HashMap<ProbeId, BackendKey>,
     last_id: ProbeId,
     compiled: HashMap<String, Result<Arc<Probe>, String>>,
@@ -121,7 +130,6 @@ impl Engine {
             random: StdRng::from_os_rng(),
             schedule: Schedule::default(),
             groups: BTreeMap::new(),
-            backends: BTreeMap::new(),
             owners: HashMap::new(),
             last_id: 0,
             compiled: HashMap::new(),
@@ -212,7 +220,7 @@ impl Engine {
     fn begin(&mut self, id: ProbeId) {
         let now = self.now();
         let Some(key) = self.owners.get(&id) else { return };
-        let Some(watched) = self.backends.get_mut(key) else {
+        let Some(watched) = self.groups.get_mut(&key.0).and_then(|group| group.backend_mut(*key)) else {
             return;
         };
         let direct = watched.direct;
@@ -272,11 +280,13 @@ impl Engine {
         let now = self.now();
         // It may have been removed meanwhile.
         let Some(key) = self.owners.get(&id) else { return };
-        let (Some(watched), Some(group)) = (self.backends.get_mut(key), self.groups.get(&key.0)) else {
+        let Some(group) = self.groups.get_mut(&key.0) else {
             return;
         };
-        watched.take(id, report, now, &group.policy);
-        if watched.moved(now, &group.policy) {
+        let service = Arc::clone(&group.service);
+        let Some(watched) = group.backend_mut(*key) else { return };
+        watched.take(id, report, now, &service.availability);
+        if watched.moved(now, &service.availability) {
             self.dirty.insert(key.0);
         }
         let Some(asked) = watched.probes.iter_mut().find(|asked| asked.id == id) else {
@@ -306,7 +316,7 @@ impl Engine {
     /// Takes in what a failure means.
     fn diagnosed(&mut self, id: ProbeId, words: String) {
         let Some(key) = self.owners.get(&id) else { return };
-        let Some(watched) = self.backends.get_mut(key) else {
+        let Some(watched) = self.groups.get_mut(&key.0).and_then(|group| group.backend_mut(*key)) else {
             return;
         };
         let Some(asked) = watched.probes.iter_mut().find(|asked| asked.id == id) else {
@@ -329,7 +339,7 @@ impl Engine {
     /// Takes in how backends are reached, and which of them answer ARP for their VIPs.
     fn reach(&mut self, reachable: Arc<Reachable>) {
         self.reachable = reachable;
-        for watched in self.backends.values_mut() {
+        for watched in self.groups.values_mut().flat_map(|group| &mut group.backends) {
             let (service, backend, _) = watched.key;
             let claims = self.reachable.claims.contains(&(service.ip, backend));
             if watched.claims_vip(claims) {
@@ -340,17 +350,11 @@ impl Engine {
 
     fn tick(&mut self) {
         let now = self.now();
-        let mut group = None;
-        for watched in self.backends.values_mut() {
-            let address = watched.key.0;
-            // Backends are in the order of their services.
-            if group.is_none_or(|(known, _)| known != address) {
-                group = self.groups.get(&address).map(|group| (address, group));
-            }
-            if let Some((_, group)) = group {
-                watched.tick(now, &group.policy);
-                if watched.moved(now, &group.policy) {
-                    self.dirty.insert(address);
+        for (address, Group { service, backends, .. }) in &mut self.groups {
+            for watched in backends {
+                watched.tick(now, &service.availability);
+                if watched.moved(now, &service.availability) {
+                    self.dirty.insert(*address);
                 }
             }
         }

@@ -205,12 +205,15 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::health::{state::State, view::BackendHealth};
+    use crate::health::{
+        state::State,
+        view::{BackendHealth, ServiceHealth},
+    };
 
     #[test]
     fn picks_follow_weights_and_never_name_one_that_is_down() {
         let mut service = Service::new("tcp://10.0.0.100:80".parse().unwrap());
-        let mut view = HealthView::default();
+        let mut healths = ServiceHealth::new();
         for (last, weight, state) in [
             (1, 1, State::Up),
             (2, 3, State::Up),
@@ -225,9 +228,10 @@ mod tests {
                 weight: None,
                 state,
             };
-            view.backends.insert((service.address, backend.address, 80), health);
+            healths.insert((backend.address, 80), health);
             service.backends.push(backend);
         }
+        let view = HealthView([(service.address, Arc::new(healths))].into());
         let mut counts = BTreeMap::new();
         for dice in 0..400 {
             *counts

@@ -1,8 +1,8 @@
 //! What the dataplane is told: for every backend whether it takes new connections, and with what weight.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use super::{quorum::Serving, state::State};
+use super::state::State;
 use crate::model::{Backend, Service, ServiceAddress};
 
 /// What a backend is told apart by: its service, its address and port.
@@ -21,14 +21,12 @@ pub struct BackendHealth {
     pub state: State,
 }
 
-/// Health of all backends of all services.
+/// Health of a service's backends, by address and port. One that is not here was not yet heard of.
+pub type ServiceHealth = BTreeMap<(IpAddr, u16), BackendHealth>;
+
+/// Health of all backends of all services. What did not change from one view to the next is in the same memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HealthView {
-    /// By backend. One that is not here was not yet heard of.
-    pub backends: BTreeMap<BackendKey, BackendHealth>,
-    /// Who serves, by service.
-    pub serving: BTreeMap<ServiceAddress, Serving>,
-}
+pub struct HealthView(pub BTreeMap<ServiceAddress, Arc<ServiceHealth>>);
 
 /// A share is given in so many parts of a weight.
 const PARTS: u32 = 20;
@@ -36,8 +34,8 @@ const PARTS: u32 = 20;
 impl HealthView {
     /// The health of a backend.
     pub fn of(&self, service: &Service, backend: &Backend) -> Option<&BackendHealth> {
-        self.backends
-            .get(&(service.address, backend.address, backend.port(service)))
+        let of_service = self.0.get(&service.address)?;
+        of_service.get(&(backend.address, backend.port(service)))
     }
 
     /// Whether a backend is down, and its flows are lost.
@@ -51,11 +49,9 @@ impl HealthView {
     /// The configured ones where every backend has its full share; else all are multiplied, so that small weights can
     /// be divided too.
     pub fn weights(&self, service: &Service) -> Vec<u16> {
-        let healths: Vec<_> = service
-            .backends
-            .iter()
-            .map(|backend| (backend, self.of(service, backend)))
-            .collect();
+        let of_service = self.0.get(&service.address);
+        let of = |backend: &Backend| of_service?.get(&(backend.address, backend.port(service)));
+        let healths: Vec<_> = service.backends.iter().map(|backend| (backend, of(backend))).collect();
         let served = healths
             .iter()
             .any(|(backend, health)| health.is_some_and(|health| health.takes_new && backend.weight > 0));
@@ -107,17 +103,10 @@ mod tests {
     }
 
     fn view(service: &Service, healths: &[Option<BackendHealth>]) -> HealthView {
-        let keys = service
-            .backends
-            .iter()
-            .map(|backend| (service.address, backend.address, backend.port(service)));
-        HealthView {
-            backends: keys
-                .zip(healths)
-                .filter_map(|(key, health)| Some((key, (*health)?)))
-                .collect(),
-            serving: BTreeMap::new(),
-        }
+        let backends = service.backends.iter();
+        let keys = backends.map(|backend| (backend.address, backend.port(service)));
+        let healths = keys.zip(healths).filter_map(|(key, health)| Some((key, (*health)?)));
+        HealthView([(service.address, Arc::new(healths.collect()))].into())
     }
 
     const UP: Option<BackendHealth> = Some(BackendHealth {

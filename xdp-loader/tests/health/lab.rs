@@ -197,7 +197,11 @@ impl Watch {
     pub fn backend(&self, ip: &str) -> BackendHealth {
         let ip: IpAddr = ip.parse().unwrap();
         let view = self.view.borrow();
-        let found = view.backends.iter().find(|((_, backend, _), _)| *backend == ip);
+        let found = view
+            .0
+            .values()
+            .flat_map(|it| it.iter())
+            .find(|((backend, _), _)| *backend == ip);
         *found.unwrap().1
     }
 
@@ -216,7 +220,8 @@ impl Watch {
         let begin = Instant::now();
         let wanted: IpAddr = ip.parse().unwrap();
         let waited = self.view.wait_for(|view| {
-            let found = view.backends.iter().find(|((_, backend, _), _)| *backend == wanted);
+            let mut backends = view.0.values().flat_map(|it| it.iter());
+            let found = backends.find(|((backend, _), _)| *backend == wanted);
             found.is_some_and(|(_, health)| is(health))
         });
         if tokio::time::timeout(PATIENCE, waited).await.is_err() {

@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     ops::ControlFlow,
     path::Path,
+    sync::Arc,
 };
 
 use aya::{TestRun as _, TestRunOptions, programs::Xdp};
@@ -169,9 +170,8 @@ impl Balancer {
             weight: None,
             state: if up { Health::Up } else { Health::Down },
         };
-        self.health
-            .backends
-            .insert((address(service), name.ip(), name.port()), health);
+        let of_service = self.health.0.entry(address(service)).or_default();
+        Arc::make_mut(of_service).insert((name.ip(), name.port()), health);
     }
 
     /// Makes the next hop of a backend unknown.

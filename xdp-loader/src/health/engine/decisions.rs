@@ -14,6 +14,7 @@ use crate::{
         notify::Notice,
         quorum::{Quorum, Serving},
         report::{HealthReport, ServiceReport},
+        view::ServiceHealth,
     },
     model::ServiceAddress,
 };
@@ -27,28 +28,19 @@ impl Engine {
             let Some(group) = self.groups.get_mut(&address) else {
                 continue;
             };
-            let candidates: Vec<_> = group
-                .backends
-                .iter()
-                .filter_map(|key| self.backends.get(key))
-                .map(Watched::candidate)
-                .collect();
+            let policy = &group.service.availability;
+            let candidates: Vec<_> = group.backends.iter().map(Watched::candidate).collect();
             let before = group.quorum;
-            let takes = group.quorum.decide(&candidates, &group.policy);
+            let takes = group.quorum.decide(&candidates, policy);
             let after = group.quorum;
             if (before.serving, before.lost) != (after.serving, after.lost) {
-                tell_service(&address, after, group.policy.quorum);
+                tell_service(&address, after, policy.quorum);
             }
-            if self.view.serving.insert(address, after.serving) != Some(after.serving) {
-                publish = true;
-            }
-            for (key, takes_new) in group.backends.iter().zip(takes) {
-                let Some(watched) = self.backends.get_mut(key) else {
-                    continue;
-                };
+            let mut healths = ServiceHealth::new();
+            for (watched, takes_new) in group.backends.iter_mut().zip(takes) {
                 let changed = watched.changed(now);
-                let health = watched.health(takes_new, now, &group.policy);
-                publish |= self.view.backends.insert(*key, health) != Some(health);
+                let (_, backend, port) = watched.key;
+                healths.insert((backend, port), watched.health(takes_new, now, policy));
                 if let Some((from, reason)) = changed {
                     let notice = Notice {
                         unix_ms: unix_ms(),
@@ -63,6 +55,10 @@ impl Engine {
                     self.notifier.tell(&notice);
                     self.save_at = self.save_at.min(Instant::now() + SAVE_AFTER_CHANGE);
                 }
+            }
+            if self.view.0.get(&address).is_none_or(|known| **known != healths) {
+                self.view.0.insert(address, Arc::new(healths));
+                publish = true;
             }
         }
         if publish {
@@ -85,7 +81,8 @@ impl Engine {
         self.save_at = Instant::now() + SAVE;
         let Some(memory) = &self.memory else { return };
         let now = self.now();
-        let backends = self.backends.values().map(|watched| watched.keep(now)).collect();
+        let watched = self.groups.values().flat_map(|group| &group.backends);
+        let backends = watched.map(|watched| watched.keep(now)).collect();
         let quorums = self
             .groups
             .iter()
@@ -110,13 +107,16 @@ impl Engine {
             address: *address,
             serving: group.quorum.serving,
             quorum_lost: group.quorum.lost,
-            quorum: group.policy.quorum,
+            quorum: group.service.availability.quorum,
             available: group.quorum.available,
             backends: group
                 .backends
                 .iter()
-                .filter_map(|key| Some((self.backends.get(key)?, self.view.backends.get(key)?)))
-                .map(|(watched, health)| watched.report(*health, now, whole))
+                .filter_map(|watched| {
+                    let (_, backend, port) = watched.key;
+                    let health = self.view.0.get(address)?.get(&(backend, port))?;
+                    Some(watched.report(*health, now, whole))
+                })
                 .collect(),
         });
         HealthReport {

@@ -1,9 +1,10 @@
 //! What the engine watches: which backends, with which probes, and by which way the VIPs of theirs are reached.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use super::{Engine, Group};
@@ -11,106 +12,98 @@ use crate::{
     health::{
         backend::{Asked, Watched},
         probe::Probe,
-        schedule::first,
+        schedule::{ProbeId, first},
         verdict::Streak,
+        view::BackendKey,
         vip_probe::{VipProber, Wanted, Wish},
     },
-    model::{Availability, Check, Desired},
+    model::{Check, Desired, Service},
 };
 
 impl Engine {
-    /// Watches these services and no others.
+    /// Watches these services and no others. What is watched of a service that is the same as before goes on as it is.
     pub(super) fn watch(&mut self, desired: &Desired) {
         let now = self.now();
-        self.groups
-            .retain(|address, _| desired.services().contains_key(address));
-        let mut keep = BTreeSet::new();
-        let mut new = Vec::new();
-        let mut compiled = HashMap::new();
-        for (address, service) in desired.services() {
-            let mut keys = Vec::with_capacity(service.backends.len());
-            for backend in &service.backends {
-                let key = (*address, backend.address, backend.port(service));
-                keys.push(key);
-                keep.insert(key);
-                let kept = self.recalled.backends.remove(&key);
-                let ago = self.recalled.ago;
-                let watched = self
-                    .backends
-                    .entry(key)
-                    .or_insert_with(|| Watched::new(service, backend, kept.as_ref(), ago, now));
-                watched.desire(service, backend);
-                let checks = if backend.disabled { &[] } else { backend.checks(service) };
-                if watched.has_checks(checks) {
-                    for asked in &watched.probes {
-                        compiled
-                            .entry(text(&asked.check))
-                            .or_insert_with(|| asked.probe.clone());
-                    }
-                    // One that is new and has no probes is healthy at once.
-                    watched.tick(now, &service.availability);
-                    continue;
-                }
-                for asked in watched.probes.drain(..) {
-                    self.schedule.remove(asked.id);
-                    self.owners.remove(&asked.id);
-                }
-                for (at, check) in checks.iter().enumerate() {
-                    self.last_id += 1;
-                    let name = text(check);
-                    let probe = compiled
-                        .entry(name)
-                        .or_insert_with_key(|name| match self.compiled.get(name) {
-                            Some(probe) => probe.clone(),
-                            None => compile(check),
-                        })
-                        .clone();
-                    let streak = kept.as_ref().and_then(|kept| kept.streaks.get(at)).copied();
-                    let streak = streak.unwrap_or_else(|| Streak::begin(watched.begin()));
-                    watched
-                        .probes
-                        .push(Asked::new(self.last_id, check.clone(), probe, streak));
-                    self.owners.insert(self.last_id, key);
-                    new.push((self.last_id, check.interval().get()));
-                }
-                watched.tick(now, &service.availability);
-            }
-            let quorum = self.recalled.quorums.remove(address).unwrap_or_default();
-            let group = self.groups.entry(*address).or_insert_with(|| Group {
-                policy: Availability::default(),
-                quorum,
-                backends: Vec::new(),
-            });
-            group.policy = service.availability.clone();
-            group.backends = keys;
-        }
-        self.compiled = compiled;
         let gone: Vec<_> = self
-            .backends
-            .keys()
-            .filter(|key| !keep.contains(key))
-            .copied()
+            .groups
+            .extract_if(.., |address, _| !desired.services().contains_key(address))
             .collect();
-        for key in gone {
-            for asked in self
+        for (address, group) in gone {
+            group
                 .backends
-                .remove(&key)
                 .into_iter()
-                .flat_map(|watched| watched.probes)
-            {
-                self.schedule.remove(asked.id);
-                self.owners.remove(&asked.id);
+                .for_each(|watched| self.forget(watched.probes));
+            self.view.0.remove(&address);
+        }
+        let mut new = Vec::new();
+        for service in desired.services().values() {
+            let watched = self.groups.get(&service.address);
+            if watched.is_none_or(|group| !Arc::ptr_eq(&group.service, service)) {
+                self.watch_service(service, now, &mut new);
             }
         }
-        self.view.backends.retain(|key, _| keep.contains(key));
-        self.view.serving.retain(|address, _| self.groups.contains_key(address));
+        // What no probe shares any more is not asked for again, or is made again.
+        self.compiled
+            .retain(|_, probe| probe.as_ref().is_ok_and(|probe| Arc::strong_count(probe) > 1));
         let of = new.len();
         for (position, (probe, interval)) in new.into_iter().enumerate() {
             self.schedule.set(probe, now + first(position, of, interval));
         }
-        self.dirty.extend(self.groups.keys());
         self.want_vips();
         self.publish();
+    }
+
+    /// Watches a service that is new or another than before. Probes that begin are added to `new`.
+    fn watch_service(&mut self, service: &Arc<Service>, now: Duration, new: &mut Vec<(ProbeId, Duration)>) {
+        let address = service.address;
+        let (quorum, before) = match self.groups.remove(&address) {
+            Some(group) => (group.quorum, group.backends),
+            None => (self.recalled.quorums.remove(&address).unwrap_or_default(), Vec::new()),
+        };
+        let mut before: BTreeMap<BackendKey, Watched> = before.into_iter().map(|it| (it.key, it)).collect();
+        let mut backends = Vec::with_capacity(service.backends.len());
+        for backend in &service.backends {
+            let key = (address, backend.address, backend.port(service));
+            let kept = self.recalled.backends.remove(&key);
+            let mut watched = match before.remove(&key) {
+                Some(watched) => watched,
+                None => Watched::new(key, kept.as_ref(), self.recalled.ago, now),
+            };
+            watched.desire(service, backend);
+            let checks = if backend.disabled { &[] } else { backend.checks(service) };
+            if !watched.has_checks(checks) {
+                self.forget(std::mem::take(&mut watched.probes));
+                for (at, check) in checks.iter().enumerate() {
+                    self.last_id += 1;
+                    let probe = self.compiled.entry(text(check)).or_insert_with(|| compile(check));
+                    let streak = kept.as_ref().and_then(|kept| kept.streaks.get(at)).copied();
+                    let streak = streak.unwrap_or_else(|| Streak::begin(watched.begin()));
+                    let asked = Asked::new(self.last_id, check.clone(), probe.clone(), streak);
+                    watched.probes.push(asked);
+                    self.owners.insert(self.last_id, key);
+                    new.push((self.last_id, check.interval().get()));
+                }
+            }
+            // One that is new and has no probes is healthy at once.
+            watched.tick(now, &service.availability);
+            backends.push(watched);
+        }
+        before.into_values().for_each(|watched| self.forget(watched.probes));
+        let group = Group {
+            service: Arc::clone(service),
+            quorum,
+            backends,
+        };
+        self.groups.insert(address, group);
+        self.dirty.insert(address);
+    }
+
+    /// Ends probes.
+    fn forget(&mut self, probes: Vec<Asked>) {
+        for asked in probes {
+            self.schedule.remove(asked.id);
+            self.owners.remove(&asked.id);
+        }
     }
 
     /// Tells the prober of VIPs which backends there are.
@@ -122,7 +115,8 @@ impl Engine {
                 .any(|asked| asked.probe.as_ref().is_ok_and(|probe| probe.asks_vip(watched.direct)))
         };
         let mut backends: BTreeMap<IpAddr, BTreeSet<IpAddr>> = BTreeMap::new();
-        for watched in self.backends.values().filter(asks) {
+        let watched = self.groups.values().flat_map(|group| &group.backends);
+        for watched in watched.filter(asks) {
             let (service, backend, _) = watched.key;
             backends.entry(backend).or_default().insert(service.ip);
         }
