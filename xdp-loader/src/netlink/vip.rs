@@ -197,6 +197,8 @@ struct Wanted {
     addresses: BTreeSet<IpAddr>,
     ifindex: u32,
     ours: BTreeSet<IpAddr>,
+    /// How each address came to be there, once all are.
+    settled: Option<BTreeMap<IpAddr, VipState>>,
     /// Whether the interface was up when it was last looked at.
     up: bool,
 }
@@ -237,9 +239,18 @@ impl Manager {
                     // A caller that is no longer there needs no answer.
                     Some(Command::Owned { reply }) => drop(reply.send(owned().await)),
                     Some(Command::Ensure { want, ifindex, reply }) => {
-                        // Taken to be up: what is added is announced, what is kept is not.
-                        self.wanted = Wanted { addresses: want, ifindex, ours: BTreeSet::new(), up: true };
-                        drop(reply.send(self.ensure().await));
+                        let same = self.wanted.ifindex == ifindex && self.wanted.addresses == want;
+                        // What happened to them since is followed by events: the kernel need not be asked again.
+                        let known = self.wanted.settled.as_ref().filter(|_| same && self.repair_at.is_none());
+                        let states = match known {
+                            Some(known) => Ok(known.iter().map(|(address, state)| (*address, Ok(state.clone()))).collect()),
+                            None => {
+                                // Taken to be up: what is added is announced, what is kept is not.
+                                self.wanted = Wanted { addresses: want, ifindex, up: true, ..Wanted::default() };
+                                self.ensure().await
+                            }
+                        };
+                        drop(reply.send(states));
                     }
                 },
                 () = sleep_until(wake) => {}
@@ -303,6 +314,7 @@ impl Manager {
     }
 
     async fn ensure(&mut self) -> Result<VipStates, VipError> {
+        self.wanted.settled = None;
         let ifindex = self.wanted.ifindex;
         let kernel = Kernel::connect()?;
         self.links = LinkTable::dump(&kernel).await?;
@@ -335,7 +347,14 @@ impl Manager {
                 failed.get_or_insert(error);
             }
         }
-        failed.map_or(Ok(states), Err)
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let settled = states
+            .iter()
+            .map(|(address, state)| Some((*address, state.as_ref().ok()?.clone())));
+        self.wanted.settled = settled.collect();
+        Ok(states)
     }
 
     async fn add(&self, kernel: &Kernel, address: IpAddr, ifindex: u32) -> Result<VipState, VipError> {
