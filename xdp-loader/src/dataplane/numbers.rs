@@ -54,6 +54,18 @@ impl<K: Ord + Clone + Debug> Numbers<K> {
         self.owners.get(owner).copied()
     }
 
+    /// How many owners there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.owners.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.owners.is_empty()
+    }
+
     /// How many owners there can be.
     #[must_use]
     pub fn limit(&self) -> u32 {
@@ -89,16 +101,12 @@ impl<K: Ord + Clone + Debug> Numbers<K> {
     }
 
     /// Takes their numbers from all owners that `keep` does not keep; returns what was taken.
-    pub fn retain(&mut self, keep: impl Fn(&K) -> bool) -> Vec<(K, u32)> {
+    pub fn retain(&mut self, keep: impl Fn(&K, u32) -> bool) -> Vec<(K, u32)> {
         let gone: Vec<(K, u32)> = self
-            .iter()
-            .filter(|(owner, _)| !keep(owner))
-            .map(|(k, n)| (k.clone(), n))
+            .owners
+            .extract_if(.., |owner, number| !keep(owner, *number))
             .collect();
-        for (owner, number) in &gone {
-            self.owners.remove(owner);
-            self.retired.push(*number);
-        }
+        self.retired.extend(gone.iter().map(|(_, number)| *number));
         gone
     }
 
@@ -159,7 +167,7 @@ mod tests {
         let mut numbers = Numbers::new(3);
         numbers.give(&"a");
         numbers.give(&"b");
-        assert_eq!(numbers.retain(|owner| *owner == "b"), [("a", 1)]);
+        assert_eq!(numbers.retain(|owner, _| *owner == "b"), [("a", 1)]);
         assert_eq!(numbers.give(&"c"), None, "number 1 may still be known to flows");
         let retired = numbers.retired();
         numbers.release(&retired);

@@ -7,7 +7,7 @@ use xdp_common::{
     tcp_state::{STATES, State},
 };
 
-use super::{Clock, Error, Maps};
+use super::{Clock, Error, Maps, image::Image};
 use crate::model::{self, Period, TimeoutOf};
 
 /// The longest idle time that packets can tell, jiffies: 12 days at 1000 jiffies per second, 49 at 250.
@@ -126,6 +126,22 @@ impl Rules {
             }
         }
         Ok(rules)
+    }
+
+    /// The rules of an image, for backends up to this number.
+    #[must_use]
+    pub fn of(image: &Image, highest: u32) -> Self {
+        let counted = image.backends.iter().filter(|(_, it)| it.flags & Backend::COUNTED != 0);
+        let limit = |number: &u32| image.limits.get(number).copied().unwrap_or_default();
+        let mut set_of = vec![0; highest as usize + 1];
+        for (number, backend) in &image.backends {
+            set_of[*number as usize] = backend.timeouts();
+        }
+        Self {
+            sets: image.timeouts.sets().to_vec(),
+            set_of,
+            counted: counted.map(|(number, _)| (*number, limit(number))).collect(),
+        }
     }
 
     /// How long a flow of this backend may be idle in this state, jiffies.

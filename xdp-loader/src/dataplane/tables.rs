@@ -205,7 +205,7 @@ impl Tables {
         self.schedules
             .build(&mut self.schedule_map, &image.schedules, &mut image.services)?;
         self.write(&image, links)?;
-        self.retire(desired)?;
+        self.retire(&image)?;
         Ok(())
     }
 
@@ -269,15 +269,19 @@ impl Tables {
             .store(unknown_fragments(self.node) as u64, Ordering::Release);
         self.draining = true;
         self.schedules.switched();
-        self.rules = Arc::new(Rules::read(&self.maps, next, self.names.backends.highest())?);
+        self.rules = Arc::new(Rules::of(image, self.names.backends.highest()));
         Ok(())
     }
 
     /// Keeps the entries of backends that are gone and whose services want the packets of their flows dropped.
     fn linger(&mut self, desired: &Desired, image: &mut Image) -> Result<(), Error> {
+        self.lingering.clear();
+        if self.names.backends.len() == image.backends.len() {
+            // All that have numbers are there.
+            return Ok(());
+        }
         let bank = bank(&self.maps);
         let backends = self.maps.backends()?;
-        self.lingering.clear();
         for (key, number) in self.names.backends.iter() {
             let drops = desired
                 .services()
@@ -300,34 +304,27 @@ impl Tables {
         Arc::clone(&self.rules)
     }
 
-    /// Takes their numbers from services and backends that are no longer desired.
-    fn retire(&mut self, desired: &Desired) -> Result<(), Error> {
-        let mut kept: BTreeSet<BackendKey> = desired
-            .services()
-            .values()
-            .flat_map(|service| {
-                service
-                    .backends
-                    .iter()
-                    .map(|backend| image::backend_key(service, backend))
-            })
-            .collect();
-        kept.extend(&self.lingering);
-        self.retire_backends(|owner| kept.contains(owner))?;
-        let services = desired.services();
-        self.names.services.retain(|owner| services.contains_key(owner));
-        let groups: BTreeSet<Group> = services
-            .values()
-            .map(|service| Group::of(service.address, service.mark))
-            .collect();
-        self.names.groups.retain(|owner| groups.contains(owner));
-        self.departed.retain(|service, _| services.contains_key(service));
+    /// Takes their numbers from services and backends that are not in the image.
+    fn retire(&mut self, image: &Image) -> Result<(), Error> {
+        self.retire_backends(|_, number| image.backends.contains_key(&number))?;
+        let gone = self
+            .names
+            .services
+            .retain(|_, number| image.services.contains_key(&number));
+        for (service, _) in gone {
+            self.departed.remove(&service);
+        }
+        let groups: BTreeSet<u32> = image.services.values().map(|service| service.group).collect();
+        self.names.groups.retain(|_, number| groups.contains(&number));
         Ok(())
     }
 
     /// Takes their numbers from backends that are not to be kept.
-    fn retire_backends(&mut self, keep: impl Fn(&BackendKey) -> bool) -> Result<(), Error> {
+    fn retire_backends(&mut self, keep: impl Fn(&BackendKey, u32) -> bool) -> Result<(), Error> {
         let gone = self.names.backends.retain(keep);
+        if gone.is_empty() {
+            return Ok(());
+        }
         let counted = counters::backends(&self.maps, gone.iter().map(|(_, number)| *number))?;
         for ((service, ..), number) in gone {
             let sum = self.departed.entry(service).or_default();
@@ -370,7 +367,7 @@ impl Tables {
             .copied()
             .collect();
         self.lingering.retain(|key| !done.contains(key));
-        self.retire_backends(|owner| !done.contains(owner))
+        self.retire_backends(|owner, _| !done.contains(owner))
     }
 
     fn forgotten(&mut self, gone: Gone) {
