@@ -9,6 +9,7 @@ pub mod dataplane;
 pub mod diff;
 pub mod document;
 pub mod health;
+pub mod heap;
 pub mod located;
 pub mod metrics;
 pub mod model;

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     config::{Overrides, Settings},
-    daemon,
+    daemon, heap,
 };
 
 /// How long a daemon that was asked to stop may take, and how often to look.
@@ -43,6 +43,7 @@ pub(super) fn run(run: Run, socket: Option<PathBuf>) -> anyhow::Result<()> {
     })?;
     settings.require_interface()?;
     log_to_stderr();
+    heap::give_back();
     let runtime = runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime
         .block_on(daemon::run(settings))

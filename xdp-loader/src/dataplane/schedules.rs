@@ -28,6 +28,9 @@ const CHUNKS_PER_PAGE: usize = PAGE / CHUNK;
 /// `BPF_F_MMAPABLE`, as the program declares it for its segments.
 const MMAPABLE: u32 = 1 << 10;
 
+/// Rings that are in memory at a time: of 128 KiB by default.
+const AT_ONCE: usize = 64;
+
 /// What a service's scheduling table is made of.
 #[derive(Clone, Debug)]
 pub struct Schedule {
@@ -159,7 +162,7 @@ impl Schedules {
             })
             .map(|(number, _)| *number)
             .collect();
-        for (number, ring) in rings(schedules, &changed) {
+        for (number, ring) in changed.chunks(AT_ONCE).flat_map(|some| rings(schedules, some)) {
             let schedule = &schedules[&number];
             let placed = self.place(map, schedule, prints[&number], &ring)?;
             if let Some(Placed { block: Some(old), .. }) = self.placed.insert(number, placed) {
