@@ -1,16 +1,50 @@
 //! Lays out the endpoint tables: which address and port is which service, and which is a NAT backend.
 //!
 //! A bucket that is full spills into the next and says so; a packet looks at one bucket, rarely at two. The layout
-//! is made anew for every change and written into the bank that is not in use.
+//! is made anew for every change of the endpoints and written into the bank that is not in use.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use xdp_common::{
     hash,
-    layout::{BucketV4, BucketV6, EndpointV4, EndpointV6, REACH, Target, any_port, port_protocol},
+    layout::{BANKS, BucketV4, BucketV6, EndpointV4, EndpointV6, REACH, Target, any_port, port_protocol},
 };
 
-use super::words::{self, Words};
+use super::{
+    Error, Maps,
+    words::{self, Words},
+};
+
+/// What the tables are laid out from: addresses with [`port_protocol`], and what they stand for. Of several that are the
+/// same the first counts: several services may share a NAT backend, and a service comes before a backend at the same
+/// address.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct List(Vec<(IpAddr, u32, Target)>);
+
+impl List {
+    /// Adds what an address and port stand for.
+    pub fn add(&mut self, address: IpAddr, port: u16, protocol: u8, target: Target) {
+        self.0.push((address, port_protocol(port.to_be(), protocol), target));
+    }
+
+    /// Adds whose packets without a port are: fragments.
+    pub fn add_any_port(&mut self, address: IpAddr, protocol: u8, target: Target) {
+        self.0.push((address, any_port(protocol), target));
+    }
+
+    /// The tables, of so many buckets each, a power of two.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`] if they do not fit.
+    pub fn lay_out(&self, buckets: u32) -> Result<Endpoints, Full> {
+        let mut endpoints = Endpoints::new(buckets);
+        for (address, port_protocol, target) in &self.0 {
+            endpoints.put(*address, *port_protocol, *target)?;
+        }
+        Ok(endpoints)
+    }
+}
 
 /// The buckets of both tables.
 pub struct Endpoints {
@@ -25,33 +59,12 @@ pub struct Endpoints {
 pub struct Full;
 
 impl Endpoints {
-    /// Empty tables of so many buckets, a power of two.
-    #[must_use]
-    pub fn new(buckets: u32) -> Self {
+    fn new(buckets: u32) -> Self {
         let buckets = buckets as usize;
         Self {
             v4: vec![BucketV4::default(); buckets],
             v6: vec![BucketV6::default(); buckets],
         }
-    }
-
-    /// Enters what an address and port stand for. Whoever is there already stays: several services may share a NAT
-    /// backend, and a service comes before a backend at the same address.
-    ///
-    /// # Errors
-    ///
-    /// [`Full`], and nothing is entered.
-    pub fn enter(&mut self, address: IpAddr, port: u16, protocol: u8, target: Target) -> Result<(), Full> {
-        self.put(address, port_protocol(port.to_be(), protocol), target)
-    }
-
-    /// Enters whose packets without a port are: fragments.
-    ///
-    /// # Errors
-    ///
-    /// [`Full`], and nothing is entered.
-    pub fn enter_any_port(&mut self, address: IpAddr, protocol: u8, target: Target) -> Result<(), Full> {
-        self.put(address, any_port(protocol), target)
     }
 
     fn put(&mut self, address: IpAddr, port_protocol: u32, target: Target) -> Result<(), Full> {
@@ -86,6 +99,43 @@ impl Endpoints {
     }
 }
 
+/// What the tables of each bank were laid out from, as far as that is known. Most changes do not change it.
+#[derive(Debug, Default)]
+pub struct Banks([Option<Arc<List>>; 2]);
+
+impl Banks {
+    /// Writes the tables of a bank that packets do not use, if they are not so already.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Full`] if they have no room, and then nothing is written; or if the kernel does not map them.
+    pub fn write(&mut self, maps: &Maps, bank: u32, list: List) -> Result<(), Error> {
+        let (this, other) = (bank as usize, 1 - bank as usize);
+        if self.0[this].as_deref() == Some(&list) {
+            return Ok(());
+        }
+        let buckets = maps.endpoint_buckets();
+        let endpoints = list.lay_out(buckets).map_err(|_| Error::Full {
+            what: "backends",
+            limit: buckets,
+            setting: "max_backends",
+        })?;
+        // Until all is written, nothing is known of the bank.
+        self.0[this] = None;
+        let (v4, v6) = (maps.endpoints_v4()?, maps.endpoints_v6()?);
+        let places = || (bank as usize..).step_by(BANKS as usize);
+        for (place, bucket) in places().zip(&endpoints.v4) {
+            v4.write(place, bucket);
+        }
+        for (place, bucket) in places().zip(&endpoints.v6) {
+            v6.write(place, bucket);
+        }
+        let same = self.0[other].clone().filter(|other| **other == list);
+        self.0[this] = Some(same.unwrap_or_else(|| Arc::new(list)));
+        Ok(())
+    }
+}
+
 /// Puts an endpoint into its bucket or one of the next.
 fn place<E, const WAYS: usize>(
     buckets: &mut [[E; WAYS]],
@@ -115,6 +165,8 @@ fn place<E, const WAYS: usize>(
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should fail loudly")]
+
     use super::*;
 
     /// As the packet path looks.
@@ -133,13 +185,17 @@ mod tests {
         Target::NONE
     }
 
+    fn enter(endpoints: &mut Endpoints, address: IpAddr, port: u16, target: Target) -> Result<(), Full> {
+        endpoints.put(address, port_protocol(port.to_be(), 6), target)
+    }
+
     #[test]
     fn everything_that_was_entered_is_found_and_nothing_else() {
         let mut endpoints = Endpoints::new(16_384);
         for number in 0..20_000_u32 {
             let address = IpAddr::from((0x0a00_0000 + number / 10).to_be_bytes());
             assert_eq!(
-                endpoints.enter(address, 80 + (number % 10) as u16, 6, Target(number + 1)),
+                enter(&mut endpoints, address, 80 + (number % 10) as u16, Target(number + 1)),
                 Ok(())
             );
         }
@@ -160,19 +216,14 @@ mod tests {
     fn a_full_table_says_so_and_keeps_what_it_has() {
         let mut endpoints = Endpoints::new(2);
         let entered = (0..16_u8)
-            .filter(|last| {
-                endpoints
-                    .enter(IpAddr::from([10, 0, 0, *last]), 80, 6, Target(9))
-                    .is_ok()
-            })
+            .filter(|last| enter(&mut endpoints, IpAddr::from([10, 0, 0, *last]), 80, Target(9)).is_ok())
             .count();
         assert_eq!(entered, 8);
         let mut endpoints = Endpoints::new(2);
         let entered = (0..16_u16)
             .filter(|last| {
-                endpoints
-                    .enter(IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, *last]), 80, 6, Target(9))
-                    .is_ok()
+                let address = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, *last]);
+                enter(&mut endpoints, address, 80, Target(9)).is_ok()
             })
             .count();
         assert_eq!(entered, 8);
@@ -180,10 +231,11 @@ mod tests {
 
     #[test]
     fn a_backend_that_two_services_share_is_entered_once() {
-        let mut endpoints = Endpoints::new(16);
         let address = IpAddr::from([10, 0, 0, 1]);
-        assert_eq!(endpoints.enter(address, 80, 6, Target::REAL), Ok(()));
-        assert_eq!(endpoints.enter(address, 80, 6, Target::REAL), Ok(()));
+        let mut list = List::default();
+        list.add(address, 80, 6, Target::REAL);
+        list.add(address, 80, 6, Target::REAL);
+        let endpoints = list.lay_out(16).unwrap();
         let found: usize = endpoints
             .v4
             .iter()

@@ -15,9 +15,7 @@ use xdp_common::{
     wire::Be16,
 };
 
-use super::{
-    Error, Numbers, endpoints::Endpoints, ring::Member, rules::TimeoutSets, schedules::Schedule, tables::Node, words,
-};
+use super::{Error, Numbers, endpoints, ring::Member, rules::TimeoutSets, schedules::Schedule, tables::Node, words};
 use crate::{
     config::UnknownFragments,
     health::view::HealthView,
@@ -49,8 +47,8 @@ pub struct Image {
     pub schedules: BTreeMap<u32, Schedule>,
     /// Backends by number.
     pub backends: BTreeMap<u32, layout::Backend>,
-    /// Both endpoint tables.
-    pub endpoints: Endpoints,
+    /// What both endpoint tables are laid out from.
+    pub endpoints: endpoints::List,
     /// Backends whose number is new: their counters start at 0.
     pub new_backends: Vec<u32>,
     /// Thresholds of backends that have some, by number.
@@ -115,7 +113,6 @@ pub fn backend_key(service: &Service, backend: &Backend) -> BackendKey {
 pub fn compile(
     world: &World<'_>,
     names: &mut Names,
-    endpoint_buckets: u32,
     node: &Node,
     timeouts: TimeoutSets,
     mut port_of: impl FnMut(u32) -> Result<u32, Error>,
@@ -132,7 +129,7 @@ pub fn compile(
         services: BTreeMap::new(),
         schedules: BTreeMap::new(),
         backends: BTreeMap::new(),
-        endpoints: Endpoints::new(endpoint_buckets),
+        endpoints: endpoints::List::default(),
         new_backends: Vec::new(),
     };
     let limit = names.services.limit();
@@ -140,11 +137,6 @@ pub fn compile(
         what: "services",
         limit,
         setting: "max_services",
-    };
-    let backends_full = || Error::Full {
-        what: "backends",
-        limit: names_limit(endpoint_buckets),
-        setting: "max_backends",
     };
     if desired.services().len() > names.services.limit() as usize {
         return Err(services_full());
@@ -155,16 +147,11 @@ pub fn compile(
         };
         let address = service.address;
         let protocol = protocol_number(address.protocol);
-        image
-            .endpoints
-            .enter(address.ip, address.port, protocol, Target(given.number))
-            .map_err(|_| backends_full())?;
+        let target = Target(given.number);
+        image.endpoints.add(address.ip, address.port, protocol, target);
         if node.unknown_fragments != UnknownFragments::Pass {
             // Of several services at an address, fragments whose port is not known go to the one with the lowest port.
-            image
-                .endpoints
-                .enter_any_port(address.ip, protocol, Target(given.number))
-                .map_err(|_| backends_full())?;
+            image.endpoints.add_any_port(address.ip, protocol, target);
         }
         let group = Group::of(address, service.mark);
         let group = names.groups.give(&group).ok_or(services_full())?.number;
@@ -227,10 +214,8 @@ pub fn compile(
                 image.limits.insert(name.number, limit);
             }
             if backend.forward(service) == Forward::Nat {
-                image
-                    .endpoints
-                    .enter(backend.address, backend.port(service), protocol, Target::REAL)
-                    .map_err(|_| backends_full())?;
+                let port = backend.port(service);
+                image.endpoints.add(backend.address, port, protocol, Target::REAL);
             }
             members.push((
                 layout::Member::new(
@@ -261,11 +246,6 @@ pub fn compile(
         );
     }
     Ok(image)
-}
-
-/// Endpoints that a table of so many buckets is made for.
-fn names_limit(endpoint_buckets: u32) -> u32 {
-    endpoint_buckets
 }
 
 /// What a backend is hashed by: the same on every node, whatever its number there.

@@ -14,7 +14,7 @@ use tracing::warn;
 use xdp_common::layout::{self, BackendCounters, Control, Port, Target};
 
 use super::{
-    Clock, Error, Maps, Numbers, Sizes, attach, counters,
+    Clock, Error, Maps, Numbers, Sizes, attach, counters, endpoints,
     flows::{Census, Gone},
     image::{self, BackendKey, Group, Image, Names, World},
     maps::Opened,
@@ -67,6 +67,7 @@ pub struct Tables {
     /// Backends that are gone, but whose flows are to be dropped for as long as there are any.
     lingering: BTreeSet<BackendKey>,
     rules: Arc<Rules>,
+    endpoints: endpoints::Banks,
 }
 
 impl Tables {
@@ -116,6 +117,7 @@ impl Tables {
             node,
             lingering: BTreeSet::new(),
             rules: Arc::new(rules),
+            endpoints: endpoints::Banks::default(),
         })
     }
 
@@ -194,7 +196,6 @@ impl Tables {
                 links,
             },
             &mut self.names,
-            self.maps.endpoint_buckets(),
             &self.node,
             TimeoutSets::new(self.clock, self.node.timeouts),
             |ifindex| ports.give(ifindex, &port_of, tx_ports),
@@ -202,6 +203,8 @@ impl Tables {
         counters::reset(&self.maps, &image.new_backends)?;
         self.linger(desired, &mut image)?;
         self.settle();
+        let endpoints = std::mem::take(&mut image.endpoints);
+        self.endpoints.write(&self.maps, 1 - bank(&self.maps), endpoints)?;
         self.schedules
             .build(&mut self.schedule_map, &image.schedules, &mut image.services)?;
         self.write(&image, links)?;
@@ -221,21 +224,15 @@ impl Tables {
     /// Writes the image into the bank that is not in use and switches to it.
     fn write(&mut self, image: &Image, links: &LinkTable) -> Result<(), Error> {
         let next = 1 - bank(&self.maps);
-        let endpoints_v4 = self.maps.endpoints_v4()?;
-        let endpoints_v6 = self.maps.endpoints_v6()?;
-        for (number, bucket) in (0..).zip(&image.endpoints.v4) {
-            endpoints_v4.write(place(number, next), bucket);
-        }
-        for (number, bucket) in (0..).zip(&image.endpoints.v6) {
-            endpoints_v6.write(place(number, next), bucket);
-        }
         let services = self.maps.services()?;
         for (number, service) in &image.services {
             services.write(place(*number, next), service);
         }
         let backends = self.maps.backends()?;
+        let mut entries = image.backends.iter().peekable();
         for number in 1..=self.names.backends.highest() {
-            let backend = image.backends.get(&number).unwrap_or(&layout::Backend::NONE);
+            let entry = entries.next_if(|(of, _)| **of == number);
+            let backend = entry.map_or(&layout::Backend::NONE, |(_, backend)| backend);
             backends.write(place(number, next), backend);
         }
         let limits = self.maps.limits()?;
