@@ -303,7 +303,10 @@ impl Tables {
 
     /// Takes their numbers from services and backends that are not in the image.
     fn retire(&mut self, image: &Image) -> Result<(), Error> {
-        self.retire_backends(|_, number| image.backends.contains_key(&number))?;
+        // All that are in the image have numbers: where there are as many numbers, nobody is gone.
+        if self.names.backends.len() > image.backends.len() {
+            self.retire_backends(|_, number| image.backends.contains_key(&number))?;
+        }
         let gone = self
             .names
             .services
