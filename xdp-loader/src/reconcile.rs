@@ -118,13 +118,14 @@ impl Known {
 }
 
 impl Reconciler {
-    /// Loads the program, or takes over what an earlier daemon left, and attaches it.
+    /// Loads the program, or takes over what an earlier daemon left, and attaches it. What is going to be desired is not put
+    /// in place yet, but the ways to its backends are looked up meanwhile.
     ///
     /// # Errors
     ///
     /// If an interface does not exist or does not take the program, or the kernel refuses something. Then nothing has
     /// changed.
-    pub async fn start(settings: &Settings) -> Result<Self, StartError> {
+    pub async fn start(settings: &Settings, desired: &Desired) -> Result<Self, StartError> {
         let links = Links::follow().await?;
         let interfaces: Vec<Link> = settings
             .interfaces
@@ -135,6 +136,7 @@ impl Reconciler {
             links.find(name)?;
         }
         let tracker = NextHopTracker::start().await?;
+        tracker.set_targets(image::targets(desired));
         let vips = Vips::start().await?;
         let sizes = Sizes::new(
             settings.max_services,
@@ -400,8 +402,8 @@ impl Dataplane for Reconciler {
     fn reconcile(&self, desired: Arc<Desired>) -> BoxFuture<'_, Result<(), DataplaneError>> {
         Box::pin(async move {
             self.shared.tracker.set_targets(image::targets(&desired));
-            self.shared.tracker.ready().await;
-            self.shared.health.set_targets(Arc::clone(&desired)).await;
+            let watched = self.shared.health.set_targets(Arc::clone(&desired));
+            tokio::join!(self.shared.tracker.ready(), watched);
             self.shared.make(Some(Arc::clone(&desired))).await?;
             self.shared.place_vips(&desired).await
         })
