@@ -237,3 +237,48 @@ fn agree(mark: u32, service: &Service, other: &Service) -> Result<(), Refusal> {
         what,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should fail loudly")]
+
+    use super::*;
+
+    fn two() -> Desired {
+        let mut desired = Desired::default();
+        for address in ["tcp://10.0.0.100:80", "tcp://10.0.0.101:80"] {
+            desired.add_service(Service::new(address.parse().unwrap())).unwrap();
+        }
+        desired
+    }
+
+    /// Which of the services of two states are in the same memory.
+    fn same(one: &Desired, other: &Desired) -> Vec<bool> {
+        let pairs = one.services().values().zip(other.services().values());
+        pairs.map(|(one, other)| Arc::ptr_eq(one, other)).collect()
+    }
+
+    #[test]
+    fn a_change_leaves_all_other_services_in_the_same_memory() {
+        let before = two();
+        let mut after = before.clone();
+        let backend = Backend::new("10.0.0.11".parse().unwrap());
+        after
+            .add_backend("tcp://10.0.0.101:80".parse().unwrap(), backend)
+            .unwrap();
+        assert_eq!(same(&before, &after), [true, false]);
+    }
+
+    #[test]
+    fn what_is_applied_shares_the_services_that_are_the_same_and_no_others() {
+        let before = two();
+        let mut document = before.to_document();
+        document.services[0].mh_slots = 251;
+        let mut applied = Desired::from_document(document).unwrap();
+        assert_eq!(same(&before, &applied), [false, false]);
+        let alone = applied.clone();
+        applied.share(&before);
+        assert_eq!(same(&before, &applied), [false, true]);
+        assert_eq!(applied, alone);
+    }
+}
