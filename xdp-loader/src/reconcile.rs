@@ -115,6 +115,14 @@ impl Known {
             })
         })
     }
+
+    /// Whether all backends are reached in the same way by other next hops as they are now.
+    fn is_reached_by(&self, hops: &NextHops) -> bool {
+        self.desired.as_ref().is_some_and(|desired| {
+            let mut backends = desired.services().values().flat_map(|service| &service.backends);
+            backends.all(|backend| self.hops.0.get(&backend.address) == hops.0.get(&backend.address))
+        })
+    }
 }
 
 impl Reconciler {
@@ -275,6 +283,18 @@ impl Shared {
         self.make_in(tables, None).await
     }
 
+    /// Makes the maps follow next hops, as [`Self::make_healthy`] health: those of a backend that is about to come, or has
+    /// just gone, concern no packet.
+    async fn make_reachable(&self) -> Result<(), DataplaneError> {
+        let tables = Arc::clone(&self.tables).lock_owned().await;
+        let hops = Arc::clone(&self.tracker.subscribe().borrow());
+        if self.known().is_reached_by(&hops) {
+            self.note(|known| known.hops = hops);
+            return Ok(());
+        }
+        self.make_in(tables, None).await
+    }
+
     async fn make_in(
         &self,
         mut tables: OwnedMutexGuard<Tables>,
@@ -341,7 +361,15 @@ impl Shared {
                     }
                     continue;
                 }
-                changed = hops.changed() => if changed.is_err() { return },
+                changed = hops.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    if let Err(error) = self.make_reachable().await {
+                        error!(%error, "the maps could not follow the next hops");
+                    }
+                    continue;
+                }
                 changed = links.changed() => if changed.is_err() { return },
             }
             if let Err(error) = self.make(None).await {
@@ -401,10 +429,14 @@ impl From<Error> for DataplaneError {
 impl Dataplane for Reconciler {
     fn reconcile(&self, desired: Arc<Desired>) -> BoxFuture<'_, Result<(), DataplaneError>> {
         Box::pin(async move {
-            self.shared.tracker.set_targets(image::targets(&desired));
+            let targets = image::targets(&desired);
+            // Those that go are followed until they are gone: packets are not to notice one before the other.
+            let before = self.shared.known().desired.map(|before| image::targets(&before));
+            self.shared.tracker.set_targets(&targets | &before.unwrap_or_default());
             let watched = self.shared.health.set_targets(Arc::clone(&desired));
             tokio::join!(self.shared.tracker.ready(), watched);
             self.shared.make(Some(Arc::clone(&desired))).await?;
+            self.shared.tracker.set_targets(targets);
             self.shared.place_vips(&desired).await
         })
     }
