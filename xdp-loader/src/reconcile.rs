@@ -2,7 +2,7 @@
 //! one function and one writer.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
@@ -19,23 +19,24 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
+use self::known::Known;
 use crate::{
     config::Settings,
     control::{Dataplane, DataplaneError},
     dataplane::{
         Error, Maps, Node, Sizes, Tables,
         attach::{self, Attachment},
-        flows::{self, Census},
-        image,
+        flows, image,
         maps::unpin_maps,
     },
-    health::{Health, HealthError, report::HealthReport, view::HealthView},
+    health::{Health, HealthError, report::HealthReport},
     model::{Desired, ServiceAddress},
-    netlink::{Link, LinkError, Links, NetlinkError, NextHopTracker, NextHops, VipError, VipState, Vips},
+    netlink::{Link, LinkError, Links, NetlinkError, NextHopTracker, VipError, Vips},
     report::{Conn, ConnCount, ConnFilter, Stats, Status},
 };
 
 mod conns;
+mod known;
 mod report;
 
 /// How often flows are counted and those that are over forgotten.
@@ -83,46 +84,6 @@ struct Shared {
     attachments: Vec<Attachment>,
     known: RwLock<Known>,
     started: Instant,
-}
-
-/// What was last made so.
-#[derive(Clone, Default)]
-struct Known {
-    /// Nothing before the first reconcile: what was taken over stays until then.
-    desired: Option<Arc<Desired>>,
-    hops: Arc<NextHops>,
-    health: Arc<HealthView>,
-    vips: BTreeMap<IpAddr, VipState>,
-    /// The index of the interface that the VIPs are on.
-    vip_index: Option<u32>,
-    census: Arc<Census>,
-}
-
-impl Known {
-    /// Whether new connections are spread under another view of health as they are now.
-    fn is_served_by(&self, view: &HealthView) -> bool {
-        self.desired.as_ref().is_some_and(|desired| {
-            let mut services = desired.services().values();
-            services.all(|service| {
-                let of = |view: &HealthView| view.0.get(&service.address).map(Arc::as_ptr);
-                let down = |view: &HealthView, backend| view.is_down(service, backend);
-                of(&self.health) == of(view)
-                    || self.health.weights(service) == view.weights(service)
-                        && service
-                            .backends
-                            .iter()
-                            .all(|it| down(&self.health, it) == down(view, it))
-            })
-        })
-    }
-
-    /// Whether all backends are reached in the same way by other next hops as they are now.
-    fn is_reached_by(&self, hops: &NextHops) -> bool {
-        self.desired.as_ref().is_some_and(|desired| {
-            let mut backends = desired.services().values().flat_map(|service| &service.backends);
-            backends.all(|backend| self.hops.0.get(&backend.address) == hops.0.get(&backend.address))
-        })
-    }
 }
 
 impl Reconciler {
