@@ -110,9 +110,9 @@ fn begin<F: Translate>(
     if persists && partner != 0 {
         persistence::renew::<F>(env, service, source);
     } else if persists {
-        persistence::begin::<F>(env, service, source, chosen);
+        persistence::begin::<F>(env, service, source, chosen, backend);
     }
-    match place.insert(env, packet, over, number, chosen, backend) {
+    match place.insert(env, packet, over, chosen, backend) {
         Insertion::Done => {}
         Insertion::Evicted => count::verdict(env, Verdict::FlowEvicted),
         Insertion::Lost => count::verdict(env, Verdict::FlowUntracked),

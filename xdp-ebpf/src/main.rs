@@ -181,8 +181,9 @@ fn outbound<F: Translate>(env: &Env, packet: &Packet<F>) -> Result<End, End> {
     let hop = place.hop(&found);
     rewrite::outbound(packet, backend)?;
     place.answered(env, packet, &found, backend);
-    count::outbound(found.record.backend(), packet.bytes);
-    fragment::first(packet, found.record.backend(), false, hop);
+    let number = place.backend(found.flow);
+    count::outbound(number, packet.bytes);
+    fragment::first(packet, number, false, hop);
     Ok(transmit::to_client(env, hop))
 }
 
