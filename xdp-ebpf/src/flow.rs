@@ -23,7 +23,8 @@ pub const ANY: usize = WAYS;
 /// Where a client's flows are.
 pub struct Place<F: Family> {
     address: F::Address,
-    client: Client,
+    /// The client's number.
+    pub client: Client,
     number: u32,
     bucket: *mut F::Bucket,
 }
@@ -67,7 +68,12 @@ impl<F: Family> Place<F> {
     /// The place of the client at this address and port.
     #[inline(always)]
     pub fn of(address: F::Address, port: u16, control: &Control) -> Option<Self> {
-        let client = F::client(address, port, control.seed);
+        Self::at(address, F::client(address, port, control.seed))
+    }
+
+    /// The place of the client with this address and number.
+    #[inline(always)]
+    pub fn at(address: F::Address, client: Client) -> Option<Self> {
         let number = client.bucket(F::mask());
         Some(Self {
             address,
@@ -97,27 +103,43 @@ impl<F: Family> Place<F> {
         flow.backend(F::mask())
     }
 
-    /// The client's flow that is wanted, and its backend.
+    /// The client's flow that is wanted, and its backend: most often it is where it was first looked for when it began.
     #[inline(always)]
     fn find(&self, bank: u32, wanted: impl Fn(Flow, &Backend) -> bool) -> Option<(Found, &'static Backend)> {
-        for step in 0..WAYS {
-            let way = self.way(step);
-            let word = self.word(way);
-            // SAFETY: the word is the flow table's; the way is below its end.
-            let flow = unsafe {
-                let flow = Flow(atomic::load(word));
-                if !flow.is_of(self.client, F::mask()) || !F::is_client(self.bucket, way, flow, self.address) {
-                    continue;
-                }
-                flow
-            };
-            if let Some(backend) = family::backend(bank, self.backend(flow))
-                && wanted(flow, backend)
-            {
-                return Some((Found { way, flow, word }, backend));
+        let own = self.there(bank, self.client.way(), &wanted);
+        if own.is_some() {
+            return own;
+        }
+        for way in 0..WAYS {
+            let found = self.there(bank, way, &wanted);
+            if found.is_some() {
+                return found;
             }
         }
         None
+    }
+
+    /// The flow in a way of the bucket, if it is the client's and wanted.
+    #[inline(always)]
+    fn there(
+        &self,
+        bank: u32,
+        way: usize,
+        wanted: &impl Fn(Flow, &Backend) -> bool,
+    ) -> Option<(Found, &'static Backend)> {
+        let word = self.word(way);
+        // SAFETY: the word is the flow table's; the way is below its end.
+        let flow = unsafe {
+            let flow = Flow(atomic::load(word));
+            if !flow.is_of(self.client, F::mask()) || !F::is_client(self.bucket, way, flow, self.address) {
+                return None;
+            }
+            flow
+        };
+        match family::backend(bank, self.backend(flow)) {
+            Some(backend) if wanted(flow, backend) => Some((Found { way, flow, word }, backend)),
+            _ => None,
+        }
     }
 
     /// The client's flow to a service.
@@ -241,7 +263,9 @@ impl<F: Family> Place<F> {
                 self.set_hop(way, entry.hop);
                 atomic::publish(word, new.0);
             }
-            if let Some(backend) = family::backend(env.bank, self.backend(old)) {
+            if old != Flow::FREE
+                && let Some(backend) = family::backend(env.bank, self.backend(old))
+            {
                 load::end(env, self.backend(old), backend, old.state());
             }
         }

@@ -109,7 +109,7 @@ fn to_backend<F: Translate>(env: &Env, error: &Error<'_, F>, tuple: &Tuple<F>, s
             );
         }
     }
-    count::inbound(number, bytes);
+    count::inbound(number, bytes, false);
     Ok(transmit::to_backend(env, backend))
 }
 

@@ -15,6 +15,7 @@ mod counters;
 mod endpoint;
 mod flow;
 mod fragment;
+mod handover;
 mod port;
 mod schedule;
 mod seen;
@@ -29,6 +30,7 @@ pub use endpoint::{
 };
 pub use flow::{BucketFlowV4, BucketFlowV6, Flow, Hop, HopBucket, WAYS};
 pub use fragment::{FRAGMENTS, FragmentV4, FragmentV6, FragmentWay};
+pub use handover::Handover;
 pub use port::{Port, PortOf, VIA_DEVMAP};
 pub use schedule::{
     CHUNK, CHUNKS_PER_SEGMENT, Chunk, ChunkIndex, MEMBERS_PER_CHUNK, Member, SCANNED, SEGMENTS, SLOTS_PER_CHUNK,

@@ -23,7 +23,7 @@ use super::{
 };
 
 /// The maps, by the names that the program gives them.
-const NAMES: [&str; 22] = [
+const NAMES: [&str; 23] = [
     "CONTROL",
     "ENDPOINTS_V4",
     "ENDPOINTS_V6",
@@ -44,6 +44,7 @@ const NAMES: [&str; 22] = [
     "PORT_OF",
     "TX_PORTS",
     "FURTHER",
+    "HANDOVERS",
     "BACKEND_COUNTERS",
     "VERDICT_COUNTERS",
 ];
@@ -323,6 +324,7 @@ fn load(pins: Option<&Path>, sizes: Sizes, cpus: u32) -> Result<Ebpf, Error> {
         ("FLOWS_V6", buckets(sizes.flows_v6)),
         ("HOPS_V4", buckets(sizes.flows_v4)),
         ("HOPS_V6", buckets(sizes.flows_v6)),
+        ("HANDOVERS", cpus),
         ("BACKEND_COUNTERS", (sizes.backends + 1) * cpus),
         ("VERDICT_COUNTERS", PORTS * cpus),
     ];
