@@ -80,7 +80,7 @@ fn a_half_open_scan_counts_as_inactive_and_is_forgotten() -> Result<()> {
 #[test]
 fn a_full_table_forgets_the_oldest_idle_flows_and_refuses_none() -> Result<()> {
     let lab = Lab::one_armed()?;
-    let lvx = start(&lab, "flows_v4 = 1024\nflows_v6 = 1024\n")?;
+    let lvx = start(&lab, "flows_v4 = 1024\nflows_v6 = 1024\nmax_backends = 16\n")?;
     let backends: Vec<_> = lab.backends.iter().map(|backend| backend.v4.to_string()).collect();
     let web: SocketAddr = format!("{}:80", VIP_NAT.0).parse()?;
     let sink: SocketAddr = format!("{}:9", VIP_DR.0).parse()?;

@@ -1,8 +1,7 @@
 //! Hashes of the packet path: two or three multiplications each, no table, no state.
 //!
-//! [`client_v4`] and [`client_v6`] place a flow in its table and are seeded at random, so that nobody outside can aim at
-//! one bucket. [`spread`] answers for schedulers and must give the same on every node: its seed comes from the service's
-//! address. The mixer is the 64-bit finalizer of MurmurHash3 (Appleby, public domain).
+//! [`client_v4`], [`client_v6`] and [`spread`] answer for schedulers and must give the same on every node: their seed comes
+//! from the service's address. Where a client's flows are is said by [`crate::layout::Client`]. The mixer is the 64-bit finalizer of MurmurHash3 (Appleby, public domain).
 
 /// MurmurHash3's `fmix64`: every input bit changes every output bit with probability one half.
 #[inline(always)]
@@ -30,14 +29,14 @@ pub const fn fold_v6(address: [u64; 2], port: u32, seed: u64) -> u64 {
         .wrapping_add((port as u64).wrapping_mul(0xc2b2_ae3d_27d4_eb4f))
 }
 
-/// Where the client at this IPv4 address and port (each as loaded from the packet) has its flows.
+/// The hash by which schedulers spread the client at this IPv4 address and port (each as loaded from the packet).
 #[inline(always)]
 #[must_use]
 pub const fn client_v4(address: u32, port: u16, seed: u64) -> u64 {
     mix((((address as u64) << 16) | port as u64) ^ seed)
 }
 
-/// Where the client at this IPv6 address and port (each as loaded from the packet) has its flows.
+/// The same of an IPv6 address.
 #[inline(always)]
 #[must_use]
 pub const fn client_v6(address: [u64; 2], port: u16, seed: u64) -> u64 {
@@ -73,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flows_of_neighbouring_ports_spread_evenly_over_buckets() {
+    fn clients_of_neighbouring_ports_spread_evenly() {
         const BUCKETS: usize = 1024;
         let mut counts = [0_u32; BUCKETS];
         for port in 0..=u16::MAX {
@@ -84,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn flows_of_neighbouring_ipv6_hosts_and_ports_have_hashes_of_their_own() {
+    fn ipv6_clients_of_neighbouring_hosts_and_ports_have_hashes_of_their_own() {
         let mut hashes = std::collections::BTreeSet::new();
         for host in 0..256_u16 {
             for port in 0..256_u16 {
@@ -114,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_moves_flows_to_other_buckets() {
+    fn a_seed_moves_clients_elsewhere() {
         let moved = (0..1000_u16)
             .filter(|port| client_v4(1, *port, 1) % 4096 != client_v4(1, *port, 2) % 4096)
             .count();

@@ -16,24 +16,18 @@ fn backend(number: u32) -> Option<*mut BackendCounters> {
     maps::BACKEND_COUNTERS.get_ptr_mut(cpu * maps::size::backends() + number)
 }
 
-/// Counts a packet from a client.
+/// Counts a packet from a client, and the flow that it begins.
 #[inline(always)]
-pub fn inbound(number: u32, bytes: u64) {
+pub fn inbound(number: u32, bytes: u64, begins: bool) {
     if let Some(counters) = backend(number) {
         // SAFETY: the entry is this CPU's, and programs on a CPU do not interrupt each other.
         unsafe {
             (*counters).packets_in += 1;
             (*counters).bytes_in += bytes;
+            if begins {
+                (*counters).connections += 1;
+            }
         }
-    }
-}
-
-/// Counts a new flow.
-#[inline(always)]
-pub fn connection(number: u32) {
-    if let Some(counters) = backend(number) {
-        // SAFETY: as in `inbound`.
-        unsafe { (*counters).connections += 1 };
     }
 }
 

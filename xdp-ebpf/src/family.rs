@@ -3,13 +3,14 @@
 use xdp_common::{
     hash,
     layout::{
-        Backend, BucketFlowV4, BucketFlowV6, EndpointV4, FlowV4, FlowV6, FragmentV4, FragmentV6, FragmentWay, Further,
-        HopBucket, REACH, Record, Target,
+        Backend, BucketFlowV4, BucketFlowV6, Client, EndpointV4, Flow, FragmentV4, FragmentV6, FragmentWay, Further,
+        HopBucket, REACH, Target,
     },
     wire::{Ipv4, Ipv6, protocol},
 };
 
 use crate::{
+    atomic,
     end::End,
     maps,
     parse::{self, Frame, Header, Packet},
@@ -21,9 +22,7 @@ pub trait Family: Copy {
     type Header: Copy;
     /// An address, as loaded from the packet.
     type Address: Copy + PartialEq;
-    /// A place in the flow table.
-    type Flow;
-    /// A bucket of the flow table.
+    /// A bucket of the flow table, which begins with the words of its flows.
     type Bucket;
 
     /// The protocol number of its ICMP.
@@ -64,11 +63,11 @@ pub trait Family: Copy {
     /// What an address stands for, with a port or all of them ([`xdp_common::layout::port_protocol`]), in this bank.
     fn endpoint(bank: u32, address: Self::Address, port_protocol: u32) -> Target;
 
-    /// The hash that places a client's flows.
-    fn client_hash(address: Self::Address, port: u16, seed: u64) -> u64;
+    /// The number of a client.
+    fn client(address: Self::Address, port: u16, seed: u64) -> Client;
 
-    /// The number of a client's bucket.
-    fn bucket_number(hash: u64) -> u32;
+    /// One less than the number of buckets of the flow table.
+    fn mask() -> u32;
 
     /// A bucket of the flow table.
     fn bucket(number: u32) -> Option<*mut Self::Bucket>;
@@ -76,48 +75,22 @@ pub trait Family: Copy {
     /// The next hops of a bucket of the flow table.
     fn hops(number: u32) -> Option<*mut HopBucket>;
 
-    /// The key of a client's flow to a service.
-    fn key(address: Self::Address, port: u16, hash: u64, service: u32) -> u64;
-
-    /// A key's part that is the client's.
-    fn client_part(key: u64) -> u64;
-
-    /// Whether a key is a template's: no service has number 0.
-    #[inline(always)]
-    fn is_template(key: u64) -> bool {
-        key & 0xffff == 0
-    }
-
     /// What a prefix of so many bits leaves of an address.
     fn masked(address: Self::Address, prefix: u8) -> Self::Address;
 
-    /// The flow at a place of a bucket.
+    /// Whether the flow in a way of a bucket is this client's, beyond what its word says.
     ///
     /// # Safety
     ///
-    /// `way` must be below [`xdp_common::layout::WAYS`].
-    unsafe fn flow(bucket: *mut Self::Bucket, way: usize) -> *mut Self::Flow;
+    /// `bucket` must be one of the flow table and `way` below [`xdp_common::layout::WAYS`], as for [`Family::set_client`].
+    unsafe fn is_client(bucket: *mut Self::Bucket, way: usize, flow: Flow, address: Self::Address) -> bool;
 
-    /// The words of a flow: key, record, last seen.
+    /// Writes what of the client the word does not say. The way must be held by this CPU.
     ///
     /// # Safety
     ///
-    /// `flow` must point to a flow.
-    unsafe fn words(flow: *mut Self::Flow) -> (*mut u64, *mut Record, *mut u32);
-
-    /// Whether the flow is this client's, beyond what its key says.
-    ///
-    /// # Safety
-    ///
-    /// `flow` must point to a flow.
-    unsafe fn is_client(flow: *const Self::Flow, address: Self::Address) -> bool;
-
-    /// Writes what of the client the key does not say.
-    ///
-    /// # Safety
-    ///
-    /// `flow` must point to a flow that is held by this CPU.
-    unsafe fn set_client(flow: *mut Self::Flow, address: Self::Address);
+    /// As for [`Family::is_client`].
+    unsafe fn set_client(bucket: *mut Self::Bucket, way: usize, address: Self::Address);
 }
 
 /// IPv4.
@@ -127,7 +100,6 @@ pub struct V4;
 impl Family for V4 {
     type Header = Ipv4;
     type Address = u32;
-    type Flow = FlowV4;
     type Bucket = BucketFlowV4;
 
     const ICMP: u8 = protocol::ICMP;
@@ -205,13 +177,13 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn client_hash(address: u32, port: u16, seed: u64) -> u64 {
-        hash::client_v4(address, port, seed)
+    fn client(address: u32, port: u16, seed: u64) -> Client {
+        Client::v4(address, port, seed)
     }
 
     #[inline(always)]
-    fn bucket_number(hash: u64) -> u32 {
-        hash as u32 & maps::size::flows_v4_mask()
+    fn mask() -> u32 {
+        maps::size::flows_v4_mask()
     }
 
     #[inline(always)]
@@ -225,40 +197,18 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn key(address: u32, port: u16, _hash: u64, service: u32) -> u64 {
-        FlowV4::key(address, port, service)
-    }
-
-    #[inline(always)]
-    fn client_part(key: u64) -> u64 {
-        key >> 16
-    }
-
-    #[inline(always)]
     fn masked(address: u32, prefix: u8) -> u32 {
         // A prefix of 32 shifts by 32, which leaves none of the 32 bits.
         address & !((u64::from(u32::MAX) >> (prefix & 63)) as u32).to_be()
     }
 
     #[inline(always)]
-    unsafe fn flow(bucket: *mut BucketFlowV4, way: usize) -> *mut FlowV4 {
-        // SAFETY: the caller keeps `way` inside the bucket.
-        unsafe { bucket.cast::<FlowV4>().add(way) }
-    }
-
-    #[inline(always)]
-    unsafe fn words(flow: *mut FlowV4) -> (*mut u64, *mut Record, *mut u32) {
-        // SAFETY: the caller's pointer is to a flow.
-        unsafe { (&raw mut (*flow).key, &raw mut (*flow).record, &raw mut (*flow).seen) }
-    }
-
-    #[inline(always)]
-    unsafe fn is_client(_flow: *const FlowV4, _address: u32) -> bool {
+    unsafe fn is_client(_bucket: *mut BucketFlowV4, _way: usize, _flow: Flow, _address: u32) -> bool {
         true
     }
 
     #[inline(always)]
-    unsafe fn set_client(_flow: *mut FlowV4, _address: u32) {}
+    unsafe fn set_client(_bucket: *mut BucketFlowV4, _way: usize, _address: u32) {}
 }
 
 /// IPv6.
@@ -268,7 +218,6 @@ pub struct V6;
 impl Family for V6 {
     type Header = Ipv6;
     type Address = [u64; 2];
-    type Flow = FlowV6;
     type Bucket = BucketFlowV6;
 
     const ICMP: u8 = protocol::ICMPV6;
@@ -348,13 +297,13 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn client_hash(address: [u64; 2], port: u16, seed: u64) -> u64 {
-        hash::client_v6(address, port, seed)
+    fn client(address: [u64; 2], port: u16, seed: u64) -> Client {
+        Client::v6(address, port, seed)
     }
 
     #[inline(always)]
-    fn bucket_number(hash: u64) -> u32 {
-        hash as u32 & maps::size::flows_v6_mask()
+    fn mask() -> u32 {
+        maps::size::flows_v6_mask()
     }
 
     #[inline(always)]
@@ -365,16 +314,6 @@ impl Family for V6 {
     #[inline(always)]
     fn hops(number: u32) -> Option<*mut HopBucket> {
         maps::HOPS_V6.get_ptr_mut(number)
-    }
-
-    #[inline(always)]
-    fn key(_address: [u64; 2], port: u16, hash: u64, service: u32) -> u64 {
-        FlowV6::key(hash, port, service)
-    }
-
-    #[inline(always)]
-    fn client_part(key: u64) -> u64 {
-        key >> 16
     }
 
     #[inline(always)]
@@ -389,27 +328,19 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    unsafe fn flow(bucket: *mut BucketFlowV6, way: usize) -> *mut FlowV6 {
-        // SAFETY: the caller keeps `way` inside the bucket.
-        unsafe { bucket.cast::<FlowV6>().add(way) }
+    unsafe fn is_client(bucket: *mut BucketFlowV6, way: usize, flow: Flow, address: [u64; 2]) -> bool {
+        // SAFETY: the caller's bucket and way.
+        unsafe {
+            let client = (&raw const (*bucket).clients).cast::<[u64; 2]>().add(way);
+            // Another flow may have come into this place since its word was read.
+            client.read() == address && atomic::load_last(bucket.cast::<u64>().add(way)) == flow.0
+        }
     }
 
     #[inline(always)]
-    unsafe fn words(flow: *mut FlowV6) -> (*mut u64, *mut Record, *mut u32) {
-        // SAFETY: the caller's pointer is to a flow.
-        unsafe { (&raw mut (*flow).key, &raw mut (*flow).record, &raw mut (*flow).seen) }
-    }
-
-    #[inline(always)]
-    unsafe fn is_client(flow: *const FlowV6, address: [u64; 2]) -> bool {
-        // SAFETY: the caller's pointer is to a flow.
-        unsafe { (*flow).client == address }
-    }
-
-    #[inline(always)]
-    unsafe fn set_client(flow: *mut FlowV6, address: [u64; 2]) {
-        // SAFETY: the caller's pointer is to a flow that it holds.
-        unsafe { (*flow).client = address }
+    unsafe fn set_client(bucket: *mut BucketFlowV6, way: usize, address: [u64; 2]) {
+        // SAFETY: the caller's bucket and way.
+        unsafe { (&raw mut (*bucket).clients).cast::<[u64; 2]>().add(way).write(address) }
     }
 }
 

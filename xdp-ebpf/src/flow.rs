@@ -4,7 +4,7 @@
 
 use aya_ebpf::helpers::bpf_jiffies64;
 use xdp_common::{
-    layout::{BUSY, Backend, Control, Hop, Method, Record, WAYS},
+    layout::{Backend, Client, Control, Flow, Hop, Method, Seen, WAYS},
     tcp_state::{ACK, From, STATES, SYN, State},
     wire::protocol,
 };
@@ -22,33 +22,32 @@ pub const ANY: usize = WAYS;
 
 /// Where a client's flows are.
 pub struct Place<F: Family> {
-    /// The client's hash.
-    pub hash: u64,
+    address: F::Address,
+    /// The client's number.
+    pub client: Client,
     number: u32,
     bucket: *mut F::Bucket,
 }
 
 /// A flow that was found.
-pub struct Found<F: Family> {
+pub struct Found {
     /// Where in the bucket it is.
     pub way: usize,
-    flow: *mut F::Flow,
-    /// Its backend and state when it was read.
-    pub record: Record,
-    /// When it was last seen, jiffies.
-    pub seen: u32,
+    /// What it was when it was read.
+    pub flow: Flow,
+    word: *mut u64,
 }
 
 /// What is to be recorded.
-pub struct Entry<F: Family> {
+pub struct Entry {
     /// In which way of the bucket: one whose flow is over; for [`ANY`] a free or the most dispensable one.
     pub over: usize,
-    /// Its key.
-    pub key: u64,
-    /// Whose it is.
-    pub client: F::Address,
-    /// Backend and state.
-    pub record: Record,
+    /// The number of its backend.
+    pub backend: u32,
+    /// Its state.
+    pub state: State,
+    /// How long it may be idle, jiffies.
+    pub keep: u32,
     /// Where answers go.
     pub hop: Hop,
 }
@@ -69,10 +68,16 @@ impl<F: Family> Place<F> {
     /// The place of the client at this address and port.
     #[inline(always)]
     pub fn of(address: F::Address, port: u16, control: &Control) -> Option<Self> {
-        let hash = F::client_hash(address, port, control.seed);
-        let number = F::bucket_number(hash);
+        Self::at(address, F::client(address, port, control.seed))
+    }
+
+    /// The place of the client with this address and number.
+    #[inline(always)]
+    pub fn at(address: F::Address, client: Client) -> Option<Self> {
+        let number = client.bucket(F::mask());
         Some(Self {
-            hash,
+            address,
+            client,
             number,
             bucket: F::bucket(number)?,
         })
@@ -82,163 +87,149 @@ impl<F: Family> Place<F> {
     /// the first look is most often the last.
     #[inline(always)]
     fn way(&self, step: usize) -> usize {
-        ((self.hash >> 56) as usize + step) & (WAYS - 1)
+        (self.client.way() + step) & (WAYS - 1)
     }
 
-    /// The flow with this key.
+    /// The word of the flow in a way.
     #[inline(always)]
-    pub fn inbound(&self, key: u64, client: F::Address) -> Option<Found<F>> {
-        let mut place = None;
-        for step in 0..WAYS {
-            let way = self.way(step);
-            // SAFETY: the way is masked; the word belongs to the entry.
-            unsafe {
-                let flow = F::flow(self.bucket, way);
-                if atomic::load(F::words(flow).0) == key && F::is_client(flow, client) {
-                    place = Some(way);
-                    break;
-                }
-            }
+    fn word(&self, way: usize) -> *mut u64 {
+        // SAFETY: the way is masked, and the words come first in a bucket.
+        unsafe { self.bucket.cast::<u64>().add(way & (WAYS - 1)) }
+    }
+
+    /// The number of a flow's backend.
+    #[inline(always)]
+    pub fn backend(&self, flow: Flow) -> u32 {
+        flow.backend(F::mask())
+    }
+
+    /// The client's flow that is wanted, and its backend: most often it is where it was first looked for when it began.
+    #[inline(always)]
+    fn find(&self, bank: u32, wanted: impl Fn(Flow, &Backend) -> bool) -> Option<(Found, &'static Backend)> {
+        let own = self.there(bank, self.client.way(), &wanted);
+        if own.is_some() {
+            return own;
         }
-        self.found(place?, key)
-    }
-
-    /// The flow in a way of the bucket, unless it is another by now.
-    #[inline(always)]
-    fn found(&self, way: usize, key: u64) -> Option<Found<F>> {
-        // SAFETY: the way is masked; the words belong to the entry.
-        unsafe {
-            let flow = F::flow(self.bucket, way & (WAYS - 1));
-            let (key_word, record, seen) = F::words(flow);
-            let found = Found {
-                way,
-                flow,
-                record: Record(atomic::load(record.cast::<u32>())),
-                seen: atomic::load(seen),
-            };
-            (atomic::load_last(key_word) == key).then_some(found)
-        }
-    }
-
-    /// The flow of this place's client whose backend is at the source, and that backend.
-    #[inline(always)]
-    pub fn outbound(&self, bank: u32, tuple: &Tuple<F>) -> Option<(Found<F>, &'static Backend)> {
-        let client = F::client_part(F::key(tuple.destination, tuple.destination_port, self.hash, 0));
-        for step in 0..WAYS {
-            let way = self.way(step);
-            // SAFETY: the way is masked; the words belong to the entry.
-            unsafe {
-                let flow = F::flow(self.bucket, way);
-                let (key_word, record, seen) = F::words(flow);
-                let key = atomic::load(key_word);
-                if F::client_part(key) != client || F::is_template(key) || !F::is_client(flow, tuple.destination) {
-                    continue;
-                }
-                let record = Record(atomic::load(record.cast::<u32>()));
-                let seen = atomic::load(seen);
-                if atomic::load_last(key_word) != key {
-                    continue;
-                }
-                if let Some(backend) = family::backend(bank, record.backend())
-                    && F::of_backend(&backend.address) == tuple.source
-                    && backend.port.0 == tuple.source_port
-                    && backend.protocol == tuple.protocol
-                    && backend.method == Method::Nat as u8
-                {
-                    return Some((
-                        Found {
-                            way,
-                            flow,
-                            record,
-                            seen,
-                        },
-                        backend,
-                    ));
-                }
+        for way in 0..WAYS {
+            let found = self.there(bank, way, &wanted);
+            if found.is_some() {
+                return found;
             }
         }
         None
     }
 
+    /// The flow in a way of the bucket, if it is the client's and wanted.
+    #[inline(always)]
+    fn there(
+        &self,
+        bank: u32,
+        way: usize,
+        wanted: &impl Fn(Flow, &Backend) -> bool,
+    ) -> Option<(Found, &'static Backend)> {
+        let word = self.word(way);
+        // SAFETY: the word is the flow table's; the way is below its end.
+        let flow = unsafe {
+            let flow = Flow(atomic::load(word));
+            if !flow.is_of(self.client, F::mask()) || !F::is_client(self.bucket, way, flow, self.address) {
+                return None;
+            }
+            flow
+        };
+        match family::backend(bank, self.backend(flow)) {
+            Some(backend) if wanted(flow, backend) => Some((Found { way, flow, word }, backend)),
+            _ => None,
+        }
+    }
+
+    /// The client's flow to a service.
+    #[inline(always)]
+    pub fn inbound(&self, bank: u32, service: u32) -> Option<(Found, &'static Backend)> {
+        self.find(bank, |flow, backend| {
+            u32::from(backend.service) == service && flow.state() != State::Template
+        })
+    }
+
+    /// The client's flow whose backend is at the source.
+    #[inline(always)]
+    pub fn outbound(&self, bank: u32, tuple: &Tuple<F>) -> Option<(Found, &'static Backend)> {
+        self.find(bank, |flow, backend| {
+            F::of_backend(&backend.address) == tuple.source
+                && backend.port.0 == tuple.source_port
+                && backend.protocol == tuple.protocol
+                && backend.method == Method::Nat as u8
+                && flow.state() != State::Template
+        })
+    }
+
+    /// The client's template.
+    #[inline(always)]
+    pub fn template(&self, bank: u32) -> Option<(Found, &'static Backend)> {
+        self.find(bank, |flow, _| flow.state() == State::Template)
+    }
+
     /// The flow of a client's packet, if it is known and goes on; the packet is noted with it.
     #[inline(always)]
     pub fn known(&self, env: &Env, packet: &Packet<F>, service: u32) -> Known {
-        let key = F::key(packet.tuple.source, packet.tuple.source_port, self.hash, service);
-        let Some(found) = self.inbound(key, packet.tuple.source) else {
+        let Some((found, backend)) = self.inbound(env.bank, service) else {
             return Known::Not { over: ANY };
         };
         let over = Known::Not { over: found.way };
-        let state = found.record.state();
-        let number = found.record.backend();
-        let Some(backend) = family::backend(env.bank, number) else {
-            return over;
-        };
+        let state = found.flow.state();
+        let number = self.backend(found.flow);
         let opens = packet.flags & (SYN | ACK) == SYN;
-        if !backend.goes_on(service) {
-            let drops = u32::from(backend.service) == service && backend.flags & Backend::DROPPING != 0;
+        if backend.flags & Backend::OVER != 0 {
+            let drops = backend.flags & Backend::DROPPING != 0;
             return if drops && !opens { Known::Lost } else { over };
         }
         if opens && state.is_over() {
             return over;
         }
         let now = now();
-        let is_due = now.wrapping_sub(found.seen) >= env.control.refresh;
-        if is_due && is_expired(env, backend, found.record, found.seen, now) {
+        let age = found.flow.seen().age(now, env.control.tick);
+        if age != 0 && is_over(env, backend, found.flow, age) {
             return over;
         }
         let next = match packet.tuple.protocol {
             protocol::TCP => state.next(packet.flags, From::Client),
             _ => State::Udp,
         };
-        found.turn(env, number, backend, next);
-        if is_due {
-            found.see(now);
+        found.note(env, now, age, number, backend, next);
+        if age != 0 {
             self.set_hop(found.way, hop_back(env, backend));
         }
         Known::Flow {
             number,
             backend,
-            is_due,
+            is_due: age != 0,
         }
     }
 
     /// Notes a backend's packet with its flow.
     #[inline(always)]
-    pub fn answered(&self, env: &Env, packet: &Packet<F>, found: &Found<F>, backend: &Backend) {
+    pub fn answered(&self, env: &Env, packet: &Packet<F>, found: &Found, backend: &Backend) {
         let next = match packet.tuple.protocol {
-            protocol::TCP => found.record.state().next(packet.flags, From::Backend),
+            protocol::TCP => found.flow.state().next(packet.flags, From::Backend),
             _ => State::Udp,
         };
-        found.turn(env, found.record.backend(), backend, next);
         let now = now();
-        if now.wrapping_sub(found.seen) >= env.control.refresh {
-            found.see(now);
-        }
+        let age = found.flow.seen().age(now, env.control.tick);
+        found.note(env, now, age, self.backend(found.flow), backend, next);
     }
 
     /// Records a new flow; `over` as in [`Entry`].
     #[inline(always)]
-    pub fn insert(
-        &self,
-        env: &Env,
-        packet: &Packet<F>,
-        over: usize,
-        service: u32,
-        number: u32,
-        backend: &Backend,
-    ) -> Insertion {
-        let key = F::key(packet.tuple.source, packet.tuple.source_port, self.hash, service);
+    pub fn insert(&self, env: &Env, packet: &Packet<F>, over: usize, number: u32, backend: &Backend) -> Insertion {
         let state = match packet.tuple.protocol {
             protocol::TCP => State::first(packet.flags),
             _ => State::Udp,
         };
-        let hop = hop_back(env, backend);
         let entry = Entry {
             over,
-            key,
-            client: packet.tuple.source,
-            record: Record::new(number, state),
-            hop,
+            backend: number,
+            state,
+            keep: keep(env, backend, state),
+            hop: hop_back(env, backend),
         };
         let insertion = self.put(env, &entry);
         if insertion != Insertion::Lost {
@@ -249,31 +240,34 @@ impl<F: Family> Place<F> {
 
     /// Puts an entry into the bucket. A function with a stack of its own.
     #[inline(never)]
-    pub fn put(&self, env: &Env, entry: &Entry<F>) -> Insertion {
+    pub fn put(&self, env: &Env, entry: &Entry) -> Insertion {
         let now = now();
         let (way, evicts) = match entry.over {
             ANY => self.most_dispensable(env, now),
-            way => (way, false),
+            way => (way & (WAYS - 1), false),
         };
-        // SAFETY: the way is masked; the words belong to the entry, which is this CPU's while its key is BUSY.
+        let seen = Seen::at(now, env.control.tick, entry.keep);
+        let new = Flow::new(self.client, F::mask(), entry.backend, entry.state, seen);
+        let word = self.word(way);
+        // An entry that is more than its word is this CPU's while that is BUSY.
+        let is_more = F::IS_V6 || entry.hop != Hop::NONE;
+        // SAFETY: the word is the flow table's; the way is masked.
         unsafe {
-            let flow = F::flow(self.bucket, way & (WAYS - 1));
-            let (key_word, record_word, seen_word) = F::words(flow);
-            let old = atomic::load(key_word);
-            if old == BUSY || !atomic::replace(key_word, old, BUSY) {
+            let old = Flow(atomic::load(word));
+            let first = if is_more { Flow::BUSY } else { new };
+            if old == Flow::BUSY || !atomic::replace(word, old.0, first.0) {
                 return Insertion::Lost;
             }
-            if old != 0 {
-                let old = Record(atomic::load(record_word.cast::<u32>()));
-                if let Some(backend) = family::backend(env.bank, old.backend()) {
-                    load::end(env, old.backend(), backend, old.state());
-                }
+            if is_more {
+                F::set_client(self.bucket, way, self.address);
+                self.set_hop(way, entry.hop);
+                atomic::publish(word, new.0);
             }
-            F::set_client(flow, entry.client);
-            atomic::store(record_word.cast::<u32>(), entry.record.0);
-            atomic::store(seen_word, now);
-            self.set_hop(way, entry.hop);
-            atomic::publish(key_word, entry.key);
+            if old != Flow::FREE
+                && let Some(backend) = family::backend(env.bank, self.backend(old))
+            {
+                load::end(env, self.backend(old), backend, old.state());
+            }
         }
         if evicts { Insertion::Evicted } else { Insertion::Done }
     }
@@ -281,33 +275,26 @@ impl<F: Family> Place<F> {
     /// The way to give to a new flow, and whether a flow that goes on has to be forgotten for it: a free way; else the
     /// one whose flow was idle longest, of those that have ended if there are any.
     #[inline(always)]
-    fn most_dispensable(&self, env: &Env, now: u32) -> (usize, bool) {
+    fn most_dispensable(&self, env: &Env, now: u64) -> (usize, bool) {
         let (mut best, mut rank) = (0, 0);
-        let mut of_best = (Record(0), now);
+        let mut of_best = Flow::FREE;
         for step in 0..WAYS {
             let way = self.way(step);
-            // SAFETY: the way is masked; the words belong to the entry.
-            let (key, record, seen) = unsafe {
-                let (key, record, seen) = F::words(F::flow(self.bucket, way));
-                (
-                    atomic::load(key),
-                    Record(atomic::load(record.cast::<u32>())),
-                    atomic::load(seen),
-                )
-            };
-            if key == 0 {
+            // SAFETY: the word is the flow table's.
+            let flow = Flow(unsafe { atomic::load(self.word(way)) });
+            if flow == Flow::FREE {
                 return (way, false);
             }
-            let this = 1 + idle(seen, now) as u32 + if record.state().is_over() { ENDED } else { 0 };
-            if key != BUSY && this > rank {
+            let ended = if flow.state().is_over() { ENDED } else { 0 };
+            let this = 1 + flow.seen().idle(now, env.control.tick) + ended;
+            if flow != Flow::BUSY && this > rank {
                 rank = this;
                 best = way;
-                of_best = (record, seen);
+                of_best = flow;
             }
         }
-        let (record, seen) = of_best;
-        let goes_on =
-            family::backend(env.bank, record.backend()).is_none_or(|it| !is_expired(env, it, record, seen, now));
+        let age = of_best.seen().age(now, env.control.tick);
+        let goes_on = family::backend(env.bank, self.backend(of_best)).is_none_or(|it| !is_over(env, it, of_best, age));
         (best, goes_on)
     }
 
@@ -326,7 +313,7 @@ impl<F: Family> Place<F> {
 
     /// The next hop of a NAT flow's client.
     #[inline(always)]
-    pub fn hop(&self, found: &Found<F>) -> Hop {
+    pub fn hop(&self, found: &Found) -> Hop {
         match F::hops(self.number) {
             // SAFETY: the way is masked; a hop is one aligned word.
             Some(hops) => Hop(unsafe { atomic::load(hops.cast::<u64>().add(found.way & (WAYS - 1))) }),
@@ -335,30 +322,21 @@ impl<F: Family> Place<F> {
     }
 }
 
-impl<F: Family> Found<F> {
-    /// The flow's state after a packet, if that is another.
+impl Found {
+    /// Notes a packet: the state after it, and that it was seen, where they differ from what the entry says. `age` is that
+    /// of the entry.
     #[inline(always)]
-    fn turn(&self, env: &Env, number: u32, backend: &Backend, state: State) {
-        let next = self.record.with_state(state);
-        if next == self.record {
+    pub fn note(&self, env: &Env, now: u64, age: u32, number: u32, backend: &Backend, next: State) {
+        let state = self.flow.state();
+        if age == 0 && next == state {
             return;
         }
-        // SAFETY: the words belong to the entry that was found.
-        let (_, record, _) = unsafe { F::words(self.flow) };
+        let seen = Seen::at(now, env.control.tick, keep(env, backend, next));
+        let noted = self.flow.with(next, seen);
         // If another CPU was first, its view of the flow is as good.
-        // SAFETY: as above.
-        if unsafe { atomic::replace(record.cast::<u32>(), self.record.0, next.0) } {
-            load::change(env, number, backend, self.record.state(), state);
-        }
-    }
-
-    /// When the flow was last seen: now.
-    #[inline(always)]
-    pub fn see(&self, now: u32) {
-        // SAFETY: the words belong to the entry that was found.
-        unsafe {
-            let (_, _, seen) = F::words(self.flow);
-            atomic::store(seen, now);
+        // SAFETY: the word is that of the entry that was found.
+        if unsafe { atomic::replace(self.word, self.flow.0, noted.0) } && next != state {
+            load::change(env, number, backend, state, next);
         }
     }
 }
@@ -383,11 +361,11 @@ pub enum Known {
     },
 }
 
-/// Jiffies, low word.
+/// Jiffies.
 #[inline(always)]
-pub fn now() -> u32 {
+pub fn now() -> u64 {
     // SAFETY: the helper has no preconditions.
-    unsafe { bpf_jiffies64() as u32 }
+    unsafe { bpf_jiffies64() }
 }
 
 /// The next hop that the answers of a NAT backend take.
@@ -401,20 +379,20 @@ fn hop_back(env: &Env, backend: &Backend) -> Hop {
 }
 
 /// What a flow that has ended is idle for longer than any that goes on, jiffies.
-const ENDED: u32 = 1 << 30;
+const ENDED: u64 = 1 << 40;
 
-/// How long a flow last seen then has been idle, jiffies. Another CPU may have seen it a moment after `now` was read.
+/// How long a flow of this backend may be idle in this state, jiffies.
 #[inline(always)]
-fn idle(seen: u32, now: u32) -> i32 {
-    let idle = now.wrapping_sub(seen) as i32;
-    if idle < 0 { 0 } else { idle }
+pub fn keep(env: &Env, backend: &Backend, state: State) -> u32 {
+    match maps::TIMEOUTS.get(u32::from(backend.timeouts()) << 1 | env.bank) {
+        Some(timeouts) => timeouts[state as usize & (STATES - 1)],
+        None => 0,
+    }
 }
 
-/// Whether a backend's flow has been idle for longer than its state allows.
+/// Whether a backend's flow of this age has been idle for longer than its state allows.
 #[inline(always)]
-pub fn is_expired(env: &Env, backend: &Backend, record: Record, seen: u32, now: u32) -> bool {
-    match maps::TIMEOUTS.get(u32::from(backend.timeouts()) << 1 | env.bank) {
-        Some(timeouts) => idle(seen, now) > timeouts[record.0 as usize & (STATES - 1)] as i32,
-        None => false,
-    }
+pub fn is_over(env: &Env, backend: &Backend, flow: Flow, age: u32) -> bool {
+    let keep = keep(env, backend, flow.state());
+    flow.seen().is_over(age, env.control.tick, keep)
 }

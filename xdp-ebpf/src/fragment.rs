@@ -76,7 +76,7 @@ fn later<F: Translate>(env: &Env, header: &Header<F>, identification: u64) -> Re
     if backend.method == Method::Nat as u8 {
         rewrite::fragment_inbound(header, backend)?;
     }
-    count::inbound(way.backend, bytes);
+    count::inbound(way.backend, bytes, false);
     Ok(transmit::to_backend(env, backend))
 }
 

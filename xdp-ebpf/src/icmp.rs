@@ -15,7 +15,7 @@ use xdp_common::{
 use crate::{
     Env, count,
     end::End,
-    family::{self, V4, V6},
+    family::{V4, V6},
     flow::Place,
     parse::{self, Frame, Header, Piece, Tuple},
     rewrite::Translate,
@@ -80,17 +80,10 @@ fn to_backend<F: Translate>(env: &Env, error: &Error<'_, F>, tuple: &Tuple<F>, s
     let Some(place) = Place::<F>::of(tuple.source, tuple.source_port, env.control) else {
         return Err(none);
     };
-    let key = F::key(tuple.source, tuple.source_port, place.hash, service);
-    let Some(found) = place.inbound(key, tuple.source) else {
+    let Some((found, backend)) = place.inbound(env.bank, service) else {
         return Err(none);
     };
-    let number = found.record.backend();
-    let Some(backend) = family::backend(env.bank, number) else {
-        return Err(none);
-    };
-    if backend.method == Method::None as u8 {
-        return Err(none);
-    }
+    let number = place.backend(found.flow);
     if backend.ifindex == 0 {
         return Err(End::Drop(Verdict::DroppedNoNextHop));
     }
@@ -116,7 +109,7 @@ fn to_backend<F: Translate>(env: &Env, error: &Error<'_, F>, tuple: &Tuple<F>, s
             );
         }
     }
-    count::inbound(number, bytes);
+    count::inbound(number, bytes, false);
     Ok(transmit::to_backend(env, backend))
 }
 
@@ -152,7 +145,7 @@ fn to_client<F: Translate>(env: &Env, error: &Error<'_, F>, tuple: &Tuple<F>) ->
         }
         update_checksums(error, address, endpoint, outer);
     }
-    count::outbound(found.record.backend(), bytes);
+    count::outbound(place.backend(found.flow), bytes);
     Ok(transmit::to_client(env, hop))
 }
 

@@ -4,9 +4,9 @@
 //! [`compare`]) -> [`rewrite`] -> [`transmit`]
 //!
 //! The program that is attached, [`lvx`], takes a packet whose flow is known all the way. What is rarer goes on in a program of
-//! its own ([`Further`]), which parses it again: so each is small enough for the compiler to keep what it needs in registers,
-//! and for the verifier to walk. Within a program everything is inlined; [`family`] lets IPv4 and IPv6 share each step. A
-//! packet that is not for a service is passed as it came; nothing is written into a packet before its fate is known.
+//! its own ([`Further`]): so each is small enough for the compiler to keep what it needs in registers, and for the verifier to
+//! walk. Within a program everything is inlined; [`family`] lets IPv4 and IPv6 share each step. A packet that is not for a
+//! service is passed as it came; nothing is written into a packet before its fate is known.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch, core_intrinsics)]
@@ -48,7 +48,7 @@ use xdp_common::{
 use crate::{
     end::End,
     family::{V4, V6},
-    flow::{Known, Place},
+    flow::{ANY, Known, Place},
     parse::{Frame, Header, Network, Packet, Piece},
     rewrite::Translate,
     service::Role,
@@ -73,6 +73,20 @@ pub struct Env {
     pub bank: u32,
 }
 
+impl Env {
+    /// That of a packet.
+    #[inline(always)]
+    fn of(context: &XdpContext) -> Option<Self> {
+        let control = maps::CONTROL.get(0)?;
+        Some(Self {
+            context: context.ctx,
+            frame: Frame::of(context),
+            control,
+            bank: control.bank as u32 & 1,
+        })
+    }
+}
+
 /// Runs a packet's way, from the frame to the XDP action.
 #[inline(always)]
 pub fn run(
@@ -80,14 +94,8 @@ pub fn run(
     v4: impl FnOnce(&Env, &Header<V4>) -> Result<End, End>,
     v6: impl FnOnce(&Env, &Header<V6>) -> Result<End, End>,
 ) -> u32 {
-    let Some(control) = maps::CONTROL.get(0) else {
+    let Some(env) = Env::of(context) else {
         return xdp_action::XDP_PASS;
-    };
-    let env = Env {
-        context: context.ctx,
-        frame: Frame::of(context),
-        control,
-        bank: control.bank as u32 & 1,
     };
     let end = match parse::network(env.frame) {
         Ok(Network::V4(header)) => v4(&env, &header),
@@ -134,25 +142,25 @@ fn inbound<F: Translate>(env: &Env, packet: &Packet<F>, service: u32) -> Result<
         } => {
             if is_due && backend.flags & Backend::PERSISTENT != 0 {
                 // The template of the client has to be noted too.
-                return Err(further::go(env, F::BEGIN));
+                return Err(further::begin(env, packet, &place, service, ANY, number));
             }
-            forward(env, packet, number, backend)
+            deliverable(packet, backend)?;
+            Ok(deliver(env, packet, number, backend, false))
         }
         Known::Lost => Err(End::Drop(Verdict::DroppedBackendLost)),
-        Known::Not { .. } => Err(further::go(env, F::BEGIN)),
+        Known::Not { over } => Err(further::begin(env, packet, &place, service, over, 0)),
     }
 }
 
-/// A client's packet whose backend is known: rewritten, counted, out.
+/// A client's packet whose backend is known and [`deliverable`]: rewritten, counted, out.
 #[inline(always)]
-fn forward<F: Translate>(env: &Env, packet: &Packet<F>, number: u32, backend: &Backend) -> Result<End, End> {
-    deliverable(packet, backend)?;
+fn deliver<F: Translate>(env: &Env, packet: &Packet<F>, number: u32, backend: &Backend, begins: bool) -> End {
     if backend.method == Method::Nat as u8 {
         rewrite::inbound(packet, backend);
     }
-    count::inbound(number, packet.bytes);
+    count::inbound(number, packet.bytes, begins);
     fragment::first(packet, number, true, Hop::NONE);
-    Ok(transmit::to_backend(env, backend))
+    transmit::to_backend(env, backend)
 }
 
 /// Whether a packet can go to a backend: its next hop is known, and NAT finds a hop left to take.
@@ -181,8 +189,9 @@ fn outbound<F: Translate>(env: &Env, packet: &Packet<F>) -> Result<End, End> {
     let hop = place.hop(&found);
     rewrite::outbound(packet, backend)?;
     place.answered(env, packet, &found, backend);
-    count::outbound(found.record.backend(), packet.bytes);
-    fragment::first(packet, found.record.backend(), false, hop);
+    let number = place.backend(found.flow);
+    count::outbound(number, packet.bytes);
+    fragment::first(packet, number, false, hop);
     Ok(transmit::to_client(env, hop))
 }
 

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use xdp_common::layout::{
     BANKS, Backend, BackendCounters, BucketFlowV4, BucketFlowV6, BucketV4, BucketV6, CHUNK, CHUNKS_PER_SEGMENT,
-    Control, FRAGMENTS, FragmentV4, FragmentV6, FragmentWay, Further, HopBucket, Limit, Load, PORT_SLOTS,
+    Control, FRAGMENTS, FragmentV4, FragmentV6, FragmentWay, Further, Handover, HopBucket, Limit, Load, PORT_SLOTS,
     PORTS as MAX_PORTS, Port, PortOf, SEGMENTS, Service, TIMEOUT_SETS, Timeouts, Verdicts,
 };
 
@@ -103,6 +103,11 @@ pub static VERDICT_COUNTERS: Array<Verdicts, 1, MMAPABLE> = Array::new();
 /// The programs in which the way of rarer packets goes on.
 #[btf_map]
 pub static FURTHER: ProgramArray<{ Further::ALL.len() }> = ProgramArray::new();
+
+/// What a packet that begins a flow takes along to the program for that: place `cpu`. The flag puts it into pages of its own,
+/// so that each CPU has a line to itself.
+#[btf_map]
+pub static HANDOVERS: Array<Handover, 1, MMAPABLE> = Array::new();
 
 /// When something was last logged, jiffies.
 #[btf_map]

@@ -4,6 +4,7 @@
 
 use aya_ebpf::programs::XdpContext;
 use xdp_common::{
+    layout::Handover,
     verdict::Verdict,
     wire::{
         Be16, ETHERNET, EtherType, Ethernet, ExtensionHeader, FRAGMENT_HEADER, Fragment, Ipv4, Ipv6, Ports, Tcp, Udp,
@@ -14,7 +15,7 @@ use xdp_common::{
 use crate::{
     end::End,
     family::{Family, V4, V6},
-    forget,
+    forget, further,
 };
 
 /// VLAN tags that are followed: 802.1Q, or QinQ.
@@ -48,6 +49,12 @@ impl Frame {
             return None;
         }
         Some(start as *mut T)
+    }
+
+    /// Where in the frame this is.
+    #[inline(always)]
+    pub fn offset<T>(self, view: *mut T) -> usize {
+        view as usize - self.start
     }
 
     /// Bytes of the frame.
@@ -268,36 +275,63 @@ pub fn transport<F: Family>(frame: Frame, header: &Header<F>) -> Result<Packet<F
     if is_transport && header.at + fixed > header.end {
         return Err(End::Pass(Verdict::PassedMalformed));
     }
+    // SAFETY: the header's view was checked when it was followed.
+    let (_, _, bytes) = unsafe { F::addresses(header.ip) };
+    packet(frame, header.ip, header.protocol, header.at, bytes, header.piece)
+}
+
+/// What [`transport`] found before.
+#[inline(always)]
+pub fn again<F: Family>(frame: Frame, handover: &Handover) -> Result<Packet<F>, End> {
+    let malformed = End::Pass(Verdict::PassedMalformed);
+    let _: *mut Ethernet = frame.view(0).ok_or(malformed)?;
+    let ip = frame.view(handover.ip as usize & 31);
+    let ip: *mut F::Header = ip.ok_or(End::Pass(Verdict::PassedMalformed))?;
+    let at = handover.transport as usize & 0x3fff;
+    let piece = further::piece(handover);
+    packet(frame, ip, handover.protocol as u8, at, handover.bytes, piece)
+}
+
+/// A packet whose IP header was checked and whose transport header is to be.
+#[inline(always)]
+fn packet<F: Family>(
+    frame: Frame,
+    ip: *mut F::Header,
+    protocol: u8,
+    at: usize,
+    bytes: u64,
+    piece: Piece,
+) -> Result<Packet<F>, End> {
     // SAFETY, for both headers: the view was checked.
-    let (ports, checksum, flags) = match header.protocol {
+    let (ports, checksum, flags) = match protocol {
         protocol::TCP => {
-            let tcp: *mut Tcp = frame.view(header.at).ok_or(End::Pass(Verdict::PassedMalformed))?;
+            let tcp: *mut Tcp = frame.view(at).ok_or(End::Pass(Verdict::PassedMalformed))?;
             unsafe { (tcp.cast::<Ports>(), &raw mut (*tcp).checksum, (*tcp).flags) }
         }
         protocol::UDP => {
-            let udp: *mut Udp = frame.view(header.at).ok_or(End::Pass(Verdict::PassedMalformed))?;
+            let udp: *mut Udp = frame.view(at).ok_or(End::Pass(Verdict::PassedMalformed))?;
             unsafe { (udp.cast::<Ports>(), &raw mut (*udp).checksum, 0) }
         }
         _ => return Err(End::Pass(Verdict::PassedOtherProtocol)),
     };
-    // SAFETY: the header's view was checked when it was followed.
-    let (source, destination, bytes) = unsafe { F::addresses(header.ip) };
+    // SAFETY: the IP header's view was checked by the caller.
+    let (source, destination, _) = unsafe { F::addresses(ip) };
     // SAFETY: both headers begin with the ports, and one of them was checked.
     let (source_port, destination_port) = unsafe { ((*ports).source.0, (*ports).destination.0) };
     Ok(Packet {
-        ip: header.ip,
+        ip,
         ports,
         checksum,
         flags,
         tuple: Tuple {
-            protocol: header.protocol,
+            protocol,
             source,
             destination,
             source_port,
             destination_port,
         },
         bytes,
-        piece: header.piece,
+        piece,
     })
 }
 

@@ -3,51 +3,35 @@
 //! Where that is stands in a template, an entry of the flow table under the client's masked address and the group's number.
 
 use xdp_common::{
-    layout::{Backend, Hop, Member, Record, Service},
+    layout::{Backend, Hop, Member, Service},
     tcp_state::State,
     verdict::Verdict,
 };
 
 use crate::{
     Env, compare, count,
-    family::{self, Family},
-    flow::{self, Entry, Found, Insertion, Place},
+    family::Family,
+    flow::{self, Entry, Insertion, Place},
 };
 
 /// Where a client's template is or belongs.
-struct Template<F: Family> {
-    place: Place<F>,
-    key: u64,
-    client: F::Address,
-}
-
-impl<F: Family> Template<F> {
-    #[inline(always)]
-    fn of(env: &Env, service: &Service, source: F::Address) -> Option<Self> {
-        let client = F::masked(source, service.prefix);
-        let group = service.group as u16;
-        let place = Place::<F>::of(client, group, env.control)?;
-        let key = F::key(client, group, place.hash, 0);
-        Some(Self { place, key, client })
-    }
-
-    #[inline(always)]
-    fn found(&self) -> Option<Found<F>> {
-        self.place.inbound(self.key, self.client)
-    }
+#[inline(always)]
+fn place<F: Family>(env: &Env, service: &Service, source: F::Address) -> Option<Place<F>> {
+    Place::of(F::masked(source, service.prefix), service.group as u16, env.control)
 }
 
 /// The number of the backend of this service that a client persists with, if that takes new connections.
 #[inline(always)]
 pub fn partner<F: Family>(env: &Env, number: u32, service: &Service, source: F::Address) -> Option<u32> {
-    let found = Template::<F>::of(env, service, source)?.found()?;
-    let backend = family::backend(env.bank, found.record.backend())?;
+    let place = place::<F>(env, service, source)?;
+    let (found, backend) = place.template(env.bank)?;
     let is_out = backend.service == 0 || backend.flags & (Backend::QUIESCED | Backend::OVER) != 0;
-    if is_out || flow::is_expired(env, backend, found.record, found.seen, flow::now()) {
+    let age = found.flow.seen().age(flow::now(), env.control.tick);
+    if is_out || flow::is_over(env, backend, found.flow, age) {
         return None;
     }
     if u32::from(backend.service) == number {
-        return Some(found.record.backend());
+        return Some(place.backend(found.flow));
     }
     // Another service of the same mark began it: the same host serves here too.
     compare::at(env, service, backend.address).map(Member::number)
@@ -56,28 +40,30 @@ pub fn partner<F: Family>(env: &Env, number: u32, service: &Service, source: F::
 /// The client has a connection that goes on, or a new one with whom it persists with.
 #[inline(always)]
 pub fn renew<F: Family>(env: &Env, service: &Service, source: F::Address) {
-    if let Some(template) = Template::<F>::of(env, service, source)
-        && let Some(found) = template.found()
+    if let Some(place) = place::<F>(env, service, source)
+        && let Some((found, backend)) = place.template(env.bank)
     {
-        found.see(flow::now());
+        let now = flow::now();
+        let age = found.flow.seen().age(now, env.control.tick);
+        found.note(env, now, age, 0, backend, State::Template);
     }
 }
 
 /// The client persists with this backend from now on.
 #[inline(always)]
-pub fn begin<F: Family>(env: &Env, service: &Service, source: F::Address, number: u32) {
-    let Some(template) = Template::<F>::of(env, service, source) else {
+pub fn begin<F: Family>(env: &Env, service: &Service, source: F::Address, number: u32, backend: &Backend) {
+    let Some(place) = place::<F>(env, service, source) else {
         return;
     };
     let entry = Entry {
-        over: template.found().map_or(flow::ANY, |found| found.way),
-        key: template.key,
-        client: template.client,
-        record: Record::new(number, State::Template),
+        over: place.template(env.bank).map_or(flow::ANY, |(found, _)| found.way),
+        backend: number,
+        state: State::Template,
+        keep: flow::keep(env, backend, State::Template),
         hop: Hop::NONE,
     };
     // Without a place the client's next connection is scheduled anew.
-    if template.place.put(env, &entry) == Insertion::Evicted {
+    if place.put(env, &entry) == Insertion::Evicted {
         count::verdict(env, Verdict::FlowEvicted);
     }
 }

@@ -137,6 +137,13 @@ unsafe fn take_hop_v4(ip: *mut Ipv4, delta: u16) {
     }
 }
 
+/// An address to be written as two words: as a whole it would be copied by a call, a byte at a time.
+#[inline(always)]
+fn words(address: [u64; 2]) -> [u64; 2] {
+    let [high, low] = address;
+    [high, low]
+}
+
 impl Translate for V6 {
     const PSEUDO_HEADER: bool = true;
 
@@ -153,13 +160,13 @@ impl Translate for V6 {
     #[inline(always)]
     unsafe fn quote_source(ip: *mut Ipv6, address: [u64; 2], _delta: u16) {
         // SAFETY: the caller's view was checked.
-        unsafe { (*ip).source = address }
+        unsafe { (*ip).source = words(address) }
     }
 
     #[inline(always)]
     unsafe fn quote_destination(ip: *mut Ipv6, address: [u64; 2], _delta: u16) {
         // SAFETY: the caller's view was checked.
-        unsafe { (*ip).destination = address }
+        unsafe { (*ip).destination = words(address) }
     }
 
     #[inline(always)]
@@ -172,7 +179,7 @@ impl Translate for V6 {
     unsafe fn set_destination(ip: *mut Ipv6, address: [u64; 2], _delta: u16) {
         // SAFETY: the caller's view was checked.
         unsafe {
-            (*ip).destination = address;
+            (*ip).destination = words(address);
             (*ip).hop_limit -= 1;
         }
     }
@@ -181,7 +188,7 @@ impl Translate for V6 {
     unsafe fn set_source(ip: *mut Ipv6, address: [u64; 2], _delta: u16) {
         // SAFETY: the caller's view was checked.
         unsafe {
-            (*ip).source = address;
+            (*ip).source = words(address);
             (*ip).hop_limit -= 1;
         }
     }
@@ -268,6 +275,8 @@ unsafe fn update_transport<F: Family>(packet: &Packet<F>, delta: u16) {
 /// The frame's Ethernet header must have been checked.
 #[inline(always)]
 pub unsafe fn macs(frame: Frame, macs: &[Be16; 6]) {
+    // As in `words`.
+    let [a, b, c, d, e, f] = *macs;
     // SAFETY: the caller's view was checked.
-    unsafe { (*frame.ethernet()).addresses = *macs }
+    unsafe { (*frame.ethernet()).addresses = [a, b, c, d, e, f] }
 }

@@ -24,7 +24,10 @@ const OVERLOADED: u64 = 1 << 34;
 
 /// The number of the backend that a new flow of this client gets.
 #[inline(always)]
-pub fn choose<F: Family>(env: &Env, number: u32, tuple: &Tuple<F>) -> Result<u32, End> {
+pub fn choose<F: Family>(env: &Env, number: u32, service: &Service, tuple: &Tuple<F>) -> Result<u32, End> {
+    if let Some(member) = by_hash::<F>(service, tuple) {
+        return Ok(member.number());
+    }
     let [high, low] = F::words_of(tuple.source);
     let client = u64::from(tuple.source_port) | u64::from(F::IS_V6) << 16;
     let place = u64::from(number << 1 | env.bank);
@@ -42,6 +45,25 @@ pub fn choose<F: Family>(env: &Env, number: u32, tuple: &Tuple<F>) -> Result<u32
         count::verdict(env, Verdict::BackendOverloaded);
     }
     Ok(answer as u32)
+}
+
+/// What most services want, without a call: the backend that a hash of the client gives, if nothing else is to be asked.
+#[inline(always)]
+fn by_hash<F: Family>(service: &Service, tuple: &Tuple<F>) -> Option<Member> {
+    let port = match Scheduler::from_bits(service.scheduler) {
+        Scheduler::SourcePort => tuple.source_port,
+        Scheduler::Source => 0,
+        _ => return None,
+    };
+    if service.slots == 0 {
+        return None;
+    }
+    let client = Client {
+        port,
+        is_v6: F::IS_V6,
+        address: F::words_of(tuple.source),
+    };
+    slot(service, hashed(service, client)).filter(|member| !member.is_limited())
 }
 
 /// A client's address and port, of either family.

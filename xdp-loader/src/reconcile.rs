@@ -371,7 +371,7 @@ impl Shared {
             let mut tables = self.tables.blocking_lock();
             (tables.gone(), tables.clock(), tables.rules())
         };
-        let census = flows::sweep(&self.maps, &clock, &rules, &gone)?;
+        let census = flows::sweep(&self.maps, clock.now(), &rules, &gone)?;
         self.tables.blocking_lock().swept(gone, &census)?;
         self.note(|known| known.census = Arc::new(census));
         Ok(())

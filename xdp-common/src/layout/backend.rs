@@ -77,13 +77,6 @@ impl Backend {
         (self.flags >> 8) as u8
     }
 
-    /// Whether flows to this service go on with it.
-    #[inline(always)]
-    #[must_use]
-    pub const fn goes_on(&self, service: u32) -> bool {
-        self.service as u32 == service && self.flags & Self::OVER == 0
-    }
-
     /// No backend.
     pub const NONE: Self = Self {
         address: [0; 2],

@@ -8,8 +8,8 @@ pub struct Control {
     pub version: u64,
     /// Seed of the hashes that place flows, random for each new table.
     pub seed: u64,
-    /// How often a flow's last-seen time is written anew at most, jiffies.
-    pub refresh: u32,
+    /// The logarithm of the jiffies in the shortest unit of a flow's last-seen time ([`super::Seen`]).
+    pub tick: u32,
     /// Jiffies per second, as measured when the maps were made.
     pub hertz: u32,
     /// [`UnknownFragments`].

@@ -1,107 +1,103 @@
 //! Flow tables: set-associative, in arrays, without locks.
 //!
 //! A connection has one entry, and both directions find it, because its bucket is chosen by the client's address and
-//! port alone: the way in matches client and service, the way back matches client and the backend's own address. An
-//! entry is published by its key: a writer puts [`BUSY`] there, writes the rest, then the key; a reader that has read
-//! the rest reads the key again and takes the entry for absent if it changed.
+//! port alone. The entry is one word: which client it is (as far as the bucket does not say that), its backend, its state
+//! and when it was last seen. So eight of them share a cache line, a packet waits for no more memory than that, and an entry
+//! is read, replaced and freed as one. Whose service it is the backend says: a backend belongs to one service.
 //!
-//! A template, which is where a client persists, has an entry too: its port is the number of the persistence group, and its
-//! service is number 0, which no service has.
+//! An IPv6 client's address does not fit into the word. It stands behind the words of its bucket, and a NAT flow's next hop
+//! in a table of its own: a writer puts [`Flow::BUSY`] into the word, writes the rest, then the word; a reader that has read
+//! the rest reads the word again and takes the entry for absent if it changed.
+//!
+//! A template, which is where a client persists, has an entry too: its port is the number of the persistence group.
 
+use super::{Client, Seen};
 use crate::{tcp_state::State, wire::Be16};
 
 /// Entries in a bucket. A power of two.
 pub const WAYS: usize = 8;
 
-/// The key of an entry that is being written. Not the key of any flow: no client has the address 0.0.0.0 (IPv4), and
-/// the key of an IPv6 entry has its highest bit set.
-pub const BUSY: u64 = 1;
-
-/// The backend and state of a flow in one word, so that they are read and replaced as one.
+/// A flow: 48 bits of client and backend, 3 of state, 13 of when it was last seen.
+///
+/// The 48 bits are the client's number ([`Client`]), of which the lowest, that are the number of the bucket, make room for
+/// the number of the backend. A table has therefore at least as many buckets as there can be backends. `mask` is one less
+/// than the number of buckets, which is a power of two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
-pub struct Record(pub u32);
+pub struct Flow(pub u64);
 
-impl Record {
-    /// The flow of this backend (24 bits) in this state.
+impl Flow {
+    /// No flow is here.
+    pub const FREE: Self = Self(0);
+    /// One is being written. As above, its backend has number 0, which none has.
+    pub const BUSY: Self = Self(1);
+
+    /// The flow of a client with a backend.
     #[inline(always)]
     #[must_use]
-    pub const fn new(backend: u32, state: State) -> Self {
-        Self(backend << 8 | state as u32)
+    pub const fn new(client: Client, mask: u32, backend: u32, state: State, seen: Seen) -> Self {
+        Self(client.0 & !placed(mask) | (backend as u64) << 16).with(state, seen)
+    }
+
+    /// The same flow in this state, seen then.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with(self, state: State, seen: Seen) -> Self {
+        Self(self.0 & !0xffff | (state as u64) << 13 | seen.0 as u64)
+    }
+
+    /// Whether this is an entry of the client, of which the bucket says the rest.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_of(self, client: Client, mask: u32) -> bool {
+        (self.0 ^ client.0) >> 16 <= mask as u64
+    }
+
+    /// The client of a flow in this bucket.
+    #[must_use]
+    pub const fn client(self, bucket: u32, mask: u32) -> Client {
+        Client(self.0 & !placed(mask) & !0xffff | (bucket as u64) << 16)
     }
 
     /// The backend's number.
     #[inline(always)]
     #[must_use]
-    pub const fn backend(self) -> u32 {
-        self.0 >> 8
+    pub const fn backend(self, mask: u32) -> u32 {
+        (self.0 >> 16) as u32 & mask
     }
 
     /// The flow's state.
     #[inline(always)]
     #[must_use]
     pub const fn state(self) -> State {
-        State::from_bits(self.0 as u8)
+        State::from_bits((self.0 >> 13) as u8)
     }
 
-    /// The same flow in another state.
+    /// When a packet of it was last seen.
     #[inline(always)]
     #[must_use]
-    pub const fn with_state(self, state: State) -> Self {
-        Self(self.0 & !0xff | state as u32)
+    pub const fn seen(self) -> Seen {
+        Seen(self.0 as u16 & 0x1fff)
     }
 }
 
-/// An IPv4 flow: 16 bytes.
+/// The bits of a client's word that the place of its bucket says.
+#[inline(always)]
+const fn placed(mask: u32) -> u64 {
+    (mask as u64) << 16
+}
+
+/// A bucket of IPv4 flows: one cache line.
+pub type BucketFlowV4 = [Flow; WAYS];
+
+/// A bucket of IPv6 flows: three cache lines.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
-pub struct FlowV4 {
-    /// Client address, client port (both as on the wire) and the service's number; 0 where the place is free.
-    pub key: u64,
-    /// Backend and state.
-    pub record: Record,
-    /// When a packet of it was last seen, jiffies, low word.
-    pub seen: u32,
-}
-
-impl FlowV4 {
-    /// The key of a client's flow to a service.
-    #[inline(always)]
-    #[must_use]
-    pub const fn key(client: u32, port: u16, service: u32) -> u64 {
-        (client as u64) << 32 | (port as u64) << 16 | service as u64
-    }
-
-    /// The number of the service in a key.
-    #[inline(always)]
-    #[must_use]
-    pub const fn service(key: u64) -> u32 {
-        (key & 0xffff) as u32
-    }
-}
-
-/// An IPv6 flow: 32 bytes.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-pub struct FlowV6 {
-    /// Client address, as two words in the order of the wire.
-    pub client: [u64; 2],
-    /// The highest 31 bits of the client's hash below a set bit, client port (as on the wire), the service's number; 0 where the
-    /// place is free.
-    pub key: u64,
-    /// Backend and state.
-    pub record: Record,
-    /// When a packet of it was last seen, jiffies, low word.
-    pub seen: u32,
-}
-
-impl FlowV6 {
-    /// The key of a flow from this client port and hash to a service.
-    #[inline(always)]
-    #[must_use]
-    pub const fn key(hash: u64, port: u16, service: u32) -> u64 {
-        1 << 63 | (hash >> 33) << 32 | (port as u64) << 16 | service as u64
-    }
+pub struct BucketFlowV6 {
+    /// The flows.
+    pub flows: [Flow; WAYS],
+    /// Their clients' addresses, each as two words in the order of the wire.
+    pub clients: [[u64; 2]; WAYS],
 }
 
 /// Where the answers of a NAT flow go: the client's next hop, learnt from the client's own packets (48 bits of MAC, 16
@@ -140,12 +136,43 @@ impl Hop {
     }
 }
 
-/// A bucket of IPv4 flows: two cache lines.
-pub type BucketFlowV4 = [FlowV4; WAYS];
-/// A bucket of IPv6 flows: four cache lines.
-pub type BucketFlowV6 = [FlowV6; WAYS];
 /// The next hops of the flows of a bucket.
 pub type HopBucket = [Hop; WAYS];
 
-const _: () = assert!(size_of::<BucketFlowV4>() == 128 && size_of::<BucketFlowV6>() == 256);
-const _: () = assert!(WAYS.is_power_of_two());
+const _: () = assert!(size_of::<BucketFlowV4>() == 64 && size_of::<BucketFlowV6>() == 192);
+const _: () = assert!(WAYS == 8, "Client::way");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MASK: u32 = 0x3ff;
+
+    #[test]
+    fn a_flow_tells_what_it_was_made_of() {
+        let client = Client(0x1234_5678_9abc_0000);
+        let flow = Flow::new(client, MASK, 0x3fe, State::Template, Seen(0x1abc));
+        assert_eq!(flow.client(client.bucket(MASK), MASK), client);
+        assert_eq!(flow.backend(MASK), 0x3fe);
+        assert_eq!((flow.state(), flow.seen()), (State::Template, Seen(0x1abc)));
+        let later = flow.with(State::Closed, Seen(1));
+        assert_eq!((later.state(), later.seen()), (State::Closed, Seen(1)));
+        assert_eq!(later.client(client.bucket(MASK), MASK), client);
+        assert_eq!(later.backend(MASK), 0x3fe);
+    }
+
+    #[test]
+    fn a_flow_is_of_no_client_but_its_own_among_those_of_its_bucket() {
+        let client = Client(0x1234_5678_9abc_0000);
+        let flow = Flow::new(client, MASK, 5, State::Udp, Seen(9));
+        assert!(flow.is_of(client, MASK));
+        for bit in 26..64 {
+            assert!(!flow.is_of(Client(client.0 ^ 1 << bit), MASK), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_place_that_is_free_or_busy_has_no_backend() {
+        assert_eq!((Flow::FREE.backend(u32::MAX), Flow::BUSY.backend(u32::MAX)), (0, 0));
+    }
+}

@@ -64,11 +64,17 @@ impl Clock {
         self.at.elapsed()
     }
 
-    /// Jiffies now, low word, as packets note them.
+    /// Jiffies now.
     #[must_use]
-    pub fn now(&self) -> u32 {
+    pub fn now(&self) -> u64 {
         let since = self.at.elapsed().as_millis() as u64 * u64::from(self.hertz) / 1000;
-        (self.jiffies + since) as u32
+        self.jiffies + since
+    }
+
+    /// The logarithm of the jiffies in the shortest unit of a flow's last-seen time: about a quarter of a second.
+    #[must_use]
+    pub fn tick(&self) -> u32 {
+        (self.hertz / 4).max(1).next_power_of_two().ilog2()
     }
 
     /// A time in jiffies, rounded up.

@@ -1,7 +1,7 @@
 //! The flow tables as userspace sees them: counted, swept and listed, a window at a time.
 //!
-//! Packets write the tables at the same time. An entry is read as packets read it (key, rest, key again) and freed by
-//! replacing its key, if that still is the same, with 0.
+//! Packets write the tables at the same time. An entry is read as packets read it (word, rest, word again) and freed by
+//! replacing its word, if that still is the same, with 0.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +11,7 @@ use std::{
 };
 
 use xdp_common::{
-    layout::{BUSY, BucketFlowV4, BucketFlowV6, FlowV4, FlowV6, Record, WAYS},
+    layout::{self, BucketFlowV4, BucketFlowV6, Client, Seen, WAYS},
     tcp_state::State,
 };
 
@@ -33,19 +33,19 @@ pub struct Flow {
     pub client: IpAddr,
     /// The client's port; of a template, the number of what shares the persistence.
     pub port: u16,
-    /// The service's number; 0 of a template.
-    pub service: u32,
-    /// The backend's number and the state.
-    pub record: Record,
-    /// When it was last seen, jiffies.
-    pub seen: u32,
+    /// The backend's number.
+    pub backend: u32,
+    /// The state.
+    pub state: State,
+    /// When it was last seen.
+    pub seen: Seen,
 }
 
 impl Flow {
     /// Whether it is no connection, but where a client persists.
     #[must_use]
     pub fn is_template(&self) -> bool {
-        self.service == 0
+        self.state == State::Template
     }
 }
 
@@ -63,7 +63,7 @@ pub struct Load {
 /// Numbers that were taken from their owners: flows that know them are forgotten.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gone {
-    /// Of services.
+    /// Of services, which flows know by their backends.
     pub services: BTreeSet<u32>,
     /// Of backends.
     pub backends: BTreeSet<u32>,
@@ -74,11 +74,7 @@ pub struct Gone {
 impl Gone {
     /// Whether what a flow belongs to is gone.
     fn are(&self, flow: &Flow) -> bool {
-        self.backends.contains(&flow.record.backend())
-            || match flow.is_template() {
-                true => self.groups.contains(&u32::from(flow.port)),
-                false => self.services.contains(&flow.service),
-            }
+        self.backends.contains(&flow.backend) || flow.is_template() && self.groups.contains(&u32::from(flow.port))
     }
 }
 
@@ -93,94 +89,110 @@ pub struct Census {
     pub v6: u64,
 }
 
-/// An entry of a flow table.
-trait Entry: Copy {
-    /// The key word.
-    fn key(self) -> u64;
-    /// The index of the key among the entry's words.
-    const KEY: usize;
-    /// The flow, if the entry holds one.
-    fn flow(self) -> Option<Flow>;
+/// A bucket of a flow table.
+trait Bucket: Value {
+    /// The words of its flows.
+    fn flows(&self) -> [layout::Flow; WAYS];
+
+    /// Address and port, as on the wire, of the client in a way.
+    fn client(&self, way: usize, client: Client, seed: u64) -> (IpAddr, u16);
 }
 
-impl Entry for FlowV4 {
-    const KEY: usize = 0;
-
-    fn key(self) -> u64 {
-        self.key
+impl Bucket for BucketFlowV4 {
+    fn flows(&self) -> [layout::Flow; WAYS] {
+        *self
     }
 
-    fn flow(self) -> Option<Flow> {
-        (self.key > BUSY).then(|| Flow {
-            client: words::v4((self.key >> 32) as u32),
-            port: port(self.key),
-            service: FlowV4::service(self.key),
-            record: self.record,
-            seen: self.seen,
+    fn client(&self, _way: usize, client: Client, seed: u64) -> (IpAddr, u16) {
+        let (address, port) = client.ends_v4(seed);
+        (words::v4(address), port)
+    }
+}
+
+impl Bucket for BucketFlowV6 {
+    fn flows(&self) -> [layout::Flow; WAYS] {
+        self.flows
+    }
+
+    fn client(&self, way: usize, client: Client, seed: u64) -> (IpAddr, u16) {
+        let address = self.clients[way];
+        (words::v6(address), client.port_v6(address, seed))
+    }
+}
+
+/// A flow, its entry's word as it was read, and where that stands.
+type Read<'a> = (Flow, layout::Flow, &'a AtomicU64);
+
+/// Some buckets of a table, and what their flows are read by.
+struct Window<B: Value> {
+    memory: Memory<B>,
+    first: u32,
+    mask: u32,
+    seed: u64,
+}
+
+impl<B: Bucket> Window<B> {
+    /// Its flows.
+    fn flows(&self) -> impl Iterator<Item = Read<'_>> {
+        (0..self.memory.len()).flat_map(move |place| {
+            let bucket = self.memory.read(place);
+            bucket.flows().into_iter().enumerate().filter_map(move |(way, entry)| {
+                let backend = entry.backend(self.mask);
+                if backend == 0 {
+                    return None;
+                }
+                let client = entry.client(self.first + place as u32, self.mask);
+                let (client, port) = bucket.client(way, client, self.seed);
+                let state = entry.state();
+                let flow = Flow {
+                    client,
+                    port: if state == State::Template {
+                        port
+                    } else {
+                        u16::from_be(port)
+                    },
+                    backend,
+                    state,
+                    seen: entry.seen(),
+                };
+                let word = self.memory.word(place, way);
+                (word.load(Ordering::Acquire) == entry.0).then_some((flow, entry, word))
+            })
         })
     }
 }
 
-impl Entry for FlowV6 {
-    const KEY: usize = 2;
-
-    fn key(self) -> u64 {
-        self.key
-    }
-
-    fn flow(self) -> Option<Flow> {
-        (self.key > BUSY).then(|| Flow {
-            client: words::v6(self.client),
-            port: port(self.key),
-            service: (self.key & 0xffff) as u32,
-            record: self.record,
-            seen: self.seen,
-        })
-    }
-}
-
-/// The port in a key, or the number of what shares the persistence.
-fn port(key: u64) -> u16 {
-    let port = (key >> 16) as u16;
-    if key & 0xffff == 0 { port } else { u16::from_be(port) }
-}
-
-/// The flows of a window and the words of their keys.
-fn window<'a, E: Entry>(memory: &'a Memory<[E; WAYS]>) -> impl Iterator<Item = (Flow, u64, &'a AtomicU64)> + use<'a, E>
-where
-    [E; WAYS]: Value,
-{
-    let words = size_of::<E>() / size_of::<u64>();
-    (0..memory.len()).flat_map(move |bucket| {
-        let entries = memory.read(bucket);
-        entries.into_iter().enumerate().filter_map(move |(way, entry)| {
-            let flow = entry.flow()?;
-            let key = memory.word(bucket, way * words + E::KEY);
-            (key.load(Ordering::Acquire) == entry.key()).then_some((flow, entry.key(), key))
-        })
-    })
-}
-
-/// Visits all flows of both tables, a window at a time, until the visitor breaks.
-fn visit(maps: &Maps, mut visitor: impl FnMut(Flow, u64, &AtomicU64) -> ControlFlow<()>) -> Result<(), Error> {
-    let sizes = maps.sizes();
-    let buckets = sizes.flows_v4 as usize / WAYS;
-    let step = WINDOW / size_of::<BucketFlowV4>();
+/// Visits all flows of a table of so many buckets, a window at a time, until the visitor breaks.
+fn visit_table<B: Bucket>(
+    buckets: usize,
+    seed: u64,
+    window: impl Fn(usize, usize) -> Result<Memory<B>, Error>,
+    visitor: &mut impl FnMut(Read<'_>) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, Error> {
+    // Windows begin where pages do.
+    let step = (WINDOW / size_of::<B>()).next_power_of_two();
     for first in (0..buckets).step_by(step) {
-        for (flow, key, word) in window::<FlowV4>(&maps.flows_v4(first, step.min(buckets - first))?) {
-            if visitor(flow, key, word).is_break() {
-                return Ok(());
-            }
+        let window = Window {
+            memory: window(first, step.min(buckets - first))?,
+            first: first as u32,
+            mask: buckets as u32 - 1,
+            seed,
+        };
+        if window.flows().try_for_each(&mut *visitor).is_break() {
+            return Ok(ControlFlow::Break(()));
         }
     }
-    let buckets = sizes.flows_v6 as usize / WAYS;
-    let step = WINDOW / size_of::<BucketFlowV6>();
-    for first in (0..buckets).step_by(step) {
-        for (flow, key, word) in window::<FlowV6>(&maps.flows_v6(first, step.min(buckets - first))?) {
-            if visitor(flow, key, word).is_break() {
-                return Ok(());
-            }
-        }
+    Ok(ControlFlow::Continue(()))
+}
+
+/// Visits all flows of both tables.
+fn visit(maps: &Maps, mut visitor: impl FnMut(Read<'_>) -> ControlFlow<()>) -> Result<(), Error> {
+    let (sizes, seed) = (maps.sizes(), maps.control().read(0).seed);
+    let buckets = |places: u32| places as usize / WAYS;
+    let v4 = |first, length| maps.flows_v4(first, length);
+    let v6 = |first, length| maps.flows_v6(first, length);
+    if visit_table::<BucketFlowV4>(buckets(sizes.flows_v4), seed, v4, &mut visitor)?.is_continue() {
+        let _ = visit_table::<BucketFlowV6>(buckets(sizes.flows_v6), seed, v6, &mut visitor)?;
     }
     Ok(())
 }
@@ -191,29 +203,28 @@ fn visit(maps: &Maps, mut visitor: impl FnMut(Flow, u64, &AtomicU64) -> ControlF
 ///
 /// If the kernel does not map the tables.
 pub fn list(maps: &Maps, mut visitor: impl FnMut(Flow) -> ControlFlow<()>) -> Result<(), Error> {
-    visit(maps, |flow, _, _| visitor(flow))
+    visit(maps, |(flow, ..)| visitor(flow))
 }
 
-/// Counts all flows, and forgets those that have been idle for too long or whose service or backend is gone. What packets have
-/// counted is set right where it differs.
+/// Counts all flows, and forgets those that have been idle for too long at `now`, jiffies, or whose backend is gone. What
+/// packets have counted is set right where it differs.
 ///
 /// # Errors
 ///
 /// If the kernel does not map the tables.
-pub fn sweep(maps: &Maps, clock: &Clock, rules: &Rules, gone: &Gone) -> Result<Census, Error> {
+pub fn sweep(maps: &Maps, now: u64, rules: &Rules, gone: &Gone) -> Result<Census, Error> {
     let loads = Loads::before(maps, rules)?;
     let mut census = Census::default();
-    visit(maps, |flow, key, word| {
-        let backend = flow.record.backend();
-        if gone.are(&flow) || idle(flow, clock) > rules.timeout(backend, flow.record.state()) {
-            loads.forget(&flow, key, word);
+    visit(maps, |(flow, entry, word)| {
+        if gone.are(&flow) || rules.is_over(&flow, now) {
+            loads.forget(&flow, entry, word);
             return ControlFlow::Continue(());
         }
         if flow.is_template() {
             return ControlFlow::Continue(());
         }
-        let load = census.backends.entry(backend).or_default();
-        match flow.record.state() {
+        let load = census.backends.entry(flow.backend).or_default();
+        match flow.state {
             State::SynReceived => {
                 load.inactive += 1;
                 load.half_open += 1;
@@ -240,23 +251,15 @@ pub fn sweep(maps: &Maps, clock: &Clock, rules: &Rules, gone: &Gone) -> Result<C
 pub fn flush(maps: &Maps, rules: &Rules, wanted: impl Fn(&Flow) -> bool) -> Result<u64, Error> {
     let loads = Loads::before(maps, rules)?;
     let mut flushed = 0;
-    visit(maps, |flow, key, word| {
-        flushed += u64::from(wanted(&flow) && loads.forget(&flow, key, word));
+    visit(maps, |(flow, entry, word)| {
+        flushed += u64::from(wanted(&flow) && loads.forget(&flow, entry, word));
         ControlFlow::Continue(())
     })?;
     Ok(flushed)
 }
 
-/// How long a flow has been idle, jiffies. A packet may have seen it a moment after the clock was read.
-fn idle(flow: Flow, clock: &Clock) -> u32 {
-    match clock.now().wrapping_sub(flow.seen) {
-        ahead if ahead > u32::MAX / 2 => 0,
-        idle => idle,
-    }
-}
-
-/// How long a flow has been idle, seconds.
+/// How long a flow has been idle, seconds, as far as its entry tells.
 #[must_use]
 pub fn idle_seconds(flow: Flow, clock: &Clock) -> u64 {
-    u64::from(idle(flow, clock) / clock.hertz().max(1))
+    flow.seen.idle(clock.now(), clock.tick()) / u64::from(clock.hertz().max(1))
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use xdp_common::{
-    layout::{Limit, Load},
+    layout::{self, Limit, Load},
     tcp_state::State,
 };
 
@@ -50,18 +50,18 @@ impl<'a> Loads<'a> {
     }
 
     /// Frees a flow's entry, unless it is another's by now, and takes the flow from its backend's count.
-    pub(super) fn forget(&self, flow: &Flow, key: u64, place: &AtomicU64) -> bool {
+    pub(super) fn forget(&self, flow: &Flow, entry: layout::Flow, place: &AtomicU64) -> bool {
+        let free = layout::Flow::FREE.0;
         let freed = place
-            .compare_exchange(key, 0, Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange(entry.0, free, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok();
-        let backend = flow.record.backend();
-        if freed && self.counted.contains_key(&backend) {
-            let weighs = match flow.record.state() {
+        if freed && self.counted.contains_key(&flow.backend) {
+            let weighs = match flow.state {
                 State::Template => 0,
                 state if state.is_busy() => Load::ACTIVE,
                 _ => Load::INACTIVE,
             };
-            word(&self.memory, backend, CONNECTIONS).fetch_sub(weighs, Ordering::Relaxed);
+            word(&self.memory, flow.backend, CONNECTIONS).fetch_sub(weighs, Ordering::Relaxed);
         }
         freed
     }

@@ -23,7 +23,7 @@ use super::{
 };
 
 /// The maps, by the names that the program gives them.
-const NAMES: [&str; 22] = [
+const NAMES: [&str; 23] = [
     "CONTROL",
     "ENDPOINTS_V4",
     "ENDPOINTS_V6",
@@ -44,6 +44,7 @@ const NAMES: [&str; 22] = [
     "PORT_OF",
     "TX_PORTS",
     "FURTHER",
+    "HANDOVERS",
     "BACKEND_COUNTERS",
     "VERDICT_COUNTERS",
 ];
@@ -62,19 +63,19 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// Room for so many services, backends and flows at least.
+    /// Room for so many services, backends and flows at least. A flow table has no fewer buckets than there can be numbers
+    /// of backends ([`layout::Flow`]): four flows per backend at least.
     #[must_use]
     pub fn new(services: u32, backends: u32, flows_v4: u32, flows_v6: u32) -> Self {
+        let backends = backends.clamp(1, (1 << 20) - 1);
         let places = |flows: u32| {
-            flows
-                .max(WAYS as u32 * 8)
-                .next_power_of_two()
-                .saturating_mul(2)
-                .min(1 << 28)
+            let buckets = (backends + 1).next_power_of_two().max(16);
+            let places = flows.next_power_of_two().saturating_mul(2);
+            places.max(buckets * WAYS as u32).min(1 << 28)
         };
         Self {
             services: services.clamp(1, layout::MAX_SERVICES - 1),
-            backends: backends.clamp(1, (1 << 20) - 1),
+            backends,
             flows_v4: places(flows_v4),
             flows_v6: places(flows_v6),
         }
@@ -323,6 +324,7 @@ fn load(pins: Option<&Path>, sizes: Sizes, cpus: u32) -> Result<Ebpf, Error> {
         ("FLOWS_V6", buckets(sizes.flows_v6)),
         ("HOPS_V4", buckets(sizes.flows_v4)),
         ("HOPS_V6", buckets(sizes.flows_v6)),
+        ("HANDOVERS", cpus),
         ("BACKEND_COUNTERS", (sizes.backends + 1) * cpus),
         ("VERDICT_COUNTERS", PORTS * cpus),
     ];

@@ -3,27 +3,14 @@
 use std::collections::BTreeMap;
 
 use xdp_common::{
-    layout::{Backend, Limit, TIMEOUT_SETS, Timeouts},
+    layout::{self, Backend, Limit, TIMEOUT_SETS, Timeouts},
     tcp_state::{STATES, State},
 };
 
-use super::{Clock, Error, Maps, image::Image};
+use super::{Clock, Error, Maps, flows::Flow, image::Image};
 use crate::model::{self, Period, TimeoutOf};
 
-/// The longest idle time that packets can tell, jiffies: 12 days at 1000 jiffies per second, 49 at 250.
-const LONGEST: u32 = (1 << 30) - 1;
-
-/// How often a flow's last-seen time is written anew at most, per second.
-const REFRESHES_PER_SECOND: u32 = 4;
-
-/// How old a flow's last-seen time may be although a packet was seen since, jiffies.
-#[must_use]
-pub fn refresh(clock: &Clock) -> u32 {
-    clock.hertz() / REFRESHES_PER_SECOND
-}
-
-/// The sets of idle times that services have, each there once. A flow is never forgotten early: by as much as its last-seen
-/// time may be too old, the times are longer than was asked.
+/// The sets of idle times that services have, each there once.
 #[derive(Debug)]
 pub struct TimeoutSets {
     clock: Clock,
@@ -73,12 +60,10 @@ impl TimeoutSets {
 
     fn of(&self, timeouts: model::Timeouts, persistence: Option<Period>) -> Timeouts {
         let timeouts = timeouts.or(self.node).or(model::Timeouts::IPVS);
+        let longest = layout::longest(self.clock.tick());
         let jiffies = |period: Option<Period>| match period {
-            Some(period) => {
-                let asked = self.clock.jiffies_in(period.get());
-                asked.saturating_add(refresh(&self.clock)).min(LONGEST)
-            }
-            None => LONGEST,
+            Some(period) => self.clock.jiffies_in(period.get()).min(longest),
+            None => longest,
         };
         let mut set: Timeouts = [0; STATES];
         for (state, place) in set.iter_mut().enumerate() {
@@ -98,6 +83,7 @@ impl TimeoutSets {
 /// What a sweep of the flow tables must know of backends.
 #[derive(Debug, Default)]
 pub struct Rules {
+    tick: u32,
     sets: Vec<Timeouts>,
     /// The set of each backend, by number.
     set_of: Vec<u8>,
@@ -115,6 +101,7 @@ impl Rules {
         let place = |number: u32| (number << 1 | bank) as usize;
         let (backends, limits, timeouts) = (maps.backends()?, maps.limits()?, maps.timeouts()?);
         let mut rules = Self {
+            tick: maps.control().read(0).tick,
             sets: (0..TIMEOUT_SETS).map(|set| timeouts.read(place(set))).collect(),
             ..Self::default()
         };
@@ -138,19 +125,23 @@ impl Rules {
             set_of[*number as usize] = backend.timeouts();
         }
         Self {
+            tick: image.timeouts.clock.tick(),
             sets: image.timeouts.sets().to_vec(),
             set_of,
             counted: counted.map(|(number, _)| (*number, limit(number))).collect(),
         }
     }
 
-    /// How long a flow of this backend may be idle in this state, jiffies.
+    /// Whether a flow has been idle for longer than its backend allows in its state.
     #[must_use]
-    pub fn timeout(&self, backend: u32, state: State) -> u32 {
-        let set = self.set_of.get(backend as usize).copied().unwrap_or(0);
-        self.sets
+    pub fn is_over(&self, flow: &Flow, now: u64) -> bool {
+        let set = self.set_of.get(flow.backend as usize).copied().unwrap_or(0);
+        let keep = self
+            .sets
             .get(usize::from(set))
-            .map_or(LONGEST, |set| set[state as usize % STATES])
+            .map_or(0, |set| set[flow.state as usize % STATES]);
+        let age = flow.seen.age(now, self.tick);
+        flow.seen.is_over(age, self.tick, keep)
     }
 
     /// The backends whose connections packets count, and their thresholds.

@@ -20,7 +20,7 @@ use super::{
     maps::Opened,
     memory::{Memory, grace_period},
     ports::Ports,
-    rules::{Rules, TimeoutSets, refresh},
+    rules::{Rules, TimeoutSets},
     schedules::Schedules,
     words,
 };
@@ -399,7 +399,7 @@ fn initialise(maps: &Maps, clock: &Clock) {
             bank: 0,
             version: layout::VERSION,
             seed: rand::rng().next_u64(),
-            refresh: refresh(clock),
+            tick: clock.tick(),
             hertz: clock.hertz(),
             unknown_fragments: layout::UnknownFragments::Pass as u64,
             room: [0; 3],

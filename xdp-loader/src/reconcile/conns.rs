@@ -88,7 +88,6 @@ async fn aside<T: Send + 'static>(
 
 /// Turns flows into connections that a filter admits.
 struct Lister {
-    services: BTreeMap<u32, ServiceAddress>,
     backends: BTreeMap<u32, BackendKey>,
     forwards: BTreeMap<BackendKey, Forward>,
     /// How many leading bits of a client's address its persistence goes by.
@@ -116,11 +115,6 @@ impl Lister {
             })
             .collect();
         Self {
-            services: names
-                .services
-                .iter()
-                .map(|(service, number)| (number, *service))
-                .collect(),
             backends: names
                 .backends
                 .iter()
@@ -146,7 +140,7 @@ impl Lister {
         else {
             return false;
         };
-        let Some((own, ip, port)) = self.backends.get(&flow.record.backend()) else {
+        let Some((own, ip, port)) = self.backends.get(&flow.backend) else {
             return false;
         };
         flow.is_template()
@@ -165,14 +159,14 @@ impl Lister {
 
     /// The connection of a flow, if it is asked for and its service and backend still exist.
     fn conn(&self, flow: Flow) -> Option<Conn> {
-        let service = *self.services.get(&flow.service)?;
-        let key = self.backends.get(&flow.record.backend())?;
+        let key = self.backends.get(&flow.backend)?;
+        let service = key.0;
         let conn = Conn {
             protocol: service.protocol,
             client: SocketAddr::new(flow.client, flow.port),
             service,
             backend: SocketAddr::new(key.1, key.2),
-            state: match flow.record.state() {
+            state: match flow.state {
                 State::Udp => ConnState::Udp,
                 State::SynReceived => ConnState::Opening,
                 State::Established => ConnState::Established,
@@ -196,7 +190,7 @@ const LINGER_SECONDS: u64 = 1;
 
 /// Whether a connection's backend has no more to do with it.
 fn is_over(flow: &Flow, conn: &Conn) -> bool {
-    match flow.record.state() {
+    match flow.state {
         State::Udp | State::SynReceived | State::Established | State::Template => false,
         State::FinClient | State::FinBackend => conn.idle_seconds > LINGER_SECONDS,
         State::TimeWait | State::Closed => true,

@@ -336,6 +336,17 @@ impl Balancer {
         timeouts.write(place, &idle);
     }
 
+    /// Notes time by the jiffy, and keeps no idle flow for longer than a thousand of them, from now to the next change.
+    /// Flows that have begun before are not to be asked about.
+    pub fn pace(&mut self) {
+        const LONGEST: u32 = 1000;
+        self.control_set(|control| control.tick = 0);
+        let timeouts = self.tables.maps().timeouts().unwrap();
+        for place in 0..timeouts.len() {
+            timeouts.write(place, &timeouts.read(place).map(|idle| idle.min(LONGEST)));
+        }
+    }
+
     /// Changes seeds and their like.
     pub fn control_set(&mut self, change: impl FnOnce(&mut Control)) {
         let mut control = self.control();
@@ -355,16 +366,22 @@ impl Balancer {
 
     /// The state of a client's flow, if there is one.
     pub fn state(&self, client: SocketAddr) -> Option<State> {
-        self.flows().get(&client).map(|flow| flow.record.state())
+        self.flows().get(&client).map(|flow| flow.state)
     }
 
     /// Forgets the flows of what is gone, and those that are over.
     pub fn sweep(&mut self) -> Census {
+        self.sweep_after(0)
+    }
+
+    /// The same, as if so many seconds had passed.
+    pub fn sweep_after(&mut self, seconds: u64) -> Census {
         let gone = self.tables.gone();
         let clock = self.tables.clock();
+        let now = clock.now() + seconds * u64::from(clock.hertz());
         let highest = self.tables.names().backends.highest();
         let rules = Rules::read(self.tables.maps(), self.control().bank as u32, highest).unwrap();
-        let census = flows::sweep(self.tables.maps(), &clock, &rules, &gone).unwrap();
+        let census = flows::sweep(self.tables.maps(), now, &rules, &gone).unwrap();
         self.tables.swept(gone, &census).unwrap();
         census
     }

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, thread::sleep, time::Duration};
 
-use xdp_common::{hash, layout::WAYS, tcp_state::State, verdict::Verdict};
+use xdp_common::{
+    layout::{Client, WAYS},
+    tcp_state::State,
+    verdict::Verdict,
+};
 use xdp_loader::{
     dataplane::{Sizes, words},
     model::{Forward, Scheduler},
@@ -195,13 +199,12 @@ fn two_services_that_share_a_nat_backend_get_their_own_answers() {
 #[test]
 fn a_flow_that_was_idle_for_too_long_is_scheduled_anew() {
     let mut balancer = Balancer::serving(SERVICE, Forward::Dr, Scheduler::Rr, &V4[..3]);
+    balancer.pace();
     let frame = tcp("10.7.0.1:40001", "10.9.9.9:80", ACK);
     assert_eq!(balancer.host(&frame), 11);
     sleep(TICKS * 2);
     assert_eq!(balancer.host(&frame), 11, "not for long enough");
     balancer.keep(State::Established, 1);
-    // Whether a flow is over is asked when it is time to note that it was seen.
-    balancer.control_set(|control| control.refresh = 1);
     sleep(TICKS * 2);
     assert_eq!(balancer.host(&frame), 12);
     assert_eq!(balancer.flows().len(), 1, "in the old one's place");
@@ -212,7 +215,7 @@ fn a_flow_that_was_idle_for_too_long_is_scheduled_anew() {
 fn each_packet_of_a_flow_keeps_it_from_being_idle() {
     let mut balancer = Balancer::serving(SERVICE, Forward::Nat, Scheduler::Rr, &V4[..3]);
     let hertz = balancer.control().hertz;
-    balancer.control_set(|control| control.refresh = 0);
+    balancer.pace();
     balancer.keep(State::Established, 2 * hertz);
     let frame = tcp("10.7.0.1:40001", "10.9.9.9:80", ACK);
     let answer = tcp("10.0.1.11:80", "10.7.0.1:40001", ACK);
@@ -245,8 +248,7 @@ fn a_sweep_forgets_what_was_idle_for_too_long_and_counts_the_rest() {
     assert_eq!((one.active, one.inactive), (2, 1));
 
     balancer.keep(State::SynReceived, 1);
-    sleep(TICKS * 2);
-    let census = balancer.sweep();
+    let census = balancer.sweep_after(3);
     assert_eq!((census.v4, census.v6), (4, 1));
     assert_eq!(balancer.state(socket("10.7.0.2:40001")), None);
     assert_eq!(balancer.state(socket("10.7.0.1:40001")), Some(State::Established));
@@ -259,8 +261,8 @@ fn crowd(balancer: &Balancer, address: &str) -> Vec<SocketAddr> {
     let place = |client: &SocketAddr| {
         let port = client.port().to_be();
         match words::of(client.ip()) {
-            words::Words::V4(address) => hash::client_v4(address, port, seed) % u64::from(sizes.flows_v4 / WAYS as u32),
-            words::Words::V6(address) => hash::client_v6(address, port, seed) % u64::from(sizes.flows_v6 / WAYS as u32),
+            words::Words::V4(address) => Client::v4(address, port, seed).bucket(sizes.flows_v4 / WAYS as u32 - 1),
+            words::Words::V6(address) => Client::v6(address, port, seed).bucket(sizes.flows_v6 / WAYS as u32 - 1),
         }
     };
     (1024..=u16::MAX)
@@ -276,7 +278,7 @@ fn small() -> Balancer {
     balancer.add("tcp://10.9.9.9:80", Forward::Nat, Scheduler::Rr, &V4[..1]);
     balancer.add("tcp://[2001:db8:9::9]:80", Forward::Nat, Scheduler::Rr, &V6[..1]);
     balancer.apply();
-    balancer.control_set(|control| control.refresh = 0);
+    balancer.pace();
     balancer
 }
 
@@ -340,7 +342,7 @@ fn the_flows_of_a_deleted_backend_vanish_before_its_number_is_given_out_again() 
     let number = balancer.backend_number(SERVICE, "10.0.1.12:80");
     let of = |balancer: &Balancer| {
         let flows = balancer.flows();
-        flows.values().filter(|flow| flow.record.backend() == number).count()
+        flows.values().filter(|flow| flow.backend == number).count()
     };
     balancer.del_backend(SERVICE, "10.0.1.12");
     balancer.apply();
@@ -376,8 +378,8 @@ fn the_flows_of_a_deleted_service_vanish_and_its_number_starts_afresh() {
     balancer.desired.del_service(SERVICE.parse().unwrap()).unwrap();
     balancer.apply();
     balancer.sweep();
-    let flows: Vec<u32> = balancer.flows().into_values().map(|flow| flow.service).collect();
-    assert_eq!(flows, [balancer.service_number("tcp://10.9.9.9:81")]);
+    let flows: Vec<u32> = balancer.flows().into_values().map(|flow| flow.backend).collect();
+    assert_eq!(flows, [balancer.backend_number("tcp://10.9.9.9:81", "10.0.1.11:81")]);
     balancer.add("tcp://10.9.9.10:80", Forward::Nat, Scheduler::Rr, &V4[1..2]);
     balancer.apply();
     assert_eq!(balancer.service_number("tcp://10.9.9.10:80"), number);

@@ -1,5 +1,7 @@
 //! IPv4 and IPv6, TCP and UDP, by direct routing, by NAT and back: whole frames.
 
+use std::{thread::sleep, time::Duration};
+
 use xdp_loader::model::{Forward, Scheduler};
 
 use crate::{
@@ -7,6 +9,9 @@ use crate::{
     frame::{ACK, Frame, PSH, SYN, Transport, socket},
     network::{INSIDE, OUTSIDE, VETH, backend_mac, mac},
 };
+
+/// Longer than a few jiffies on any kernel.
+const TICKS: Duration = Duration::from_millis(40);
 
 /// A service of one family and protocol, its client, and a backend on each network.
 struct Case {
@@ -271,9 +276,10 @@ fn a_wrong_checksum_stays_as_wrong_as_it_was() {
 fn answers_go_to_the_neighbour_that_the_client_s_latest_packets_came_from() {
     let real = socket("10.0.1.12:80");
     let mut balancer = TCP_V4.balancer(Forward::Nat, "10.0.1.12");
-    balancer.control_set(|control| control.refresh = 0);
+    balancer.pace();
     let to = backend_mac(real.ip());
     for gateway in [[2, 0, 0, 0, 0, 0xc1], [2, 0, 0, 0, 0, 0xc2]] {
+        sleep(TICKS);
         let frame = TCP_V4.request().macs(mac(OUTSIDE), gateway).with_flags(ACK | PSH);
         let expected = frame.clone().translated_to(real).macs(to, mac(INSIDE));
         balancer.forwards(OUTSIDE, &frame, &expected, Action::Redirect);
@@ -285,6 +291,7 @@ fn answers_go_to_the_neighbour_that_the_client_s_latest_packets_came_from() {
         balancer.forwards(INSIDE, &answer, &back, Action::Redirect);
     }
     // The same client behind another interface.
+    sleep(TICKS);
     let frame = TCP_V4.request().macs(mac(VETH), [2, 0, 0, 0, 0, 0xc3]).with_flags(ACK);
     let expected = frame.clone().translated_to(real).macs(to, mac(INSIDE));
     balancer.forwards(VETH, &frame, &expected, Action::Redirect);

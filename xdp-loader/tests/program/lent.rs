@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use xdp_common::layout::{Control, FlowV4, FlowV6, WAYS};
+use xdp_common::layout::{BucketFlowV4, BucketFlowV6, Control, WAYS};
 use xdp_loader::{
     dataplane::{Tables, flows::Census},
     health::view::HealthView,
@@ -77,11 +77,11 @@ impl Shared {
         let sizes = maps.sizes();
         let flows = maps.flows_v4(0, sizes.flows_v4 as usize / WAYS).unwrap();
         for bucket in 0..flows.len() {
-            flows.write(bucket, &[FlowV4::default(); WAYS]);
+            flows.write(bucket, &BucketFlowV4::default());
         }
         let flows = maps.flows_v6(0, sizes.flows_v6 as usize / WAYS).unwrap();
         for bucket in 0..flows.len() {
-            flows.write(bucket, &[FlowV6::default(); WAYS]);
+            flows.write(bucket, &BucketFlowV6::default());
         }
         let turns = maps.turns().unwrap();
         for service in 0..turns.len() {

@@ -1,6 +1,6 @@
 //! The connections that packets count for schedulers and thresholds: what the flow table says, at every step.
 
-use std::{collections::BTreeMap, net::SocketAddr, thread::sleep, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use xdp_common::{layout::Load, tcp_state::State};
 use xdp_loader::{
@@ -15,7 +15,6 @@ use crate::{
     random::Random,
 };
 
-const TICKS: Duration = Duration::from_millis(40);
 const SERVICE: &str = "tcp://10.9.9.9:80";
 const SERVICE_V6: &str = "tcp://[2001:db8:9::9]:80";
 const V4: [&str; 3] = ["10.0.1.11", "10.0.1.12", "10.0.1.13"];
@@ -24,9 +23,9 @@ const V6: [&str; 3] = ["2001:db8:1::11", "2001:db8:1::12", "2001:db8:1::13"];
 /// Active and inactive connections by backend, as the entries of the flow table say.
 fn truth(balancer: &Balancer) -> BTreeMap<u32, (u32, u32)> {
     let mut there = BTreeMap::new();
-    for flow in balancer.flows().values().filter(|flow| flow.service != 0) {
-        let (active, inactive) = there.entry(flow.record.backend()).or_insert((0, 0));
-        match flow.record.state() {
+    for flow in balancer.flows().values().filter(|flow| !flow.is_template()) {
+        let (active, inactive) = there.entry(flow.backend).or_insert((0, 0));
+        match flow.state {
             State::SynReceived | State::Established | State::Udp => *active += 1,
             _ => *inactive += 1,
         }
@@ -137,8 +136,7 @@ fn a_sweep_takes_what_was_idle_for_too_long_from_the_counts() {
         assert_eq!(balancer.load("udp://10.9.9.9:80", real), (5, 0, false));
     }
     balancer.keep(State::Udp, 1);
-    sleep(TICKS);
-    balancer.sweep();
+    balancer.sweep_after(3);
     for real in ["10.0.1.11:80", "10.0.1.12:80"] {
         assert_eq!(balancer.load("udp://10.9.9.9:80", real), (0, 0, false));
     }

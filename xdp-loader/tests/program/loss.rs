@@ -1,6 +1,6 @@
 //! Loss: what becomes of a flow whose backend was deleted or is down.
 
-use std::{net::SocketAddr, thread::sleep, time::Duration};
+use std::net::SocketAddr;
 
 use xdp_common::{tcp_state::State, verdict::Verdict};
 use xdp_loader::model::{Forward, OnLoss, Scheduler, ServiceChange};
@@ -10,8 +10,6 @@ use crate::{
     frame::{ACK, FIN, Frame, RST, SYN, Transport, socket},
     network::{INSIDE, OUTSIDE},
 };
-
-const TICKS: Duration = Duration::from_millis(40);
 
 /// A service with two backends, and a client whose flow the first has.
 struct Case {
@@ -203,8 +201,7 @@ fn packets_are_dropped_only_until_the_flow_is_over_and_the_number_is_then_given_
         }
         assert_eq!(balancer.backend_number(case.service, &case.real(0)), number);
         balancer.keep(if case.is_tcp() { State::Established } else { State::Udp }, 1);
-        sleep(TICKS);
-        balancer.sweep();
+        balancer.sweep_after(3);
         assert_eq!(balancer.flows().len(), 0);
         assert_eq!(balancer.host(&case.frame()), 12, "it was over");
         let key = (case.service.parse().unwrap(), case.backends[0].parse().unwrap(), 80);

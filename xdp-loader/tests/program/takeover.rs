@@ -93,7 +93,7 @@ fn numbers_flows_services_and_counters_survive_a_new_daemon() {
     let before = first(&pins);
     let (names, flows) = (numbers(&before), before.flows());
     let control = before.control();
-    let host = flows[&crate::frame::socket(CLIENT)].record.backend();
+    let host = flows[&crate::frame::socket(CLIENT)].backend;
     let counted = before.counters(SERVICE, "10.0.1.11:8080");
     let ring = before.service_entry(SERVICE);
     let saved = (before.links.clone(), before.desired.clone(), before.hops.clone());
@@ -104,8 +104,8 @@ fn numbers_flows_services_and_counters_survive_a_new_daemon() {
     assert!(after.tables.taken_over());
     assert_eq!((numbers(&after), after.flows()), (names.clone(), flows));
     assert_eq!(
-        (after.control().seed, after.control().refresh),
-        (control.seed, control.refresh)
+        (after.control().seed, after.control().tick),
+        (control.seed, control.tick)
     );
     assert_eq!(after.counters(SERVICE, "10.0.1.11:8080"), counted);
     // The services are served before anything is applied.
@@ -113,7 +113,7 @@ fn numbers_flows_services_and_counters_survive_a_new_daemon() {
     assert_eq!(action, Action::Redirect);
     after.apply();
     assert_eq!(numbers(&after), names);
-    assert_eq!(after.flows()[&crate::frame::socket(CLIENT)].record.backend(), host);
+    assert_eq!(after.flows()[&crate::frame::socket(CLIENT)].backend, host);
     assert_eq!(after.run(OUTSIDE, &tcp(CLIENT, VIP, ACK).bytes()), (action, frame));
     let same = after.service_entry(SERVICE);
     assert_eq!(
@@ -148,7 +148,7 @@ fn a_takeover_gives_no_number_out_that_flows_may_still_know() {
     let pins = Pins::new();
     let mut before = first(&pins);
     let number = before.backend_number(SERVICE, "10.0.1.11:8080");
-    assert!(before.flows().values().any(|flow| flow.record.backend() == number));
+    assert!(before.flows().values().any(|flow| flow.backend == number));
     before.add_backend(SERVICE, "10.0.1.14");
     before.apply();
     before.del_backend(SERVICE, "10.0.1.11:8080");
@@ -160,7 +160,7 @@ fn a_takeover_gives_no_number_out_that_flows_may_still_know() {
     after.apply();
     assert_ne!(after.backend_number(SERVICE, "10.0.1.13:80"), number);
     after.sweep();
-    assert!(after.flows().values().all(|flow| flow.record.backend() != number));
+    assert!(after.flows().values().all(|flow| flow.backend != number));
     after.add_backend(SERVICE, "10.0.1.15");
     after.add_backend(SERVICE, "10.0.1.16");
     after.apply();

@@ -1,10 +1,9 @@
-//! Every transition of a TCP flow's state, by either side's packets, and the bytes of its entry in the flow table.
+//! Every transition of a TCP flow's state, by either side's packets, and its entry in the flow table.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use xdp_common::{
-    hash,
-    layout::{FlowV4, FlowV6, WAYS},
+    layout::{Client, Flow, Seen, WAYS},
     tcp_state::State::{self, *},
 };
 use xdp_loader::{
@@ -210,66 +209,44 @@ impl Site {
         assert_eq!((action, counted), (Action::Redirect, vec![]));
     }
 
-    /// The bytes of a client's entry, but for when it was last seen (the last four but for those that IPv6 fills up with).
-    fn entry(&self, balancer: &Balancer, client: SocketAddr) -> Vec<u8> {
+    /// The words of a client's bucket that are not free, but for when their flows were last seen. Other clients have none
+    /// there, or their words.
+    fn entry(&self, balancer: &Balancer, client: SocketAddr) -> Option<Flow> {
         let maps = balancer.tables.maps();
-        let seed = balancer.control().seed;
-        let port = client.port().to_be();
-        let is_there = |there: &[u8], expected: &[u8]| there == expected;
-        match words::of(client.ip()) {
-            words::Words::V4(address) => {
-                let buckets = maps.sizes().flows_v4 as usize / WAYS;
-                let bucket = hash::client_v4(address, port, seed) as usize % buckets;
-                let flows: [FlowV4; WAYS] = maps.flows_v4(0, buckets).unwrap().read(bucket);
-                let of_client = [&port.to_ne_bytes()[..], &address.to_ne_bytes()].concat();
-                let bytes = flows.map(|flow| [&flow.key.to_le_bytes()[..], &flow.record.0.to_le_bytes()].concat());
-                bytes
-                    .into_iter()
-                    .find(|bytes| is_there(&bytes[2..8], &of_client))
-                    .unwrap()
-            }
+        let (number, mask) = self.place(balancer, client);
+        let bucket = number.bucket(mask) as usize;
+        let buckets = mask as usize + 1;
+        let flows = match words::of(client.ip()) {
+            words::Words::V4(_) => maps.flows_v4(0, buckets).unwrap().read(bucket),
             words::Words::V6(address) => {
-                let buckets = maps.sizes().flows_v6 as usize / WAYS;
-                let bucket = hash::client_v6(address, port, seed) as usize % buckets;
-                let flows: [FlowV6; WAYS] = maps.flows_v6(0, buckets).unwrap().read(bucket);
-                let bytes = flows.map(|flow| {
-                    let client = flow.client.map(u64::to_ne_bytes).concat();
-                    [&client[..], &flow.key.to_le_bytes(), &flow.record.0.to_le_bytes()].concat()
-                });
-                let of_client = [&address.map(u64::to_ne_bytes).concat()[..]].concat();
-                let found = bytes
-                    .into_iter()
-                    .find(|bytes| is_there(&bytes[..16], &of_client) && is_there(&bytes[18..20], &port.to_ne_bytes()));
-                found.unwrap()
+                let bucket = maps.flows_v6(0, buckets).unwrap().read(bucket);
+                let mut flows = bucket.flows;
+                for (flow, client) in flows.iter_mut().zip(bucket.clients) {
+                    if client != address {
+                        *flow = Flow::FREE;
+                    }
+                }
+                flows
             }
-        }
+        };
+        let found = flows.into_iter().find(|flow| flow.is_of(number, mask));
+        found.map(|flow| flow.with(flow.state(), Seen(0)))
     }
 
-    /// What those bytes must be.
-    fn expected(&self, balancer: &Balancer, client: SocketAddr, state: State) -> Vec<u8> {
-        let service = balancer.service_number(self.service) as u16;
-        let [a, b, c, _] = balancer.backend_number(self.service, self.backend).to_le_bytes();
-        let record = [state as u8, a, b, c];
-        let port = client.port().to_be_bytes();
-        match client.ip() {
-            IpAddr::V4(ip) => [&service.to_le_bytes()[..], &port, &ip.octets(), &record].concat(),
-            IpAddr::V6(ip) => {
-                let words::Words::V6(address) = words::of(client.ip()) else {
-                    panic!("an IPv6 address")
-                };
-                let seed = balancer.control().seed;
-                let hash = hash::client_v6(address, client.port().to_be(), seed);
-                // The highest bit is set, and 31 of the hash's are below it.
-                let tag = 1 << 31 | (hash >> 33) as u32;
-                [
-                    &ip.octets()[..],
-                    &service.to_le_bytes(),
-                    &port,
-                    &tag.to_le_bytes(),
-                    &record,
-                ]
-                .concat()
-            }
+    /// What that must be.
+    fn expected(&self, balancer: &Balancer, client: SocketAddr, state: State) -> Option<Flow> {
+        let (number, mask) = self.place(balancer, client);
+        let backend = balancer.backend_number(self.service, self.backend);
+        Some(Flow::new(number, mask, backend, state, Seen(0)))
+    }
+
+    /// The number of a client, and the mask of its table's buckets.
+    fn place(&self, balancer: &Balancer, client: SocketAddr) -> (Client, u32) {
+        let (seed, sizes) = (balancer.control().seed, balancer.tables.maps().sizes());
+        let port = client.port().to_be();
+        match words::of(client.ip()) {
+            words::Words::V4(address) => (Client::v4(address, port, seed), sizes.flows_v4 / WAYS as u32 - 1),
+            words::Words::V6(address) => (Client::v6(address, port, seed), sizes.flows_v6 / WAYS as u32 - 1),
         }
     }
 }

@@ -16,13 +16,22 @@ use crate::{
 /// Flows that a small table has room for: one that fits into a CPU's cache.
 const LITTLE_ROOM: u32 = 1 << 15;
 
+/// Flows that a table of a million places has room for: every second place is left free.
+const HALF_ROOM: u32 = 1 << 19;
+
 /// All cases but those of two CPUs.
 pub fn one_cpu() -> Vec<Case> {
     let in_and_back = &[(1, 40.0)];
     let mut cases = vec![
         Case {
-            flows: vec![1, 10_000, 100_000, 131_072, 524_288, 1_000_000],
+            room: HALF_ROOM,
+            flows: vec![1, 10_000, 100_000, 131_072, 524_288],
             ..Case::known(Dr, Udp, Way::In, false, &[(1, 30.0), (131_072, 70.0), (524_288, 100.0)])
+        },
+        Case {
+            flows: vec![100_000, 524_288, 1_000_000],
+            name: "DR UDP IPv4, room for 1,048,576".to_owned(),
+            ..Case::known(Dr, Udp, Way::In, false, &[])
         },
         Case::known(Dr, Ack, Way::In, false, &[(1, 30.0)]),
         Case::known(Nat, Udp, Way::In, false, in_and_back),

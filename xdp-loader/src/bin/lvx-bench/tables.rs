@@ -98,7 +98,7 @@ fn sweep(harness: &mut Harness, found: &mut u64) -> Result<f64> {
     let maps = harness.tables().maps().clone();
     let rules = harness.tables().rules();
     let begun = Instant::now();
-    let census = flows::sweep(&maps, &clock, &rules, &flows::Gone::default())?;
+    let census = flows::sweep(&maps, clock.now(), &rules, &flows::Gone::default())?;
     let took = begun.elapsed().as_secs_f64() * 1e3;
     *found = census.v4 + census.v6;
     Ok(took)
