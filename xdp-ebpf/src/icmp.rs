@@ -66,7 +66,7 @@ fn error<F: Translate>(env: &Env, outer: &Header<F>) -> Result<End, End> {
         icmp,
         quoted,
     };
-    match service::role(env.bank, &tuple) {
+    match service::role(env, &tuple) {
         Role::Inbound(service) => to_backend(env, &error, &tuple, service),
         Role::Outbound => to_client(env, &error, &tuple),
         Role::Foreign => Err(End::Pass(Verdict::PassedNoService)),

@@ -71,6 +71,8 @@ pub struct Env {
     pub control: &'static Control,
     /// The bank of the configuration that this packet uses.
     pub bank: u32,
+    /// Whether NAT backends may have sent it.
+    pub answers: bool,
 }
 
 impl Env {
@@ -78,11 +80,14 @@ impl Env {
     #[inline(always)]
     fn of(context: &XdpContext) -> Option<Self> {
         let control = maps::CONTROL.get(0)?;
+        // SAFETY: the word is a map's, and is read once.
+        let bank = unsafe { atomic::load(&raw const control.bank) };
         Some(Self {
             context: context.ctx,
             frame: Frame::of(context),
             control,
-            bank: control.bank as u32 & 1,
+            bank: bank as u32 & 1,
+            answers: bank & Control::ANSWERS != 0,
         })
     }
 }
@@ -121,7 +126,7 @@ fn common<F: Translate>(env: &Env, header: &Header<F>) -> Result<End, End> {
 #[inline(always)]
 pub fn transport<F: Translate>(env: &Env, header: &Header<F>) -> Result<End, End> {
     let packet = parse::transport(env.frame, header)?;
-    match service::role(env.bank, &packet.tuple) {
+    match service::role(env, &packet.tuple) {
         Role::Inbound(service) => inbound(env, &packet, service),
         Role::Outbound => outbound(env, &packet),
         Role::Foreign => Err(End::Pass(Verdict::PassedNoService)),

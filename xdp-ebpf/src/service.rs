@@ -2,7 +2,7 @@
 
 use xdp_common::layout::{Service, Target, port_protocol};
 
-use crate::{family::Family, maps, parse::Tuple};
+use crate::{Env, family::Family, maps, parse::Tuple};
 
 /// What a packet is, seen from the services.
 pub enum Role {
@@ -16,16 +16,18 @@ pub enum Role {
 
 /// Finds the service that a packet goes to, or the backend that it comes from.
 #[inline(always)]
-pub fn role<F: Family>(bank: u32, tuple: &Tuple<F>) -> Role {
+pub fn role<F: Family>(env: &Env, tuple: &Tuple<F>) -> Role {
     let to = F::endpoint(
-        bank,
+        env.bank,
         tuple.destination,
         port_protocol(tuple.destination_port, tuple.protocol),
     );
     if let Some(service) = to.service() {
         return Role::Inbound(service);
     }
-    if F::endpoint(bank, tuple.source, port_protocol(tuple.source_port, tuple.protocol)) == Target::REAL {
+    if env.answers
+        && F::endpoint(env.bank, tuple.source, port_protocol(tuple.source_port, tuple.protocol)) == Target::REAL
+    {
         return Role::Outbound;
     }
     Role::Foreign

@@ -2,7 +2,8 @@
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Control {
-    /// Which bank of the configuration maps packets use, 0 or 1: the one write that makes a change visible.
+    /// Which bank of the configuration maps packets use, 0 or 1, and [`Control::ANSWERS`] if it has endpoints of NAT backends:
+    /// the one write that makes a change visible.
     pub bank: u64,
     /// [`super::VERSION`] of the layouts.
     pub version: u64,
@@ -16,6 +17,18 @@ pub struct Control {
     pub unknown_fragments: u64,
     /// Zero.
     pub room: [u64; 3],
+}
+
+impl Control {
+    /// In `bank`: some packets that are for no service are the answers of NAT backends.
+    pub const ANSWERS: u64 = 1 << 1;
+
+    /// The bank that packets use.
+    #[inline(always)]
+    #[must_use]
+    pub const fn in_use(&self) -> u32 {
+        self.bank as u32 & 1
+    }
 }
 
 /// The programs in which the way of rarer packets goes on, by their place in map `FURTHER`.

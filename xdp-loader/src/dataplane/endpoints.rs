@@ -32,6 +32,12 @@ impl List {
         self.0.push((address, any_port(protocol), target));
     }
 
+    /// Whether there is a NAT backend.
+    #[must_use]
+    pub fn has_backends(&self) -> bool {
+        self.0.iter().any(|(_, _, target)| *target == Target::REAL)
+    }
+
     /// The tables, of so many buckets each, a power of two.
     ///
     /// # Errors

@@ -204,10 +204,11 @@ impl Tables {
         self.linger(desired, &mut image)?;
         self.settle();
         let endpoints = std::mem::take(&mut image.endpoints);
+        let answers = if endpoints.has_backends() { Control::ANSWERS } else { 0 };
         self.endpoints.write(&self.maps, 1 - bank(&self.maps), endpoints)?;
         self.schedules
             .build(&mut self.schedule_map, &image.schedules, &mut image.services)?;
-        self.write(&image, links)?;
+        self.write(&image, links, answers)?;
         self.retire(&image)?;
         Ok(())
     }
@@ -221,8 +222,8 @@ impl Tables {
         }
     }
 
-    /// Writes the image into the bank that is not in use and switches to it.
-    fn write(&mut self, image: &Image, links: &LinkTable) -> Result<(), Error> {
+    /// Writes the image into the bank that is not in use and switches to it; `answers` as in [`Control::bank`].
+    fn write(&mut self, image: &Image, links: &LinkTable, answers: u64) -> Result<(), Error> {
         let next = 1 - bank(&self.maps);
         let services = self.maps.services()?;
         for (number, service) in &image.services {
@@ -259,7 +260,7 @@ impl Tables {
         self.maps
             .control()
             .word(0, BANK)
-            .store(u64::from(next), Ordering::Release);
+            .store(u64::from(next) | answers, Ordering::Release);
         self.maps
             .control()
             .word(0, UNKNOWN_FRAGMENTS)

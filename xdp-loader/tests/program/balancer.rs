@@ -307,7 +307,7 @@ impl Balancer {
 
     /// A service's entry in the bank that packets use.
     pub fn service_entry(&self, service: &str) -> Service {
-        let bank = self.control().bank as u32;
+        let bank = self.control().in_use();
         let place = self.service_number(service) << 1 | bank;
         self.tables.maps().services().unwrap().read(place as usize)
     }
@@ -329,7 +329,7 @@ impl Balancer {
 
     /// How long the node keeps idle flows in a state, jiffies, from now to the next change.
     pub fn keep(&mut self, state: State, jiffies: u32) {
-        let place = self.control().bank as usize & 1;
+        let place = self.control().in_use() as usize;
         let timeouts = self.tables.maps().timeouts().unwrap();
         let mut idle = timeouts.read(place);
         idle[state as usize] = jiffies;
@@ -380,7 +380,7 @@ impl Balancer {
         let clock = self.tables.clock();
         let now = clock.now() + seconds * u64::from(clock.hertz());
         let highest = self.tables.names().backends.highest();
-        let rules = Rules::read(self.tables.maps(), self.control().bank as u32, highest).unwrap();
+        let rules = Rules::read(self.tables.maps(), self.control().in_use(), highest).unwrap();
         let census = flows::sweep(self.tables.maps(), now, &rules, &gone).unwrap();
         self.tables.swept(gone, &census).unwrap();
         census

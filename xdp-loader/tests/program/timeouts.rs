@@ -31,7 +31,7 @@ fn timeouts(of: &[(TimeoutOf, u64)]) -> ServiceChange {
 
 /// The seconds that a service's flows may be idle in each state, as packets and sweeps read it.
 fn kept(balancer: &Balancer, service: &str, backend: &str) -> [u32; STATES] {
-    let bank = balancer.control().bank as usize & 1;
+    let bank = balancer.control().in_use() as usize;
     let number = balancer.backend_number(service, backend) as usize;
     let set = balancer
         .tables

@@ -63,6 +63,13 @@ pub fn one_cpu() -> Vec<Case> {
         cases.push(Case::foreign(packets, Udp, false));
     }
     cases.push(Case::foreign(Packets::Foreign, Ack, false));
+    let beside = Case::foreign(Packets::Foreign, Udp, false);
+    cases.push(Case {
+        // They may be answers of its backends.
+        name: format!("{}, a service with NAT", beside.name),
+        forward: Nat,
+        ..beside
+    });
     cases.push(Case::foreign(Packets::Foreign, Ack, true));
 
     let syn = &[(0, 90.0)];
