@@ -27,7 +27,9 @@ use crate::{
 };
 
 /// Flows that the tables have room for.
-const ROOM: u32 = 1 << 20;
+pub const ROOM: u32 = 1 << 20;
+/// The same for a small table: one that fits into a CPU's cache.
+const LITTLE_ROOM: u32 = 1 << 15;
 /// The port of all services.
 const PORT: u16 = 80;
 /// Numbers of flows that differ in what memory the program has to reach.
@@ -111,7 +113,7 @@ impl Case {
         }
     }
 
-    /// A case in which every packet begins a flow.
+    /// A case in which every packet begins a flow, in a table that a CPU's cache holds: what is measured is the program's work.
     pub fn new_flows(
         forward: Forward,
         kind: Kind,
@@ -126,12 +128,7 @@ impl Case {
             packets: Packets::New,
             scheduler,
             flows: vec![0],
-            // Overflow takes no more connections than the sum of the weights: as many as the flow table has places.
-            backends: if scheduler == Scheduler::Ovf {
-                40
-            } else {
-                known.backends
-            },
+            room: LITTLE_ROOM,
             ..known
         }
     }

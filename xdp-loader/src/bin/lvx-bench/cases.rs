@@ -6,15 +6,12 @@ use xdp_loader::model::{
 };
 
 use crate::{
-    case::{Case, Packets, grouped},
+    case::{Case, Packets, ROOM, grouped},
     frame::{
         Kind::{Ack, Syn, Udp},
         Way,
     },
 };
-
-/// Flows that a small table has room for: one that fits into a CPU's cache.
-const LITTLE_ROOM: u32 = 1 << 15;
 
 /// Flows that a table of a million places has room for: every second place is left free.
 const HALF_ROOM: u32 = 1 << 19;
@@ -30,7 +27,7 @@ pub fn one_cpu() -> Vec<Case> {
         },
         Case {
             flows: vec![100_000, 524_288, 1_000_000],
-            name: "DR UDP IPv4, room for 1,048,576".to_owned(),
+            name: format!("DR UDP IPv4, room for {}", grouped(ROOM)),
             ..Case::known(Dr, Udp, Way::In, false, &[])
         },
         Case::known(Dr, Ack, Way::In, false, &[(1, 30.0)]),
@@ -80,11 +77,12 @@ pub fn one_cpu() -> Vec<Case> {
     cases.push(Case::new_flows(Nat, Syn, false, Scheduler::Mh, &[]));
     cases.push(Case::new_flows(Dr, Syn, true, Scheduler::Mh, &[]));
     cases.push(Case::new_flows(Nat, Syn, true, Scheduler::Mh, &[]));
-    let small = Case::new_flows(Dr, Syn, false, Scheduler::Mh, syn);
+    let large = Case::new_flows(Dr, Syn, false, Scheduler::Mh, syn);
     cases.push(Case {
-        name: format!("{}, small table", small.name),
-        room: LITTLE_ROOM,
-        ..small
+        // Here each flow waits for a line of memory that no cache holds.
+        name: format!("{}, room for {}", large.name, grouped(ROOM)),
+        room: ROOM,
+        ..large
     });
 
     for services in [1, 1_000, 10_000] {
@@ -129,6 +127,7 @@ pub fn two_cpus() -> Vec<Case> {
     };
     let fresh = |scheduler| Case {
         group: "two CPUs",
+        room: ROOM,
         ..Case::new_flows(Dr, Syn, false, scheduler, &[])
     };
     vec![

@@ -7,7 +7,10 @@ use aya::{
     Ebpf, TestRun as _, TestRunOptions,
     maps::{MapData, PerCpuArray, ProgramArray},
 };
-use xdp_common::bench::{FRAME, Order, Script};
+use xdp_common::{
+    bench::{FRAME, Order, Script},
+    layout::{BucketFlowV4, BucketFlowV6, Load, WAYS},
+};
 use xdp_loader::{
     dataplane::{Node, Sizes, Tables},
     health::view::HealthView,
@@ -74,6 +77,19 @@ impl Target {
         match self {
             Self::Floor => "floor",
             Self::UnderTest => "measured",
+        }
+    }
+}
+
+impl Cost {
+    /// From the runs of the floor and of the program.
+    fn of(floor: &[f64], measured: &[f64]) -> Self {
+        let (floor, gross) = (median(floor), median(measured));
+        Self {
+            median: gross - floor,
+            min: measured.iter().copied().fold(f64::INFINITY, f64::min) - floor,
+            max: measured.iter().copied().fold(0.0, f64::max) - floor,
+            gross,
         }
     }
 }
@@ -156,28 +172,55 @@ impl Harness {
         Ok(f64::from(astray) / f64::from(SAMPLE))
     }
 
-    /// What a packet of the script costs. Flows that are to be `fresh` are others in every run.
-    pub fn cost(&mut self, script: &Script, effort: Effort, fresh: bool) -> Result<Cost> {
+    /// What a packet of the script costs.
+    pub fn cost(&mut self, script: &Script, effort: Effort) -> Result<Cost> {
         pin(effort.cpu)?;
-        let mut script = *script;
-        let packets = if fresh { script.flows } else { effort.packets };
         let (mut floor, mut measured) = (Vec::new(), Vec::new());
         for _ in 0..effort.runs {
-            self.set(&script, 0)?;
-            floor.push(self.run(Target::Floor, packets)?.0);
-            self.set(&script, 0)?;
-            measured.push(self.run(Target::UnderTest, packets)?.0);
-            if fresh {
-                script.first += script.flows;
-            }
+            self.set(script, 0)?;
+            floor.push(self.run(Target::Floor, effort.packets)?.0);
+            self.set(script, 0)?;
+            measured.push(self.run(Target::UnderTest, effort.packets)?.0);
         }
-        let (floor, gross) = (median(&floor), median(&measured));
-        Ok(Cost {
-            median: gross - floor,
-            min: measured.iter().copied().fold(f64::INFINITY, f64::min) - floor,
-            max: measured.iter().copied().fold(0.0, f64::max) - floor,
-            gross,
-        })
+        Ok(Cost::of(&floor, &measured))
+    }
+
+    /// What a packet costs that begins a flow: the later half of the script's flows, in tables that were empty before the
+    /// earlier half began. (A run begins with cold caches; what the first packets wait for is not the flows'.)
+    pub fn cost_of_new(&mut self, script: &Script, effort: Effort) -> Result<Cost> {
+        pin(effort.cpu)?;
+        let (mut floor, mut measured) = (Vec::new(), Vec::new());
+        for _ in 0..effort.runs {
+            floor.push(self.later_half(Target::Floor, script)?);
+            measured.push(self.later_half(Target::UnderTest, script)?);
+        }
+        Ok(Cost::of(&floor, &measured))
+    }
+
+    /// Sends the earlier half of the flows, then all of them in one go: ns per packet of what came later.
+    fn later_half(&mut self, target: Target, script: &Script) -> Result<f64> {
+        let (half, all) = (script.flows / 2, script.flows);
+        let mut took = [0.0; 2];
+        for (took, packets) in took.iter_mut().zip([half, all]) {
+            self.empty()?;
+            self.set(script, 0)?;
+            *took = self.run(target, packets)?.0 * f64::from(packets);
+        }
+        Ok((took[1] - took[0]) / f64::from(all - half))
+    }
+
+    /// Forgets all flows, and whose they were.
+    fn empty(&mut self) -> Result<()> {
+        let maps = self.tables.maps();
+        let buckets = |places: u32| places as usize / WAYS;
+        let (v4, v6) = (buckets(maps.sizes().flows_v4), buckets(maps.sizes().flows_v6));
+        let flows = maps.flows_v4(0, v4)?;
+        (0..v4).for_each(|bucket| flows.write(bucket, &BucketFlowV4::default()));
+        let flows = maps.flows_v6(0, v6)?;
+        (0..v6).for_each(|bucket| flows.write(bucket, &BucketFlowV6::default()));
+        let loads = maps.loads()?;
+        (0..loads.len()).for_each(|backend| loads.write(backend, &Load::default()));
+        Ok(())
     }
 
     /// How many times as many packets two CPUs take as one, each with flows of its own: of the program in its wrapper,

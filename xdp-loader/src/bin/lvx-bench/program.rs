@@ -114,8 +114,7 @@ fn one_cpu(case: &Case, effort: Effort) -> Result<Vec<Row>> {
 /// forwarded as flows that are known should be: a full bucket forgets some.
 fn cost(case: &Case, harness: &mut Harness, effort: Effort, flows: u32) -> Result<(Cost, f64)> {
     if case.packets == Packets::New {
-        let each = case.room / 10 * 9 / effort.runs as u32;
-        let script = case.script(case.kind, case.way, each);
+        let script = case.script(case.kind, case.way, case.room / 10 * 9);
         let astray = harness.astray(
             &Script {
                 first: case.room,
@@ -124,7 +123,7 @@ fn cost(case: &Case, harness: &mut Harness, effort: Effort, flows: u32) -> Resul
             case.action(),
         )?;
         ensure!(astray == 0.0, "a new flow was not forwarded");
-        return Ok((harness.cost(&script, effort, true)?, 0.0));
+        return Ok((harness.cost_of_new(&script, effort)?, 0.0));
     }
     case.begin(harness, effort.cpu, flows)?;
     let script = Script {
@@ -138,7 +137,7 @@ fn cost(case: &Case, harness: &mut Harness, effort: Effort, flows: u32) -> Resul
         astray * 100.0,
         case.action()
     );
-    Ok((harness.cost(&script, effort, false)?, astray))
+    Ok((harness.cost(&script, effort)?, astray))
 }
 
 /// Measures a case on one CPU and on two.
