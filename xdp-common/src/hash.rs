@@ -1,4 +1,4 @@
-//! Hashes of the packet path: one to five multiplications each, no table, no state.
+//! Hashes of the packet path: two to five multiplications each, no table, no state.
 //!
 //! [`client_v4`], [`client_v6`] and [`spread`] answer for schedulers and must give the same on every node: their seed comes
 //! from the service's address. Where a client's flows are is said by [`crate::layout::Client`]. The mixer is the 64-bit finalizer of MurmurHash3 (Appleby, public domain).
@@ -51,21 +51,21 @@ pub const fn spread(hash: u64, slots: u32) -> u32 {
     (((hash >> 32) * slots as u64) >> 32) as u32
 }
 
-/// The bucket of the IPv4 endpoint table for a packed endpoint key. Nobody outside says what is in that table, so one
-/// multiplication does (Knuth, "The Art of Computer Programming", volume 3, section 6.4); the bytes are swapped before it, as
-/// those that tell endpoints apart would be the highest on most machines.
+/// The bucket of the IPv4 endpoint table for a packed endpoint key. Nobody outside says what is in that table: it is enough
+/// that no grid of addresses and ports crowds a bucket. The bytes are swapped first, as those that tell endpoints apart are the
+/// highest on most machines, and a multiplication carries upwards only.
 #[inline(always)]
 #[must_use]
 pub const fn endpoint_v4(key: u64) -> u32 {
-    (key.swap_bytes().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
+    let key = key.swap_bytes().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((key ^ key >> 32).wrapping_mul(0xff51_afd7_ed55_8ccd) >> 32) as u32
 }
 
 /// The bucket of the IPv6 endpoint table for an address and a packed port and protocol.
 #[inline(always)]
 #[must_use]
 pub const fn endpoint_v6(address: [u64; 2], port_protocol: u32) -> u32 {
-    let word = fold_v6(address, port_protocol, 0);
-    ((word ^ word >> 32).wrapping_mul(0xff51_afd7_ed55_8ccd) >> 32) as u32
+    mix(fold_v6(address, port_protocol, 0)) as u32
 }
 
 #[cfg(test)]
@@ -112,6 +112,40 @@ mod tests {
         }
         for counts in counts {
             assert!(counts.iter().all(|count| *count <= 48), "three times the mean");
+        }
+    }
+
+    /// With as many endpoints as buckets, whatever grid they form, few do not find one of their bucket's four places.
+    #[test]
+    fn endpoints_of_every_grid_spread_over_buckets() {
+        const BUCKETS: u32 = 1 << 14;
+        let mut strides = std::vec![1_u32, 3, 10, 100, 250, 251, 254, 1000, 65_535, 65_537];
+        strides.extend((1..18).map(|bits| 1 << bits));
+        for stride in strides {
+            for (hosts, port_stride) in [(1, 1), (4, 1), (10, 1), (256, 1), (BUCKETS, 1), (16, 256), (100, 1000)] {
+                let mut counts = [std::vec![0_u32; BUCKETS as usize], std::vec![0_u32; BUCKETS as usize]];
+                let grid = (0..BUCKETS).map(|number| (number % hosts * stride, 80 + number / hosts * port_stride));
+                for (host, port) in grid.filter(|(_, port)| *port <= 65_535) {
+                    let address = (0x0a00_0000 + host).to_be();
+                    let port_protocol = u32::from((port as u16).to_be()) << 16 | 6;
+                    let v4 = endpoint_v4(u64::from(address) << 32 | u64::from(port_protocol));
+                    let v6 = endpoint_v6(
+                        [0x0000_0000_b80d_0120, u64::from(0x0a00_0000 + host).to_be()],
+                        port_protocol,
+                    );
+                    for (counts, hash) in counts.iter_mut().zip([v4, v6]) {
+                        counts[(hash & (BUCKETS - 1)) as usize] += 1;
+                    }
+                }
+                for (family, counts) in counts.iter().enumerate() {
+                    let over: u32 = counts.iter().map(|count| count.saturating_sub(4)).sum();
+                    let most = counts.iter().max().copied().unwrap_or_default();
+                    assert!(
+                        most <= 10 && over < BUCKETS / 64,
+                        "family {family}, stride {stride}, {hosts} hosts: {most} at most, {over} too many"
+                    );
+                }
+            }
         }
     }
 
