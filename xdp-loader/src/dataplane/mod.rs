@@ -17,6 +17,7 @@ pub mod maps;
 pub mod memory;
 pub mod numbers;
 pub mod ports;
+mod recovery;
 pub mod ring;
 pub mod rules;
 pub mod schedules;

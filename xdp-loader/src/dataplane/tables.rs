@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     path::Path,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -11,15 +10,16 @@ use std::{
 use aya::{Ebpf, maps::Map};
 use rand::RngCore as _;
 use tracing::warn;
-use xdp_common::layout::{self, BackendCounters, Control, Port, Target};
+use xdp_common::layout::{self, BackendCounters, Control, Port};
 
 use super::{
-    Clock, Error, Maps, Numbers, Sizes, attach, counters, endpoints,
+    Clock, Error, Maps, Sizes, attach, counters, endpoints,
     flows::{Census, Gone},
-    image::{self, BackendKey, Group, Image, Names, World},
+    image::{self, BackendKey, Image, Names, World},
     maps::Opened,
-    memory::{Memory, grace_period},
+    memory::grace_period,
     ports::Ports,
+    recovery,
     rules::{Rules, TimeoutSets},
     schedules::Schedules,
     words,
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     config::UnknownFragments,
     health::view::HealthView,
-    model::{self, Desired, OnLoss, Protocol, ServiceAddress},
+    model::{self, Desired, OnLoss, ServiceAddress},
     netlink::{LinkTable, NextHops},
 };
 
@@ -93,7 +93,7 @@ impl Tables {
         }
         let bank = bank(&maps);
         let services = maps.services()?;
-        let names = recover_names(&maps, &services, bank)?;
+        let names = recovery::names(&maps, bank)?;
         let rules = Rules::read(&maps, bank, names.backends.highest())?;
         let entries = names
             .services
@@ -229,15 +229,12 @@ impl Tables {
         for (number, service) in &image.services {
             services.write(place(*number, next), service);
         }
-        let backends = self.maps.backends()?;
+        let (backends, limits) = (self.maps.backends()?, self.maps.limits()?);
         let mut entries = image.backends.iter().peekable();
         for number in 1..=self.names.backends.highest() {
             let entry = entries.next_if(|(of, _)| **of == number);
             let backend = entry.map_or(&layout::Backend::NONE, |(_, backend)| backend);
             backends.write(place(number, next), backend);
-        }
-        let limits = self.maps.limits()?;
-        for number in 1..=self.names.backends.highest() {
             let limit = image.limits.get(&number).copied().unwrap_or_default();
             limits.write(place(number, next), &limit);
         }
@@ -388,7 +385,7 @@ fn bank(maps: &Maps) -> u32 {
 }
 
 /// The place of a number's entry in a bank.
-fn place(number: u32, bank: u32) -> usize {
+pub(super) fn place(number: u32, bank: u32) -> usize {
     (number << 1 | bank) as usize
 }
 
@@ -415,74 +412,4 @@ fn unknown_fragments(node: Node) -> layout::UnknownFragments {
         UnknownFragments::Drop => layout::UnknownFragments::Drop,
         UnknownFragments::Addresses => layout::UnknownFragments::Addresses,
     }
-}
-
-/// The numbers that the bank in use tells of.
-fn recover_names(maps: &Maps, entries: &Memory<layout::Service>, bank: u32) -> Result<Names, Error> {
-    let mut services: BTreeMap<ServiceAddress, u32> = BTreeMap::new();
-    let mut enter = |ip: IpAddr, port_protocol: u32, target: Target| {
-        if let Some(number) = target.service()
-            && port_protocol != layout::any_port(port_protocol as u8)
-            && let Some(protocol) = protocol(port_protocol as u8)
-        {
-            let port = u16::from_be((port_protocol >> 16) as u16);
-            services.insert(ServiceAddress { protocol, ip, port }, number);
-        }
-    };
-    let endpoints_v4 = maps.endpoints_v4()?;
-    let endpoints_v6 = maps.endpoints_v6()?;
-    for bucket in 0..maps.endpoint_buckets() {
-        for endpoint in endpoints_v4.read(place(bucket, bank)) {
-            enter(
-                words::v4((endpoint.key >> 32) as u32),
-                endpoint.key as u32,
-                endpoint.target,
-            );
-        }
-        for endpoint in endpoints_v6.read(place(bucket, bank)) {
-            enter(words::v6(endpoint.address), endpoint.port_protocol, endpoint.target);
-        }
-    }
-    let groups = services
-        .iter()
-        .map(|(service, number)| {
-            let entry = entries.read(place(*number, bank));
-            (
-                Group::of(*service, Some(entry.mark).filter(|mark| *mark != 0)),
-                entry.group,
-            )
-        })
-        .collect();
-    let mut backends: BTreeMap<BackendKey, u32> = BTreeMap::new();
-    let entries = maps.backends()?;
-    for number in 1..=maps.sizes().backends {
-        let entry = entries.read(place(number, bank));
-        if entry.method == layout::Method::None as u8 {
-            continue;
-        }
-        let ip = |address: [u64; 2]| match entry.flags & layout::Backend::IPV6 {
-            0 => words::v4(address[0] as u32),
-            _ => words::v6(address),
-        };
-        if let Some(protocol) = protocol(entry.protocol) {
-            let service = ServiceAddress {
-                protocol,
-                ip: ip(entry.vip),
-                port: entry.vport.get(),
-            };
-            backends.insert((service, ip(entry.address), entry.port.get()), number);
-        }
-    }
-    Ok(Names {
-        services: Numbers::recovered(maps.sizes().services + 1, services),
-        backends: Numbers::recovered(maps.sizes().backends + 1, backends),
-        groups: Numbers::recovered(maps.sizes().services + 1, groups),
-    })
-}
-
-/// The protocol with IP's number.
-fn protocol(number: u8) -> Option<Protocol> {
-    [Protocol::Tcp, Protocol::Udp]
-        .into_iter()
-        .find(|protocol| image::protocol_number(*protocol) == number)
 }
