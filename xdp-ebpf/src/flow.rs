@@ -12,7 +12,7 @@ use xdp_common::{
 use crate::{
     Env, atomic,
     family::{self, Family},
-    load, maps,
+    forget, load, maps,
     parse::{Packet, Tuple},
     transmit,
 };
@@ -40,7 +40,7 @@ pub struct Found {
 
 /// What is to be recorded.
 pub struct Entry {
-    /// In which way of the bucket: one whose flow is over; for [`ANY`] a free or the most dispensable one.
+    /// In which way of the bucket: one in which a flow of the client is over; for [`ANY`] a free or the most dispensable one.
     pub over: usize,
     /// The number of its backend.
     pub backend: u32,
@@ -242,9 +242,13 @@ impl<F: Family> Place<F> {
     #[inline(never)]
     pub fn put(&self, env: &Env, entry: &Entry) -> Insertion {
         let now = now();
-        let (way, evicts) = match entry.over {
-            ANY => self.most_dispensable(env, now),
-            way => (way & (WAYS - 1), false),
+        // What was over may have made room for another client's flow meanwhile.
+        let over = forget::below::<15>(entry.over, entry.keep as usize);
+        // SAFETY: the word is the flow table's.
+        let is_over = over < WAYS && Flow(unsafe { atomic::load(self.word(over)) }).is_of(self.client, F::mask());
+        let (way, evicts) = match is_over {
+            true => (over & (WAYS - 1), false),
+            false => self.most_dispensable(env, now),
         };
         let seen = Seen::at(now, env.control.tick, entry.keep);
         let new = Flow::new(self.client, F::mask(), entry.backend, entry.state, seen);

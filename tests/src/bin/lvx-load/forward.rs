@@ -77,6 +77,14 @@ impl Way {
         }
     }
 
+    /// The first of the addresses that frames come from: clients of one service each, as clients are.
+    fn clients(self) -> &'static str {
+        match self {
+            Self::LvxNat | Self::IpvsNat => "172.24.0.1",
+            _ => "172.16.0.1",
+        }
+    }
+
     /// Where frames go to.
     fn address(self) -> &'static str {
         match self {
@@ -177,6 +185,7 @@ pub fn measure(programs: &Programs, arguments: &Arguments) -> Result<Report> {
         for &flows in &arguments.flows {
             let frames = |way: Way, packets, in_turn| Frames {
                 generator,
+                from: way.clients(),
                 to: way.address(),
                 flows,
                 packets,

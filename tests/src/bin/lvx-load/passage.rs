@@ -23,8 +23,8 @@ use crate::pktgen;
 
 /// The balancer's addresses towards the source and towards the sink.
 const BALANCER: [&str; 2] = ["10.0.0.2", "10.0.1.1"];
-/// The first of the clients' addresses, and the network that all are in.
-const CLIENTS: [&str; 2] = ["172.16.0.1", "172.16.0.0/12"];
+/// The network that all clients are in.
+const CLIENTS: &str = "172.16.0.0/12";
 /// The sink's address.
 pub const SINK: &str = "10.0.1.2";
 /// How often frames are sent until they are received one by one, and how long the kernel rests in between.
@@ -67,6 +67,8 @@ pub enum Generator {
 pub struct Frames<'a> {
     /// What makes them.
     pub generator: Generator,
+    /// The first of the addresses that they come from.
+    pub from: &'a str,
     /// The address that they go to.
     pub to: &'a str,
     /// How many flows they are of.
@@ -134,7 +136,7 @@ impl Passage {
              route add {} via 10.0.0.1\n",
             macs.d0,
             address(&source, "s0")?,
-            CLIENTS[1],
+            CLIENTS,
         ))?;
         let mut passage = Self {
             held: Vec::new(),
@@ -203,7 +205,7 @@ impl Passage {
             let before = arrived()?;
             let cost = match frames.generator {
                 Generator::Live => Some(self.send_live(frames)?),
-                Generator::Pktgen => pktgen::send(&self.source, "s0", &self.macs.eth0, CLIENTS[0], frames)?,
+                Generator::Pktgen => pktgen::send(&self.source, "s0", &self.macs.eth0, frames)?,
             };
             lost += u64::from(frames.packets).saturating_sub(arrived()? - before);
             if let Some(cost) = cost {
@@ -219,7 +221,7 @@ impl Passage {
         let (flows, packets) = (frames.flows.to_string(), frames.packets.to_string());
         let service = format!("{}:{PORT}", frames.to);
         let mut arguments = vec!["send", "--interface", "s0", "--mac", &self.macs.eth0];
-        arguments.extend(["--client", CLIENTS[0], "--service", &service]);
+        arguments.extend(["--client", frames.from, "--service", &service]);
         arguments.extend(["--flows", &flows, "--packets", &packets]);
         if frames.in_turn {
             arguments.push("--in-turn");

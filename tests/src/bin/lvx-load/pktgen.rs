@@ -15,18 +15,12 @@ const FILES: &str = "/proc/thread-self/net/pktgen";
 ///
 /// None if they were not received where they were sent, each at once, but in batches by the kernel's thread for what is
 /// left over (`ksoftirqd`), which takes half the time and may happen to any balancer.
-pub fn send(
-    namespace: &Namespace,
-    interface: &str,
-    mac: &str,
-    client: &str,
-    frames: Frames<'_>,
-) -> Result<Option<f64>> {
+pub fn send(namespace: &Namespace, interface: &str, mac: &str, frames: Frames<'_>) -> Result<Option<f64>> {
     if !Path::new("/proc/net/pktgen").exists() {
         // Where it is built in, there is no module.
         process::finish(Command::new("modprobe").arg("pktgen")).context("this kernel has no pktgen")?;
     }
-    let first: Ipv4Addr = client.parse()?;
+    let first: Ipv4Addr = frames.from.parse()?;
     let last = Ipv4Addr::from_bits(first.to_bits() + frames.flows - 1);
     let cpu = 0;
     let mut settings = vec![

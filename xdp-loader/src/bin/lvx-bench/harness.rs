@@ -92,6 +92,17 @@ impl Cost {
             gross,
         }
     }
+
+    /// The median of several costs, and the least and greatest of all their runs.
+    pub fn median_of(costs: &[Self]) -> Self {
+        let of = |field: fn(&Self) -> f64| median(&costs.iter().map(field).collect::<Vec<_>>());
+        Self {
+            median: of(|cost| cost.median),
+            min: costs.iter().map(|cost| cost.min).fold(f64::INFINITY, f64::min),
+            max: costs.iter().map(|cost| cost.max).fold(f64::NEG_INFINITY, f64::max),
+            gross: of(|cost| cost.gross),
+        }
+    }
 }
 
 impl Harness {
