@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 
@@ -74,6 +75,16 @@ impl Capture {
 
     /// Ends the capture and returns its frames, from the Ethernet header on, in order.
     pub fn stop(mut self) -> Result<Vec<Vec<u8>>> {
+        // Asked to end, tcpdump would leave in the kernel what it has not read yet. It says on this signal what it has read, and
+        // what there was (tcpdump(1)).
+        let mut there = None;
+        wait_until("tcpdump has read all frames", Duration::from_secs(10), || {
+            self.tcpdump.signal("USR1")?;
+            thread::sleep(Duration::from_millis(20));
+            let said = fs::read_to_string(&self.errors)?;
+            there = there.or(count(&said, " received by filter"));
+            Ok(there.is_some() && count(&said, " captured") >= there)
+        })?;
         self.tcpdump.signal("INT")?;
         self.tcpdump.wait(Duration::from_secs(10))?;
         let said = fs::read_to_string(&self.errors)?;
@@ -84,6 +95,12 @@ impl Capture {
         );
         frames(&fs::read(&self.frames)?)
     }
+}
+
+/// The number in the last of the lines in which tcpdump counts packets so: `9 packets captured, 9 packets received by filter`.
+fn count(said: &str, what: &str) -> Option<u64> {
+    let (before, _) = said.rsplit_once(what)?;
+    before.split_whitespace().rev().nth(1)?.parse().ok()
 }
 
 /// The frames of a capture file in this machine's byte order
