@@ -76,15 +76,19 @@ impl Capture {
     /// Ends the capture and returns its frames, from the Ethernet header on, in order.
     pub fn stop(mut self) -> Result<Vec<Vec<u8>>> {
         // Asked to end, tcpdump would leave in the kernel what it has not read yet. It says on this signal what it has read, and
-        // what there was (tcpdump(1)).
-        let mut there = None;
-        wait_until("tcpdump has read all frames", Duration::from_secs(10), || {
+        // what there was (tcpdump(1)), of both directions: where only one is asked for, it has to find no more for a while.
+        let (mut read, mut same) = (None, 0);
+        while same < 15 {
             self.tcpdump.signal("USR1")?;
             thread::sleep(Duration::from_millis(20));
             let said = fs::read_to_string(&self.errors)?;
-            there = there.or(count(&said, " received by filter"));
-            Ok(there.is_some() && count(&said, " captured") >= there)
-        })?;
+            let captured = count(&said, " captured");
+            if captured.is_some() && captured == count(&said, " received by filter") {
+                break;
+            }
+            same = if captured == read { same + 1 } else { 0 };
+            read = captured;
+        }
         self.tcpdump.signal("INT")?;
         self.tcpdump.wait(Duration::from_secs(10))?;
         let said = fs::read_to_string(&self.errors)?;
