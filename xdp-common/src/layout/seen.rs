@@ -61,6 +61,17 @@ impl Seen {
         if age > UNITS - AHEAD { 0 } else { age }
     }
 
+    /// The same time, as late as it may have been, in the unit of flows that may be idle for so many jiffies, if that is
+    /// another one.
+    #[must_use]
+    pub fn in_unit_of(self, now: u64, tick: u32, keep: u32) -> Option<Self> {
+        let shift = shift(tick, self.unit());
+        let noted = (now >> shift) - u64::from(self.age(now, tick));
+        let latest = ((noted + 1) << shift) - 1;
+        let other = Self::at(latest.min(now), tick, keep);
+        (other.unit() != self.unit()).then_some(other)
+    }
+
     /// How many jiffies ago, of which the last unit is not certain.
     #[inline(always)]
     #[must_use]
@@ -127,6 +138,23 @@ mod tests {
         for keep in [60_000, 900_000, 86_400_000] {
             let ahead = Seen::at(NOW + 600, TICK, keep);
             assert_eq!((ahead.age(NOW, TICK), ahead.idle(NOW, TICK)), (0, 0));
+        }
+    }
+
+    #[test]
+    fn a_time_in_another_unit_is_no_earlier_and_not_yet_to_come() {
+        for (before, after) in [(3_600_000, 10_000), (10_000, 3_600_000), (86_400_000, 900_000)] {
+            for since in [0, 100, 5_000, 9_000] {
+                let (seen, now) = (Seen::at(NOW, TICK, before), NOW + since);
+                let noted = seen.in_unit_of(now, TICK, after).expect("another unit");
+                assert!(!noted.is_over(noted.age(NOW + u64::from(after), TICK), TICK, after));
+                let soon = since + u64::from(after) + u64::from(after) / 8 + (2 << TICK);
+                assert!(
+                    noted.is_over(noted.age(NOW + soon, TICK), TICK, after),
+                    "{before} {after} {since}"
+                );
+                assert_eq!(noted.in_unit_of(now, TICK, after), None);
+            }
         }
     }
 

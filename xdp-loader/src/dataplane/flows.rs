@@ -220,6 +220,15 @@ pub fn sweep(maps: &Maps, now: u64, rules: &Rules, gone: &Gone) -> Result<Census
             loads.forget(&flow, entry, word);
             return ControlFlow::Continue(());
         }
+        if let Some(seen) = rules.noted_anew(&flow, now) {
+            // A packet that is faster has noted it so itself.
+            let _ = word.compare_exchange(
+                entry.0,
+                entry.with(flow.state, seen).0,
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+        }
         if flow.is_template() {
             return ControlFlow::Continue(());
         }

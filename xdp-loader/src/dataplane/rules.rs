@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use xdp_common::{
-    layout::{self, Backend, Limit, TIMEOUT_SETS, Timeouts},
+    layout::{self, Backend, Limit, Seen, TIMEOUT_SETS, Timeouts},
     tcp_state::{STATES, State},
 };
 
@@ -132,16 +132,25 @@ impl Rules {
         }
     }
 
+    /// How long a flow may be idle in its state, jiffies.
+    fn keep(&self, flow: &Flow) -> u32 {
+        let set = self.set_of.get(flow.backend as usize).copied().unwrap_or(0);
+        self.sets
+            .get(usize::from(set))
+            .map_or(0, |set| set[flow.state as usize % STATES])
+    }
+
     /// Whether a flow has been idle for longer than its backend allows in its state.
     #[must_use]
     pub fn is_over(&self, flow: &Flow, now: u64) -> bool {
-        let set = self.set_of.get(flow.backend as usize).copied().unwrap_or(0);
-        let keep = self
-            .sets
-            .get(usize::from(set))
-            .map_or(0, |set| set[flow.state as usize % STATES]);
         let age = flow.seen.age(now, self.tick);
-        flow.seen.is_over(age, self.tick, keep)
+        flow.seen.is_over(age, self.tick, self.keep(flow))
+    }
+
+    /// When a flow was last seen, if it is to be noted in another unit: what its backend allows has changed since.
+    #[must_use]
+    pub fn noted_anew(&self, flow: &Flow, now: u64) -> Option<Seen> {
+        flow.seen.in_unit_of(now, self.tick, self.keep(flow))
     }
 
     /// The backends whose connections packets count, and their thresholds.

@@ -6,6 +6,7 @@ use std::{
     ops::ControlFlow,
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use aya::{TestRun as _, TestRunOptions, programs::Xdp};
@@ -371,14 +372,14 @@ impl Balancer {
 
     /// Forgets the flows of what is gone, and those that are over.
     pub fn sweep(&mut self) -> Census {
-        self.sweep_after(0)
+        self.sweep_after(Duration::ZERO)
     }
 
-    /// The same, as if so many seconds had passed.
-    pub fn sweep_after(&mut self, seconds: u64) -> Census {
+    /// The same, as if so much time had passed.
+    pub fn sweep_after(&mut self, time: Duration) -> Census {
         let gone = self.tables.gone();
         let clock = self.tables.clock();
-        let now = clock.now() + seconds * u64::from(clock.hertz());
+        let now = clock.now() + u64::from(clock.jiffies_in(time));
         let highest = self.tables.names().backends.highest();
         let rules = Rules::read(self.tables.maps(), self.control().in_use(), highest).unwrap();
         let census = flows::sweep(self.tables.maps(), now, &rules, &gone).unwrap();

@@ -1,5 +1,7 @@
 //! Every scheduler chooses as its reference does, whatever comes and goes.
 
+use std::time::Duration;
+
 use xdp_common::tcp_state::State;
 use xdp_loader::{
     dataplane::{Node, Sizes},
@@ -8,8 +10,8 @@ use xdp_loader::{
 
 use crate::{balancer::Balancer, random::Random, site::Site};
 
-/// Seconds after which what may not be idle at all is over, and nothing else.
-const SOON: u64 = 3;
+/// After this what may not be idle at all is over, and nothing else.
+const SOON: Duration = Duration::from_secs(3);
 
 /// New connections to all services together.
 const ARRIVALS: usize = 10_000;

@@ -248,7 +248,7 @@ fn a_sweep_forgets_what_was_idle_for_too_long_and_counts_the_rest() {
     assert_eq!((one.active, one.inactive), (2, 1));
 
     balancer.keep(State::SynReceived, 1);
-    let census = balancer.sweep_after(3);
+    let census = balancer.sweep_after(Duration::from_secs(3));
     assert_eq!((census.v4, census.v6), (4, 1));
     assert_eq!(balancer.state(socket("10.7.0.2:40001")), None);
     assert_eq!(balancer.state(socket("10.7.0.1:40001")), Some(State::Established));

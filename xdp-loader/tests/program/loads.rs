@@ -1,6 +1,6 @@
 //! The connections that packets count for schedulers and thresholds: what the flow table says, at every step.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use xdp_common::{layout::Load, tcp_state::State};
 use xdp_loader::{
@@ -136,7 +136,7 @@ fn a_sweep_takes_what_was_idle_for_too_long_from_the_counts() {
         assert_eq!(balancer.load("udp://10.9.9.9:80", real), (5, 0, false));
     }
     balancer.keep(State::Udp, 1);
-    balancer.sweep_after(3);
+    balancer.sweep_after(Duration::from_secs(3));
     for real in ["10.0.1.11:80", "10.0.1.12:80"] {
         assert_eq!(balancer.load("udp://10.9.9.9:80", real), (0, 0, false));
     }

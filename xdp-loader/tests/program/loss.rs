@@ -1,6 +1,6 @@
 //! Loss: what becomes of a flow whose backend was deleted or is down.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use xdp_common::{tcp_state::State, verdict::Verdict};
 use xdp_loader::model::{Forward, OnLoss, Scheduler, ServiceChange};
@@ -201,7 +201,7 @@ fn packets_are_dropped_only_until_the_flow_is_over_and_the_number_is_then_given_
         }
         assert_eq!(balancer.backend_number(case.service, &case.real(0)), number);
         balancer.keep(if case.is_tcp() { State::Established } else { State::Udp }, 1);
-        balancer.sweep_after(3);
+        balancer.sweep_after(Duration::from_secs(3));
         assert_eq!(balancer.flows().len(), 0);
         assert_eq!(balancer.host(&case.frame()), 12, "it was over");
         let key = (case.service.parse().unwrap(), case.backends[0].parse().unwrap(), 80);

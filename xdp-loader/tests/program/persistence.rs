@@ -289,7 +289,7 @@ fn templates_are_no_connections_and_no_flows_of_a_service() {
         assert_eq!(template.backend, number);
         // The template's place is taken by its expiry, not by connections.
         expire(&balancer);
-        balancer.sweep_after(3);
+        balancer.sweep_after(Duration::from_secs(3));
         assert_eq!(balancer.load(service, &real), (2, 0, false));
     }
 }

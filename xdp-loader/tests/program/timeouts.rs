@@ -157,9 +157,9 @@ fn a_flow_in_each_state_is_over_after_its_own_service_s_timeout_and_no_sooner() 
     balancer.host(&client(40_000, DATAGRAMS, 0));
     let all = balancer.sweep();
     assert_eq!((all.v4, all.v6), (36, 1));
-    assert_eq!(balancer.sweep_after(1), all, "not before its time");
-    // The units in which times are noted make it at most that much longer.
-    let left = balancer.sweep_after(4);
+    assert_eq!(balancer.sweep_after(Duration::from_secs(1)), all, "not before its time");
+    // A second, and as much as the units make of it in which times are noted.
+    let left = balancer.sweep_after(Duration::from_millis(1500));
     // Each service has lost those in its own state; of the three that a FIN brings about, all three at each of the three.
     assert_eq!((left.v4, left.v6), (36 - 3 - 9, 0));
     for (number, (of, ..)) in ways.iter().enumerate() {
