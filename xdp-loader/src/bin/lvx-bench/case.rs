@@ -23,19 +23,19 @@ use crate::{
         Kind::{self, Ack, Syn, Udp},
         Way,
     },
-    harness::{Harness, action},
+    harness::{Harness, World, action},
 };
 
 /// Flows that the tables have room for.
 pub const ROOM: u32 = 1 << 20;
 /// The same for a small table: one that fits into a CPU's cache.
-const LITTLE_ROOM: u32 = 1 << 15;
+pub const LITTLE_ROOM: u32 = 1 << 15;
 /// The port of all services.
 const PORT: u16 = 80;
 /// Numbers of flows that differ in what memory the program has to reach.
 const FLOWS: [u32; 4] = [1, 10_000, 100_000, 1_000_000];
 /// The index of the loopback in every network namespace.
-const LOOPBACK: u32 = 1;
+pub const LOOPBACK: u32 = 1;
 
 /// What the packets of a case are to the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,6 +222,13 @@ impl Case {
 
     /// The program, configured for this case.
     pub fn harness(&self) -> Result<Harness> {
+        let (v4, v6) = if self.ipv6 { (64, self.room) } else { (self.room, 64) };
+        let sizes = Sizes::new(self.services, self.services * self.backends, v4, v6);
+        Harness::new(sizes, &self.world()?)
+    }
+
+    /// What the program is told in this case.
+    pub fn world(&self) -> Result<World> {
         let desired = self.desired()?;
         let hops = desired
             .services()
@@ -251,9 +258,11 @@ impl Case {
             kind: if self.redirect { "veth" } else { "physical" }.to_owned(),
         })
         .collect();
-        let (v4, v6) = if self.ipv6 { (64, self.room) } else { (self.room, 64) };
-        let sizes = Sizes::new(self.services, self.services * self.backends, v4, v6);
-        Harness::new(sizes, &desired, &NextHops(hops), &links)
+        Ok(World {
+            desired,
+            hops: NextHops(hops),
+            links,
+        })
     }
 
     /// What the program is to answer.

@@ -121,6 +121,21 @@ pub fn one_cpu() -> Vec<Case> {
     cases
 }
 
+/// The cases whose instructions are counted, one for each way through the program: how many flows and services there are makes
+/// no difference to that.
+pub fn counted() -> Vec<Case> {
+    let of_one_way = |case: &Case| {
+        ["known flows", "new flows", "not for a service"].contains(&case.group)
+            && case.flows.iter().any(|&flows| flows <= 1)
+            && !case.name.contains("room for")
+    };
+    let mut cases: Vec<Case> = one_cpu().into_iter().filter(of_one_way).collect();
+    cases.push(Case::new_flows(Dr, Udp, true, Scheduler::Mh, &[]));
+    cases.push(Case::new_flows(Nat, Udp, false, Scheduler::Mh, &[]));
+    cases.push(Case::new_flows(Nat, Udp, true, Scheduler::Mh, &[]));
+    cases
+}
+
 /// The cases that are measured on two CPUs.
 pub fn two_cpus() -> Vec<Case> {
     let known = |forward, kind, flows| Case {

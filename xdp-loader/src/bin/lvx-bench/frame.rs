@@ -89,6 +89,17 @@ pub fn script_to(mac: Mac, kind: Kind, way: Way, client: IpAddr, other: End) -> 
     }
 }
 
+/// The frame of a flow of the script, as the measuring programs make it.
+pub fn of_flow(script: &Script, flow: u32) -> Vec<u8> {
+    let mut frame: Vec<u8> = script.frame.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    frame.truncate(script.length as usize);
+    let mut put = |at: u32, bytes: &[u8]| frame[at as usize & 63..][..bytes.len()].copy_from_slice(bytes);
+    put(script.address_at, &script.client(flow).to_ne_bytes());
+    put(script.port_at, &Script::port(flow).to_ne_bytes());
+    put(script.service_at, &script.destination(flow).to_ne_bytes());
+    frame
+}
+
 /// A frame that is not IP.
 pub fn arp() -> Script {
     let mut frame = [0_u8; FRAME];

@@ -2,17 +2,17 @@
 
 use std::{sync::Barrier, thread};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use aya::{
     Ebpf, TestRun as _, TestRunOptions,
     maps::{MapData, PerCpuArray, ProgramArray},
 };
 use xdp_common::{
     bench::{FRAME, Order, Script},
-    layout::{BucketFlowV4, BucketFlowV6, Load, WAYS},
+    layout::{BucketFlowV4, BucketFlowV6, Control, Load, WAYS},
 };
 use xdp_loader::{
-    dataplane::{Node, Sizes, Tables},
+    dataplane::{Node, Sizes, Tables, flows::Census},
     health::view::HealthView,
     model::Desired,
     netlink::{LinkTable, NextHops},
@@ -39,6 +39,16 @@ pub struct Harness {
     script: PerCpuArray<MapData, Bytes>,
     _targets: ProgramArray<MapData>,
     tables: Tables,
+}
+
+/// What the balancer is told.
+pub struct World {
+    /// Services and backends.
+    pub desired: Desired,
+    /// Where backends are.
+    pub hops: NextHops,
+    /// The interfaces.
+    pub links: LinkTable,
 }
 
 /// Net costs, ns per packet.
@@ -107,12 +117,12 @@ impl Cost {
 
 impl Harness {
     /// Loads the program, tells it what is desired, and wraps it.
-    pub fn new(sizes: Sizes, desired: &Desired, hops: &NextHops, links: &LinkTable) -> Result<Self> {
+    pub fn new(sizes: Sizes, world: &World) -> Result<Self> {
         let mut tables = Tables::open(None, sizes, Node::default())?;
-        for link in links.iter() {
+        for link in world.links.iter() {
             tables.port(link.index)?;
         }
-        tables.apply(desired, hops, &HealthView::default(), links)?;
+        tables.apply(&world.desired, &world.hops, &HealthView::default(), &world.links)?;
         let mut wrapper = wrapper::load(&["floor", "measured", "nothing"])?;
         let targets = wrapper.take_map("TARGETS").context("there is no map TARGETS")?;
         let mut targets: ProgramArray<MapData> = targets.try_into()?;
@@ -141,6 +151,41 @@ impl Harness {
     /// The balancer's tables.
     pub fn tables(&mut self) -> &mut Tables {
         &mut self.tables
+    }
+
+    /// Tells the program something else, and lets it forget all flows; their hashes are the same in every run then.
+    pub fn begin_anew(&mut self, world: &World) -> Result<()> {
+        const SEED: u64 = 0x6c76_785f_6265_6e63;
+        let tables = &mut self.tables;
+        tables.apply(&world.desired, &world.hops, &HealthView::default(), &world.links)?;
+        self.empty()?;
+        let control = self.tables.maps().control();
+        control.write(
+            0,
+            &Control {
+                seed: SEED,
+                ..control.read(0)
+            },
+        );
+        // No flow knows the numbers of what is gone.
+        let gone = self.tables.gone();
+        self.tables.swept(gone, &Census::default())?;
+        Ok(())
+    }
+
+    /// Runs the program under test on a frame that came in by the loopback: its action, and the frame as it left it.
+    pub fn run_once(&mut self, frame: &[u8]) -> Result<(u32, Vec<u8>)> {
+        let mut out = vec![0; frame.len()];
+        let result = program(self.tables.ebpf(), "lvx")?.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ..TestRunOptions::default()
+        })?;
+        ensure!(
+            result.data_size_out as usize == out.len(),
+            "the program changed the frame's length"
+        );
+        Ok((result.return_value, out))
     }
 
     /// Gives each CPU its script: the same flows, or `apart` as many after those of the CPU before.

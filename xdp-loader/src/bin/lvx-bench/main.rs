@@ -7,6 +7,8 @@ mod frame;
 mod harness;
 mod health;
 mod hold;
+mod instructions;
+mod interpreter;
 mod program;
 mod report;
 mod send;

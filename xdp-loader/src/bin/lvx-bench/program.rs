@@ -1,4 +1,4 @@
-//! What the program costs, by `BPF_PROG_TEST_RUN`, less what the wrapper costs.
+//! What the program costs, by `BPF_PROG_TEST_RUN`, less what the wrapper costs; and how many instructions that is.
 
 use std::thread;
 
@@ -11,6 +11,7 @@ use crate::{
     cases,
     frame::{Kind::Udp, Way},
     harness::{Cost, Effort, Harness},
+    instructions,
     report::{Check, Report, Row, median},
 };
 
@@ -25,6 +26,9 @@ pub struct Arguments {
     /// Fewer and shorter runs: 5 of 200,000 packets. For a look while tuning, not for figures to keep
     #[arg(long, conflicts_with_all = ["runs", "packets"])]
     quick: bool,
+    /// Only count instructions, and time nothing: a second or two
+    #[arg(long)]
+    instructions: bool,
     /// Only say what would be measured
     #[arg(long)]
     list: bool,
@@ -58,6 +62,21 @@ impl Arguments {
         let name = format!("{group} {row}").to_lowercase();
         let has = |word: &String| name.contains(&word.to_lowercase());
         self.filter.iter().all(has) && (self.only.is_empty() || self.only.iter().any(has))
+    }
+
+    /// The cases to time, on one CPU and on two.
+    fn timed(&self) -> [Vec<Case>; 2] {
+        match self.instructions {
+            true => [Vec::new(), Vec::new()],
+            false => [self.chosen(cases::one_cpu()), self.chosen(cases::two_cpus())],
+        }
+    }
+
+    /// The cases whose instructions are to be counted.
+    fn counted(&self) -> Vec<Case> {
+        let mut cases = cases::counted();
+        cases.retain(|case| self.want(instructions::GROUP, &case.name));
+        cases
     }
 
     /// The cases with the numbers of flows that are asked for, without those where none is.
@@ -197,10 +216,10 @@ pub fn measure(arguments: &Arguments) -> Result<Report> {
         "The XDP program by BPF_PROG_TEST_RUN: net cost of a packet, the wrapper's cost subtracted",
         "ns",
     );
-    let one = arguments.chosen(cases::one_cpu());
-    let two = arguments.chosen(cases::two_cpus());
+    let [one, two] = arguments.timed();
+    let counted = arguments.counted();
     ensure!(
-        !one.is_empty() || !two.is_empty(),
+        !one.is_empty() || !two.is_empty() || !counted.is_empty(),
         "nothing has such a name; --list shows what there is"
     );
     if arguments.list {
@@ -209,6 +228,15 @@ pub fn measure(arguments: &Arguments) -> Result<Report> {
                 eprintln!("{}: {}", case.group, case.row_name(flows));
             }
         }
+        for case in &counted {
+            eprintln!("{}: {}", instructions::GROUP, case.name);
+        }
+        return Ok(report);
+    }
+    let counted = instructions::count(&counted, effort.cpu)?;
+    if arguments.instructions {
+        report.title = "The XDP program: how many of its instructions a packet takes".to_owned();
+        report.rows = counted;
         return Ok(report);
     }
     let sizes = Case::known(Dr, Udp, Way::In, false, &[]).harness()?.program_sizes()?;
@@ -237,6 +265,7 @@ pub fn measure(arguments: &Arguments) -> Result<Report> {
             report.rows.extend(rows);
         }
     }
+    report.rows.extend(counted);
     check(&mut report);
     Ok(report)
 }
