@@ -69,6 +69,15 @@ pub const fn endpoint_v6(address: [u64; 2], port_protocol: u32) -> u32 {
     mix(fold_v6(address, port_protocol, 0)) as u32
 }
 
+/// The bucket of an interface's index in the table of slots.
+#[inline(always)]
+#[must_use]
+pub const fn interface(ifindex: u32) -> u32 {
+    ifindex.wrapping_mul(0x9e37_79b1) >> 22
+}
+
+const _: () = assert!(crate::layout::INTERFACE_BUCKETS == 1 << 10, "interface");
+
 #[cfg(test)]
 mod tests {
     extern crate std;

@@ -2,18 +2,28 @@
 //!
 //! - [`layout`]: the keys and values of every map, each `#[repr(C)]` without holes and of an asserted size;
 //! - [`wire`]: views of packet headers, as they stand in a frame;
-//! - [`checksum`], [`hash`], [`tcp_state`]: pure packet logic, tested on the host;
+//! - [`maps`]: the list of all maps, from which both sides have what they need of them;
+//! - [`path`]: the packet path, from the frame to the XDP action, over a small trait of tables, atomics and clock;
+//! - [`checksum`], [`hash`], [`load`], [`tcp_state`]: pure packet logic;
 //! - [`verdict`]: the reasons under which packets are counted;
 //! - [`mod@bench`]: what the measuring programs share.
 //!
-//! The crate is `no_std`, allocates nothing and depends on nothing.
+//! In the kernel the crate is `no_std`, and everywhere it depends on nothing. On the host it has a module more, `host`: the
+//! tables in plain memory, over which the packet path runs unchanged.
 #![no_std]
+
+#[cfg(not(target_arch = "bpf"))]
+extern crate std;
 
 pub mod bench;
 pub mod checksum;
 pub mod hash;
+#[cfg(not(target_arch = "bpf"))]
+pub mod host;
 pub mod layout;
 pub mod load;
+pub mod maps;
+pub mod path;
 pub mod tcp_state;
 pub mod verdict;
 pub mod wire;

@@ -3,7 +3,7 @@
 //! The comparisons are IPVS's (`net/netfilter/ipvs/ip_vs_{lc,wlc,sed,nq,fo,ovf}.c`): what is smaller is better, and of equals
 //! the first. They are one formula with coefficients, so that no branch of the packet path depends on the scheduler.
 
-use crate::layout::{Limit, Load};
+use crate::layout::{Connections, Limit};
 
 /// What an active connection weighs in inactive ones (`ip_vs_dest_conn_overhead` in `include/net/ip_vs.h`).
 const ACTIVE: u16 = 256;
@@ -144,9 +144,9 @@ const fn less(one: u64, other: u64) -> u64 {
 /// The score of a backend of this weight that has this load.
 #[inline(always)]
 #[must_use]
-pub const fn score(measure: Measure, load: Load, weight: u64) -> Score {
-    let active = Load::active(load.connections) as u64;
-    let inactive = Load::inactive(load.connections) as u64;
+pub const fn score(measure: Measure, load: Connections, weight: u64) -> Score {
+    let active = Connections::active(load.word) as u64;
+    let inactive = Connections::inactive(load.word) as u64;
     let is_idle = less(active, 1);
     let sum = active * measure.active as u64
         + inactive * measure.inactive as u64
@@ -166,11 +166,11 @@ impl Limit {
     /// the upper one.
     #[inline(always)]
     #[must_use]
-    pub const fn overloads(self, load: Load) -> bool {
+    pub const fn overloads(self, load: Connections) -> bool {
         if self.upper == 0 {
             return false;
         }
-        let connections = Load::active(load.connections) as u64 + Load::inactive(load.connections) as u64;
+        let connections = Connections::active(load.word) as u64 + Connections::inactive(load.word) as u64;
         let upper = self.upper as u64;
         if load.overloaded == 0 {
             connections >= upper
@@ -186,9 +186,9 @@ impl Limit {
 mod tests {
     use super::*;
 
-    fn load(active: u64, inactive: u64) -> Load {
-        Load {
-            connections: active * Load::ACTIVE + inactive,
+    fn load(active: u64, inactive: u64) -> Connections {
+        Connections {
+            word: active * Connections::ACTIVE + inactive,
             overloaded: 0,
         }
     }
@@ -238,10 +238,7 @@ mod tests {
 
     #[test]
     fn what_takes_no_connection_is_worse_than_all_that_do() {
-        let overloaded = Load {
-            connections: 0,
-            overloaded: 1,
-        };
+        let overloaded = Connections { word: 0, overloaded: 1 };
         let measures = [
             Measure::LEAST_CONNECTIONS,
             Measure::WEIGHTED_LEAST_CONNECTIONS,
@@ -280,7 +277,7 @@ mod tests {
     #[test]
     fn an_overloaded_backend_is_so_until_the_lower_threshold() {
         let of = |limit: Limit, connections, overloaded| {
-            limit.overloads(Load {
+            limit.overloads(Connections {
                 overloaded,
                 ..load(connections, 0)
             })

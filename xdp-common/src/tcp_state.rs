@@ -106,10 +106,10 @@ impl State {
         }
     }
 
-    /// Whether a SYN finds the flow over: the client reuses its port for a new connection, which is scheduled anew.
+    /// Whether a SYN finds the flow closed: the client reuses its port for a new connection, which is scheduled anew.
     #[inline(always)]
     #[must_use]
-    pub const fn is_over(self) -> bool {
+    pub const fn is_closed(self) -> bool {
         matches!(self, Self::FinClient | Self::FinBackend | Self::TimeWait | Self::Closed)
     }
 

@@ -64,6 +64,13 @@ impl Verdict {
         Self::DroppedNoProgram,
     ];
 
+    /// Whether operators are told of such a packet, at most once a second.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_told(self) -> bool {
+        matches!(self, Self::DroppedNoBackend | Self::DroppedNoNextHop)
+    }
+
     /// The name shown to people and programs.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -2,29 +2,27 @@
 
 use aya_ebpf::{helpers::bpf_jiffies64, programs::XdpContext};
 use aya_log_ebpf::warn;
-use xdp_common::verdict::Verdict;
+use xdp_common::{path::platform::Arrays as _, verdict::Verdict};
 
-use crate::{Env, atomic, maps, transmit};
+use crate::{atomic, kernel::Kernel, maps};
 
-/// Tells of a packet that was dropped for want of a backend.
+/// Tells of a packet that was dropped, if that is to be told.
 #[inline(always)]
-pub fn dropped(env: &Env, verdict: Verdict) {
-    if !matches!(verdict, Verdict::DroppedNoBackend | Verdict::DroppedNoNextHop) {
+pub fn dropped(context: &XdpContext, ifindex: u32, verdict: Verdict) {
+    if !verdict.is_told() {
         return;
     }
-    let Some(last) = maps::LOGGED.get_ptr_mut(0) else {
+    let (Some(last), Some(control)) = (maps::LOGGED.get_ptr_mut(0), Kernel.control(0)) else {
         return;
     };
-    // SAFETY: the helper has no preconditions; the word is a map's.
+    // SAFETY: the helper has no preconditions; the words are maps'.
     unsafe {
         let now = bpf_jiffies64();
         let then = atomic::load(last);
-        if now.wrapping_sub(then) < u64::from(env.control.hertz) || !atomic::replace(last, then, now) {
+        if now.wrapping_sub(then) < u64::from((*control).hertz) || !atomic::replace(last, then, now) {
             return;
         }
     }
-    let ifindex = transmit::ingress(env);
-    let context = &XdpContext::new(env.context);
     match verdict {
         Verdict::DroppedNoBackend => {
             warn!(

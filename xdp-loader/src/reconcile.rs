@@ -123,7 +123,7 @@ impl Reconciler {
             let fresh = !tables.taken_over();
             let attached = interfaces
                 .iter()
-                .try_for_each(|link| tables.port(link.index).map(drop))
+                .try_for_each(|link| tables.interface(link.index).map(drop))
                 .and_then(|()| attach::attach(tables.ebpf(), &pins, &interfaces, mode));
             match attached {
                 Ok(attachments) => Ok((tables, attachments)),

@@ -1,15 +1,35 @@
 use crate::wire::Be16;
 
-/// How packets reach a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Method {
+/// How packets reach a backend, as the properties that steps of the packet path ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Method(pub u8);
+
+impl Method {
     /// No backend has this number.
-    None = 0,
+    pub const NONE: Self = Self(0);
+    /// Packets are forwarded to it.
+    pub const FORWARDS: Self = Self(1);
+    /// The destination becomes the backend's address and port.
+    pub const REWRITES_DESTINATION: Self = Self(1 << 1);
+    /// The source becomes one of the balancer's addresses and ports.
+    pub const REWRITES_SOURCE: Self = Self(1 << 2);
+    /// An outer header is put before the packet ([`Underlay`]).
+    pub const ENCAPSULATES: Self = Self(1 << 3);
+    /// Answers come back through the balancer.
+    pub const SEES_ANSWERS: Self = Self(1 << 4);
+
     /// Direct routing: MACs are rewritten, the backend owns the VIP.
-    Dr = 1,
+    pub const DR: Self = Self::FORWARDS;
     /// Network address translation, both ways.
-    Nat = 2,
+    pub const NAT: Self = Self(Self::FORWARDS.0 | Self::REWRITES_DESTINATION.0 | Self::SEES_ANSWERS.0);
+
+    /// Whether it has a property.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has(self, property: Self) -> bool {
+        self.0 & property.0 != 0
+    }
 }
 
 /// A backend of a service and all that rewriting a packet needs: 64 bytes, one cache line.
@@ -22,19 +42,19 @@ pub struct Backend {
     pub vip: [u64; 2],
     /// Destination and source MAC of the frames to it, in the order of the wire.
     pub macs: [Be16; 6],
-    /// The interface it is behind: its index for the kernel. 0 while the next hop is unknown;
+    /// The interface that it is behind: its index for the kernel. 0 while the next hop is unknown;
     /// [`super::VIA_DEVMAP`].
     pub ifindex: u32,
     /// The backend's port.
     pub port: Be16,
     /// The service's port.
     pub vport: Be16,
-    /// [`Method`].
-    pub method: u8,
+    /// How packets reach it.
+    pub method: Method,
     /// IP protocol of the service.
     pub protocol: u8,
-    /// The interface's port (place in map `PORTS`).
-    pub out: u16,
+    /// The slot of that interface (in map `INTERFACES`).
+    pub interface: u16,
     /// Delta of the checksum when the VIP becomes the backend's address (see [`crate::checksum`]).
     pub address_delta: u16,
     /// Delta of the checksum when VIP and port become the backend's.
@@ -61,8 +81,8 @@ impl Backend {
     /// In `flags`: it has thresholds.
     pub const LIMITED: u16 = 1 << 6;
 
-    /// In `flags`: nothing goes on with it.
-    pub const OVER: u16 = Self::ENDED | Self::DROPPING;
+    /// In `flags`: no flow goes on with it.
+    pub const UNUSABLE: u16 = Self::ENDED | Self::DROPPING;
 
     /// Flags with the number of the timeouts.
     #[must_use]
@@ -85,9 +105,9 @@ impl Backend {
         ifindex: 0,
         port: Be16(0),
         vport: Be16(0),
-        method: Method::None as u8,
+        method: Method::NONE,
         protocol: 0,
-        out: 0,
+        interface: 0,
         address_delta: 0,
         endpoint_delta: 0,
         service: 0,
@@ -105,18 +125,42 @@ pub struct Limit {
     pub lower: u32,
 }
 
-/// What a backend has to do, for schedulers and thresholds: 16 bytes, written by packets of all CPUs where
+/// What of the path to a backend only some packets ask for, so that it has a line of its own: 64 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Underlay {
+    /// Source of the outer header, as two words in the order of the wire; IPv4 in the first four bytes.
+    pub source: [u64; 2],
+    /// The longest packet that the next hop takes, bytes from the IP header on.
+    pub mtu: u16,
+    /// What stands between the outer header and the packet; 0 for nothing.
+    pub encapsulation: u8,
+    /// TTL or hop limit of the outer header.
+    pub hops: u8,
+    /// Destination port of the outer header, where that has ports.
+    pub port: Be16,
+    /// Zero.
+    pub reserved: u16,
+    /// Bytes a second that the backend is sent at most; 0 for no limit.
+    pub rate: u64,
+    /// Bytes above that which may come at once.
+    pub burst: u64,
+    /// Zero.
+    pub room: [u64; 3],
+}
+
+/// The connections of a backend, for schedulers and thresholds: 16 bytes, written by packets of all CPUs where
 /// [`Backend::COUNTED`] says so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Load {
+pub struct Connections {
     /// Active connections above 32 bits of inactive ones: in one word, so that they change as one.
-    pub connections: u64,
+    pub word: u64,
     /// 1 from when the upper threshold is reached until the lower one is undercut.
     pub overloaded: u64,
 }
 
-impl Load {
+impl Connections {
     /// One active connection.
     pub const ACTIVE: u64 = 1 << 32;
     /// One inactive connection.
@@ -125,16 +169,16 @@ impl Load {
     /// Active connections. A count that is a few too low at the moment reads as none.
     #[inline(always)]
     #[must_use]
-    pub const fn active(connections: u64) -> u32 {
-        let active = (connections.wrapping_add(1 << 31) >> 32) as u32;
+    pub const fn active(word: u64) -> u32 {
+        let active = (word.wrapping_add(1 << 31) >> 32) as u32;
         active & !((active as i32 >> 31) as u32)
     }
 
-    /// Inactive connections. As [`Load::active`].
+    /// Inactive connections. As [`Connections::active`].
     #[inline(always)]
     #[must_use]
-    pub const fn inactive(connections: u64) -> u32 {
-        let inactive = connections as u32;
+    pub const fn inactive(word: u64) -> u32 {
+        let inactive = word as u32;
         inactive & !((inactive as i32 >> 31) as u32)
     }
 }
@@ -142,7 +186,8 @@ impl Load {
 /// Idle times after which a flow in each state is over, jiffies, by [`crate::tcp_state::State`].
 pub type Timeouts = [u32; crate::tcp_state::STATES];
 
-const _: () = assert!(size_of::<Backend>() == 64 && size_of::<Limit>() == 8 && size_of::<Load>() == 16);
+const _: () = assert!(size_of::<Backend>() == 64 && size_of::<Limit>() == 8 && size_of::<Connections>() == 16);
+const _: () = assert!(size_of::<Underlay>() == 64);
 const _: () = assert!(size_of::<Timeouts>() == 32);
 
 #[cfg(test)]
@@ -151,13 +196,13 @@ mod tests {
 
     #[test]
     fn connections_are_counted_in_halves_of_a_word_that_may_be_below_zero_for_a_moment() {
-        let word = 3 * Load::ACTIVE + 2 * Load::INACTIVE;
-        assert_eq!((Load::active(word), Load::inactive(word)), (3, 2));
-        let word = word.wrapping_sub(3 * Load::INACTIVE);
-        assert_eq!((Load::active(word), Load::inactive(word)), (3, 0));
-        let word = word.wrapping_sub(4 * Load::ACTIVE);
-        assert_eq!((Load::active(word), Load::inactive(word)), (0, 0));
-        let word = word.wrapping_add(4 * Load::ACTIVE + Load::INACTIVE);
-        assert_eq!((Load::active(word), Load::inactive(word)), (3, 0));
+        let word = 3 * Connections::ACTIVE + 2 * Connections::INACTIVE;
+        assert_eq!((Connections::active(word), Connections::inactive(word)), (3, 2));
+        let word = word.wrapping_sub(3 * Connections::INACTIVE);
+        assert_eq!((Connections::active(word), Connections::inactive(word)), (3, 0));
+        let word = word.wrapping_sub(4 * Connections::ACTIVE);
+        assert_eq!((Connections::active(word), Connections::inactive(word)), (0, 0));
+        let word = word.wrapping_add(4 * Connections::ACTIVE + Connections::INACTIVE);
+        assert_eq!((Connections::active(word), Connections::inactive(word)), (3, 0));
     }
 }

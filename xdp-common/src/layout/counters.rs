@@ -18,7 +18,7 @@ pub struct BackendCounters {
     pub room: [u64; 3],
 }
 
-/// What a CPU has counted on an interface, by [`crate::verdict::Verdict`]. Place `cpu * PORTS + port`.
+/// What a CPU has counted on an interface, by [`crate::verdict::Verdict`]. Place `cpu * MAX_INTERFACES + slot`.
 pub type Verdicts = [u64; VERDICTS];
 
-const _: () = assert!(size_of::<BackendCounters>() == 64 && size_of::<Verdicts>() == 256);
+const _: () = assert!(size_of::<BackendCounters>() == 64 && size_of::<Verdicts>() == 1024);

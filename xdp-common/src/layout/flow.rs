@@ -5,23 +5,23 @@
 //! and when it was last seen. So eight of them share a cache line, a packet waits for no more memory than that, and an entry
 //! is read, replaced and freed as one. Whose service it is the backend says: a backend belongs to one service.
 //!
-//! An IPv6 client's address does not fit into the word. It stands behind the words of its bucket, and a NAT flow's next hop
-//! in a table of its own: a writer puts [`Flow::BUSY`] into the word, writes the rest, then the word; a reader that has read
-//! the rest reads the word again and takes the entry for absent if it changed.
+//! Over IPv6 the word has a keyed tag of the client ([`super::Client`]), whose address stands in a table of its own for those
+//! who list flows; and a NAT flow's next hop in another. A writer puts [`Flow::BUSY`] into the word, writes the rest, then the
+//! word; a lister reads the word again after the rest, and takes the entry for absent if it changed.
 //!
 //! A template, which is where a client persists, has an entry too: its port is the number of the persistence group.
 
 use super::{Client, Seen};
 use crate::{tcp_state::State, wire::Be16};
 
-/// Entries in a bucket. A power of two.
-pub const WAYS: usize = 8;
+/// Flows in a bucket. A power of two.
+pub const FLOWS_PER_BUCKET: usize = 8;
 
 /// A flow: 48 bits of client and backend, 3 of state, 13 of when it was last seen.
 ///
 /// The 48 bits are the client's number ([`Client`]), of which the lowest, that are the number of the bucket, make room for
-/// the number of the backend. A table has therefore at least as many buckets as there can be backends. `mask` is one less
-/// than the number of buckets, which is a power of two.
+/// the number of the backend and, below it, two marks. A table has therefore at least four times as many buckets as there
+/// can be backends. `mask` is one less than the number of buckets, which is a power of two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Flow(pub u64);
@@ -31,12 +31,16 @@ impl Flow {
     pub const FREE: Self = Self(0);
     /// One is being written. As above, its backend has number 0, which none has.
     pub const BUSY: Self = Self(1);
+    /// A mark: nothing has confirmed yet that the flow is one.
+    pub const UNCONFIRMED: u64 = 1 << 16;
+    /// A mark: the flow was learnt from another node.
+    pub const LEARNT: u64 = 1 << 17;
 
     /// The flow of a client with a backend.
     #[inline(always)]
     #[must_use]
     pub const fn new(client: Client, mask: u32, backend: u32, state: State, seen: Seen) -> Self {
-        Self(client.0 & !placed(mask) | (backend as u64) << 16).with(state, seen)
+        Self(client.0 & !placed(mask) | (backend as u64) << 18).with(state, seen)
     }
 
     /// The same flow in this state, seen then.
@@ -63,7 +67,7 @@ impl Flow {
     #[inline(always)]
     #[must_use]
     pub const fn backend(self, mask: u32) -> u32 {
-        (self.0 >> 16) as u32 & mask
+        ((self.0 >> 16) as u32 & mask) >> 2
     }
 
     /// The flow's state.
@@ -87,21 +91,19 @@ const fn placed(mask: u32) -> u64 {
     (mask as u64) << 16
 }
 
-/// A bucket of IPv4 flows: one cache line.
-pub type BucketFlowV4 = [Flow; WAYS];
+/// A bucket of flows: one cache line.
+pub type BucketFlow = [Flow; FLOWS_PER_BUCKET];
 
-/// A bucket of IPv6 flows: three cache lines.
+/// The addresses of the clients of a bucket of IPv6 flows, each as two words in the order of the wire.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
-pub struct BucketFlowV6 {
-    /// The flows.
-    pub flows: [Flow; WAYS],
-    /// Their clients' addresses, each as two words in the order of the wire.
-    pub clients: [[u64; 2]; WAYS],
+pub struct BucketClients {
+    /// By slot of the bucket.
+    pub addresses: [[u64; 2]; FLOWS_PER_BUCKET],
 }
 
 /// Where the answers of a NAT flow go: the client's next hop, learnt from the client's own packets (48 bits of MAC, 16
-/// of port). The balancer answers by the way it was asked, as routers' "auto last hop" does.
+/// of interface slot). The balancer answers by the way it was asked, as routers' "auto last hop" does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Hop(pub u64);
@@ -110,11 +112,11 @@ impl Hop {
     /// Nothing was learnt.
     pub const NONE: Self = Self(0);
 
-    /// The neighbour with this MAC (in the order of the wire) behind this port.
+    /// The neighbour with this MAC (in the order of the wire) behind the interface in this slot.
     #[inline(always)]
     #[must_use]
-    pub const fn new(mac: [Be16; 3], port: u32) -> Self {
-        Self(mac[0].0 as u64 | (mac[1].0 as u64) << 16 | (mac[2].0 as u64) << 32 | (port as u64) << 48)
+    pub const fn new(mac: [Be16; 3], interface: u32) -> Self {
+        Self(mac[0].0 as u64 | (mac[1].0 as u64) << 16 | (mac[2].0 as u64) << 32 | (interface as u64) << 48)
     }
 
     /// The neighbour's MAC, in the order of the wire.
@@ -128,19 +130,19 @@ impl Hop {
         ]
     }
 
-    /// The place of its interface in map `PORTS`.
+    /// The slot of its interface (in map `INTERFACES`).
     #[inline(always)]
     #[must_use]
-    pub const fn port(self) -> u32 {
+    pub const fn interface(self) -> u32 {
         (self.0 >> 48) as u32
     }
 }
 
 /// The next hops of the flows of a bucket.
-pub type HopBucket = [Hop; WAYS];
+pub type HopBucket = [Hop; FLOWS_PER_BUCKET];
 
-const _: () = assert!(size_of::<BucketFlowV4>() == 64 && size_of::<BucketFlowV6>() == 192);
-const _: () = assert!(WAYS == 8, "Client::way");
+const _: () = assert!(size_of::<BucketFlow>() == 64 && size_of::<BucketClients>() == 128);
+const _: () = assert!(FLOWS_PER_BUCKET == 8, "Client::slot");
 
 #[cfg(test)]
 mod tests {
@@ -151,14 +153,14 @@ mod tests {
     #[test]
     fn a_flow_tells_what_it_was_made_of() {
         let client = Client(0x1234_5678_9abc_0000);
-        let flow = Flow::new(client, MASK, 0x3fe, State::Template, Seen(0x1abc));
+        let flow = Flow::new(client, MASK, 0xfe, State::Template, Seen(0x1abc));
         assert_eq!(flow.client(client.bucket(MASK), MASK), client);
-        assert_eq!(flow.backend(MASK), 0x3fe);
+        assert_eq!(flow.backend(MASK), 0xfe);
         assert_eq!((flow.state(), flow.seen()), (State::Template, Seen(0x1abc)));
         let later = flow.with(State::Closed, Seen(1));
         assert_eq!((later.state(), later.seen()), (State::Closed, Seen(1)));
         assert_eq!(later.client(client.bucket(MASK), MASK), client);
-        assert_eq!(later.backend(MASK), 0x3fe);
+        assert_eq!(later.backend(MASK), 0xfe);
     }
 
     #[test]
@@ -172,7 +174,21 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_is_free_or_busy_has_no_backend() {
+    fn marks_change_neither_client_nor_backend_and_outlast_a_new_state() {
+        let client = Client(0x1234_5678_9abc_0000);
+        let flow = Flow::new(client, MASK, 0xff, State::Udp, Seen(9));
+        for mark in [Flow::UNCONFIRMED, Flow::LEARNT, Flow::UNCONFIRMED | Flow::LEARNT] {
+            let marked = Flow(flow.0 | mark).with(State::Closed, Seen(7));
+            assert_eq!(
+                (marked.backend(MASK), marked.0 & (Flow::UNCONFIRMED | Flow::LEARNT)),
+                (0xff, mark)
+            );
+            assert!(marked.is_of(client, MASK));
+        }
+    }
+
+    #[test]
+    fn a_slot_that_is_free_or_busy_has_no_backend() {
         assert_eq!((Flow::FREE.backend(u32::MAX), Flow::BUSY.backend(u32::MAX)), (0, 0));
     }
 }

@@ -17,8 +17,8 @@ pub struct Handover {
     pub protocol: u32,
     /// The service's number.
     pub service: u32,
-    /// The way of the bucket whose flow is over, or none of them.
-    pub over: u32,
+    /// The slot of the bucket to use again, or none of them.
+    pub reuse: u32,
     /// The backend of a flow that goes on and whose client's template has to be noted; 0 for a flow that begins.
     pub backend: u32,
     /// Zero.

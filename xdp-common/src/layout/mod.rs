@@ -1,7 +1,7 @@
 //! The keys and values of every map: what both sides agree on.
 //!
 //! Configuration maps ([`Service`], [`Backend`], the endpoint tables) have two banks. Userspace writes the one that is
-//! not in use and then switches [`Control::bank`] with one store: a packet sees all of a change or nothing of it.
+//! not in use and then switches [`Control::mode`] with one store: a packet sees all of a change or nothing of it.
 //! Scheduling tables are blocks of [`Chunk`]s that are written where nothing points to yet. Flow tables and counters
 //! are written by the packet path and read by userspace through `mmap`.
 //!
@@ -16,42 +16,44 @@ mod endpoint;
 mod flow;
 mod fragment;
 mod handover;
-mod port;
+mod interface;
 mod schedule;
 mod seen;
 mod service;
+mod sizes;
 
-pub use backend::{Backend, Limit, Load, Method, Timeouts};
-pub use client::Client;
-pub use control::{Control, Further, UnknownFragments};
+pub use backend::{Backend, Connections, Limit, Method, Timeouts, Underlay};
+pub use client::{Client, ClientKeys};
+pub use control::{Control, TailCall, UnknownFragments};
 pub use counters::{BackendCounters, Verdicts};
 pub use endpoint::{
     BUCKET_V4, BUCKET_V6, BucketV4, BucketV6, EndpointV4, EndpointV6, REACH, Target, any_port, port_protocol,
 };
-pub use flow::{BucketFlowV4, BucketFlowV6, Flow, Hop, HopBucket, WAYS};
-pub use fragment::{FRAGMENTS, FragmentV4, FragmentV6, FragmentWay};
+pub use flow::{BucketClients, BucketFlow, FLOWS_PER_BUCKET, Flow, Hop, HopBucket};
+pub use fragment::{FRAGMENTS, FragmentRoute, FragmentV4, FragmentV6};
 pub use handover::Handover;
-pub use port::{Port, PortOf, VIA_DEVMAP};
+pub use interface::{INTERFACE_BUCKETS, INTERFACES_PER_BUCKET, Interface, InterfaceBucket, InterfaceSlot, VIA_DEVMAP};
 pub use schedule::{
     CHUNK, CHUNKS_PER_SEGMENT, Chunk, ChunkIndex, MEMBERS_PER_CHUNK, Member, SCANNED, SEGMENTS, SLOTS_PER_CHUNK,
 };
 pub use seen::{Seen, longest};
 pub use service::{Overload, Scheduler, Service};
+pub use sizes::Sizes;
 
 /// Version of all layouts together, written into [`Control::version`].
-pub const VERSION: u64 = 3;
+pub const VERSION: u64 = 4;
 
 /// Banks of the configuration maps.
 pub const BANKS: u32 = 2;
 
-/// Interfaces that packets may come in by or go out of. A power of two.
-pub const PORTS: u32 = 64;
+/// Slots for interfaces that packets may come in by or go out of. A power of two; slot 0 is nobody's.
+pub const MAX_INTERFACES: u32 = 64;
 
-/// Slots of the table that finds an interface's port by its index. A power of two.
-pub const PORT_SLOTS: u32 = 1024;
+/// Programs that there is room for in map `TAIL_CALLS`.
+pub const TAIL_CALLS: usize = 64;
 
 /// Counters per interface and CPU. [`crate::verdict::Verdict`] fills some of them.
-pub const VERDICTS: usize = 32;
+pub const VERDICTS: usize = 128;
 
 /// Sets of timeouts: the node's, which is number 0, and those of services.
 pub const TIMEOUT_SETS: u32 = 256;

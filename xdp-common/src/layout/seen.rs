@@ -83,7 +83,7 @@ impl Seen {
     /// seen until the end of its unit.
     #[inline(always)]
     #[must_use]
-    pub const fn is_over(self, age: u32, tick: u32, keep: u32) -> bool {
+    pub const fn is_expired(self, age: u32, tick: u32, keep: u32) -> bool {
         let shift = shift(tick, self.unit());
         let units = ((keep as u64 + (1 << shift) - 1) >> shift) as u32;
         age > if units < MOST { units } else { MOST }
@@ -116,11 +116,11 @@ mod tests {
         ] {
             for now in [NOW, NOW + 255, NOW + 100_000] {
                 let seen = Seen::at(now, TICK, keep);
-                let is_over = |after: u64| seen.is_over(seen.age(now + after, TICK), TICK, keep);
-                assert!(!is_over(0) && !is_over(u64::from(keep)), "{keep}");
+                let is_expired = |after: u64| seen.is_expired(seen.age(now + after, TICK), TICK, keep);
+                assert!(!is_expired(0) && !is_expired(u64::from(keep)), "{keep}");
                 let soon = u64::from(keep) + u64::from(keep) / 8 + (2 << TICK);
-                assert!(is_over(soon), "{keep}");
-                assert!(is_over(soon + u64::from(keep) / 2), "{keep}: not yet wrapped");
+                assert!(is_expired(soon), "{keep}");
+                assert!(is_expired(soon + u64::from(keep) / 2), "{keep}: not yet wrapped");
             }
         }
     }
@@ -147,10 +147,10 @@ mod tests {
             for since in [0, 100, 5_000, 9_000] {
                 let (seen, now) = (Seen::at(NOW, TICK, before), NOW + since);
                 let noted = seen.in_unit_of(now, TICK, after).expect("another unit");
-                assert!(!noted.is_over(noted.age(NOW + u64::from(after), TICK), TICK, after));
+                assert!(!noted.is_expired(noted.age(NOW + u64::from(after), TICK), TICK, after));
                 let soon = since + u64::from(after) + u64::from(after) / 8 + (2 << TICK);
                 assert!(
-                    noted.is_over(noted.age(NOW + soon, TICK), TICK, after),
+                    noted.is_expired(noted.age(NOW + soon, TICK), TICK, after),
                     "{before} {after} {since}"
                 );
                 assert_eq!(noted.in_unit_of(now, TICK, after), None);
@@ -159,9 +159,9 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_whose_time_was_shortened_is_over_by_the_new_one() {
+    fn a_flow_whose_time_was_shortened_is_expired_by_the_new_one() {
         let seen = Seen::at(NOW, TICK, 86_400_000);
-        let after = |jiffies: u64| seen.is_over(seen.age(NOW + jiffies, TICK), TICK, 60_000);
+        let after = |jiffies: u64| seen.is_expired(seen.age(NOW + jiffies, TICK), TICK, 60_000);
         assert!(!after(60_000));
         assert!(after(60_000 + (2 << shift(TICK, 3))));
     }
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn a_flow_whose_time_was_made_longer_is_kept_for_its_old_one_at_least_until_it_is_seen_again() {
         let seen = Seen::at(NOW, TICK, 60_000);
-        let after = |jiffies: u64| seen.is_over(seen.age(NOW + jiffies, TICK), TICK, longest(TICK));
+        let after = |jiffies: u64| seen.is_expired(seen.age(NOW + jiffies, TICK), TICK, longest(TICK));
         assert!(!after(60_000));
     }
 }

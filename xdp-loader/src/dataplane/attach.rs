@@ -17,7 +17,7 @@ use aya::{
     },
 };
 use tracing::{info, warn};
-use xdp_common::layout::Further;
+use xdp_common::layout::TailCall;
 
 use super::{
     Error,
@@ -78,7 +78,7 @@ pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a 
 }
 
 /// Loads the programs into the kernel. Programs of an earlier daemon go over to the new ones when they come to a packet that
-/// goes on further: the layouts are the same.
+/// goes on in another: the layouts are the same.
 ///
 /// # Errors
 ///
@@ -94,15 +94,15 @@ pub fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
             .into_iter()
             .try_for_each(|load| load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })?;
-    let further = Further::ALL.map(Further::program);
-    let programs = further
+    let programs = TailCall::ALL
+        .map(TailCall::program)
         .into_iter()
         .map(|name| {
             let program = program(ebpf, name)?.fd()?;
             program.try_clone().map_err(|error| Error::Load(error.to_string()))
         })
         .collect::<Result<Vec<_>, Error>>()?;
-    let places = ebpf.map_mut("FURTHER").ok_or(Error::NoMap("FURTHER"))?;
+    let places = ebpf.map_mut("TAIL_CALLS").ok_or(Error::NoMap("TAIL_CALLS"))?;
     let mut places = ProgramArray::try_from(places)?;
     for (place, program) in (0..).zip(&programs) {
         places.set(place, program, 0)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use xdp_common::{
-    layout::{BackendCounters, Load, PORTS},
+    layout::{BackendCounters, Connections, MAX_INTERFACES},
     verdict::Verdict,
 };
 
@@ -15,7 +15,7 @@ use super::{Error, Maps};
 ///
 /// If the kernel does not map the counters.
 pub fn backends(maps: &Maps, numbers: impl IntoIterator<Item = u32>) -> Result<BTreeMap<u32, BackendCounters>, Error> {
-    let counters = maps.backend_counters()?;
+    let counters = maps.backend_counters.whole()?;
     let stride = maps.sizes().backends as usize + 1;
     Ok(numbers
         .into_iter()
@@ -50,11 +50,11 @@ pub fn reset(maps: &Maps, numbers: &[u32]) -> Result<(), Error> {
     if numbers.is_empty() {
         return Ok(());
     }
-    let counters = maps.backend_counters()?;
-    let loads = maps.loads()?;
+    let counters = maps.backend_counters.whole()?;
+    let connections = maps.connections.whole()?;
     let stride = maps.sizes().backends as usize + 1;
     for number in numbers {
-        loads.write(*number as usize, &Load::default());
+        connections.write(*number as usize, &Connections::default());
         for cpu in 0..maps.cpus() as usize {
             counters.write(cpu * stride + *number as usize, &BackendCounters::default());
         }
@@ -62,15 +62,15 @@ pub fn reset(maps: &Maps, numbers: &[u32]) -> Result<(), Error> {
     Ok(())
 }
 
-/// The verdicts on an interface's packets, by its port.
+/// The verdicts on an interface's packets, by its slot.
 ///
 /// # Errors
 ///
 /// If the kernel does not map the counters.
-pub fn verdicts(maps: &Maps, port: u32) -> Result<Vec<(Verdict, u64)>, Error> {
-    let counters = maps.verdict_counters()?;
+pub fn verdicts(maps: &Maps, slot: u32) -> Result<Vec<(Verdict, u64)>, Error> {
+    let counters = maps.verdict_counters.whole()?;
     let rows: Vec<_> = (0..maps.cpus())
-        .map(|cpu| counters.read((cpu * PORTS + port) as usize))
+        .map(|cpu| counters.read((cpu * MAX_INTERFACES + slot) as usize))
         .collect();
     Ok(Verdict::ALL
         .into_iter()

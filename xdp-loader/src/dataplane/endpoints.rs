@@ -120,7 +120,7 @@ impl Banks {
         if self.0[this].as_deref() == Some(&list) {
             return Ok(());
         }
-        let buckets = maps.endpoint_buckets();
+        let buckets = maps.sizes().endpoint_buckets();
         let endpoints = list.lay_out(buckets).map_err(|_| Error::Full {
             what: "backends",
             limit: buckets,
@@ -128,7 +128,7 @@ impl Banks {
         })?;
         // Until all is written, nothing is known of the bank.
         self.0[this] = None;
-        let (v4, v6) = (maps.endpoints_v4()?, maps.endpoints_v6()?);
+        let (v4, v6) = (maps.endpoints_v4.whole()?, maps.endpoints_v6.whole()?);
         let places = || (bank as usize..).step_by(BANKS as usize);
         for (place, bucket) in places().zip(&endpoints.v4) {
             v4.write(place, bucket);

@@ -40,12 +40,9 @@ pub enum Error {
         /// Why, and what to do.
         reason: String,
     },
-    /// Two interfaces have indices that the port table cannot tell apart.
-    #[error("the interfaces with index {0} and {1} cannot be used together; create one of them anew")]
-    PortCollision(u32, u32),
     /// There are too many interfaces.
     #[error("packets can go through at most {0} interfaces")]
-    TooManyPorts(u32),
+    TooManyInterfaces(u32),
     /// The maps have no room.
     #[error("no room for more than {limit} {what}: raise `{setting}` in lvx.toml, `lvx detach` and start again")]
     Full {

@@ -11,20 +11,14 @@ use std::{
 };
 
 use xdp_common::{
-    layout::{self, BucketFlowV4, BucketFlowV6, Client, Seen, WAYS},
+    layout::{self, BucketClients, BucketFlow, Client, ClientKeys, Seen},
     tcp_state::State,
 };
 
-use super::{
-    Clock, Error, Maps,
-    loads::Loads,
-    memory::{Memory, Value},
-    rules::Rules,
-    words,
-};
+use super::{Clock, Error, Maps, loads::Loads, memory::Memory, rules::Rules, words};
 
-/// Bytes of a flow table that are mapped at a time.
-const WINDOW: usize = 4 << 20;
+/// Buckets of a flow table that are mapped at a time: 4 MiB of flows. Windows begin where pages do.
+const WINDOW: usize = (4 << 20) / size_of::<BucketFlow>();
 
 /// A flow that was found in a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,34 +83,29 @@ pub struct Census {
     pub v6: u64,
 }
 
-/// A bucket of a flow table.
-trait Bucket: Value {
-    /// The words of its flows.
-    fn flows(&self) -> [layout::Flow; WAYS];
-
-    /// Address and port, as on the wire, of the client in a way.
-    fn client(&self, way: usize, client: Client, seed: u64) -> (IpAddr, u16);
+/// The flow table of a family, as far as it is mapped.
+trait Table {
+    /// Address and port, as on the wire, of the client in a slot of a mapped bucket.
+    fn client(&self, bucket: usize, slot: usize, client: Client, keys: &ClientKeys) -> (IpAddr, u16);
 }
 
-impl Bucket for BucketFlowV4 {
-    fn flows(&self) -> [layout::Flow; WAYS] {
-        *self
-    }
+/// IPv4: the client's number tells all.
+struct V4;
 
-    fn client(&self, _way: usize, client: Client, seed: u64) -> (IpAddr, u16) {
-        let (address, port) = client.ends_v4(seed);
+impl Table for V4 {
+    fn client(&self, _bucket: usize, _slot: usize, client: Client, keys: &ClientKeys) -> (IpAddr, u16) {
+        let (address, port) = client.ends_v4(keys);
         (words::v4(address), port)
     }
 }
 
-impl Bucket for BucketFlowV6 {
-    fn flows(&self) -> [layout::Flow; WAYS] {
-        self.flows
-    }
+/// IPv6: the clients' addresses stand in a table of their own.
+struct V6(Memory<BucketClients>);
 
-    fn client(&self, way: usize, client: Client, seed: u64) -> (IpAddr, u16) {
-        let address = self.clients[way];
-        (words::v6(address), client.port_v6(address, seed))
+impl Table for V6 {
+    fn client(&self, bucket: usize, slot: usize, client: Client, keys: &ClientKeys) -> (IpAddr, u16) {
+        let address = self.0.read(bucket).addresses[slot];
+        (words::v6(address), client.port_v6(address, keys))
     }
 }
 
@@ -124,25 +113,26 @@ impl Bucket for BucketFlowV6 {
 type Read<'a> = (Flow, layout::Flow, &'a AtomicU64);
 
 /// Some buckets of a table, and what their flows are read by.
-struct Window<B: Value> {
-    memory: Memory<B>,
+struct Window<T> {
+    flows: Memory<BucketFlow>,
+    table: T,
     first: u32,
     mask: u32,
-    seed: u64,
+    keys: ClientKeys,
 }
 
-impl<B: Bucket> Window<B> {
+impl<T: Table> Window<T> {
     /// Its flows.
     fn flows(&self) -> impl Iterator<Item = Read<'_>> {
-        (0..self.memory.len()).flat_map(move |place| {
-            let bucket = self.memory.read(place);
-            bucket.flows().into_iter().enumerate().filter_map(move |(way, entry)| {
+        (0..self.flows.len()).flat_map(move |place| {
+            let bucket = self.flows.read(place);
+            bucket.into_iter().enumerate().filter_map(move |(slot, entry)| {
                 let backend = entry.backend(self.mask);
                 if backend == 0 {
                     return None;
                 }
                 let client = entry.client(self.first + place as u32, self.mask);
-                let (client, port) = bucket.client(way, client, self.seed);
+                let (client, port) = self.table.client(place, slot, client, &self.keys);
                 let state = entry.state();
                 let flow = Flow {
                     client,
@@ -155,7 +145,7 @@ impl<B: Bucket> Window<B> {
                     state,
                     seen: entry.seen(),
                 };
-                let word = self.memory.word(place, way);
+                let word = self.flows.word(place, slot);
                 (word.load(Ordering::Acquire) == entry.0).then_some((flow, entry, word))
             })
         })
@@ -163,20 +153,21 @@ impl<B: Bucket> Window<B> {
 }
 
 /// Visits all flows of a table of so many buckets, a window at a time, until the visitor breaks.
-fn visit_table<B: Bucket>(
-    buckets: usize,
-    seed: u64,
-    window: impl Fn(usize, usize) -> Result<Memory<B>, Error>,
+fn visit_table<T: Table>(
+    buckets: u32,
+    keys: ClientKeys,
+    window: impl Fn(usize, usize) -> Result<(Memory<BucketFlow>, T), Error>,
     visitor: &mut impl FnMut(Read<'_>) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, Error> {
-    // Windows begin where pages do.
-    let step = (WINDOW / size_of::<B>()).next_power_of_two();
-    for first in (0..buckets).step_by(step) {
+    let buckets = buckets as usize;
+    for first in (0..buckets).step_by(WINDOW) {
+        let (flows, table) = window(first, WINDOW.min(buckets - first))?;
         let window = Window {
-            memory: window(first, step.min(buckets - first))?,
+            flows,
+            table,
             first: first as u32,
             mask: buckets as u32 - 1,
-            seed,
+            keys,
         };
         if window.flows().try_for_each(&mut *visitor).is_break() {
             return Ok(ControlFlow::Break(()));
@@ -187,12 +178,14 @@ fn visit_table<B: Bucket>(
 
 /// Visits all flows of both tables.
 fn visit(maps: &Maps, mut visitor: impl FnMut(Read<'_>) -> ControlFlow<()>) -> Result<(), Error> {
-    let (sizes, seed) = (maps.sizes(), maps.control().read(0).seed);
-    let buckets = |places: u32| places as usize / WAYS;
-    let v4 = |first, length| maps.flows_v4(first, length);
-    let v6 = |first, length| maps.flows_v6(first, length);
-    if visit_table::<BucketFlowV4>(buckets(sizes.flows_v4), seed, v4, &mut visitor)?.is_continue() {
-        let _ = visit_table::<BucketFlowV6>(buckets(sizes.flows_v6), seed, v6, &mut visitor)?;
+    let (sizes, keys) = (maps.sizes(), maps.control().read(0).keys);
+    let v4 = |first, length| Ok((maps.flows_v4.window(first, length)?, V4));
+    let v6 = |first, length| {
+        let clients = maps.clients_v6.window(first, length)?;
+        Ok((maps.flows_v6.window(first, length)?, V6(clients)))
+    };
+    if visit_table(sizes.buckets_v4(), keys, v4, &mut visitor)?.is_continue() {
+        let _ = visit_table(sizes.buckets_v6(), keys, v6, &mut visitor)?;
     }
     Ok(())
 }
@@ -216,11 +209,11 @@ pub fn sweep(maps: &Maps, now: u64, rules: &Rules, gone: &Gone) -> Result<Census
     let loads = Loads::before(maps, rules)?;
     let mut census = Census::default();
     visit(maps, |(flow, entry, word)| {
-        if gone.are(&flow) || rules.is_over(&flow, now) {
+        if gone.are(&flow) || rules.is_expired(&flow, now) {
             loads.forget(&flow, entry, word);
             return ControlFlow::Continue(());
         }
-        if let Some(seen) = rules.noted_anew(&flow, now) {
+        if let Some(seen) = rules.restamp(&flow, now) {
             // A packet that is faster has noted it so itself.
             let _ = word.compare_exchange(
                 entry.0,

@@ -10,7 +10,7 @@ use std::{
 
 use xdp_common::{
     hash,
-    layout::{self, Limit, Method, Target},
+    layout::{self, Limit, Method, Target, Underlay},
     load::Measure,
     wire::Be16,
 };
@@ -51,6 +51,8 @@ pub struct Image {
     pub endpoints: endpoints::List,
     /// Backends whose number is new: their counters start at 0.
     pub new_backends: Vec<u32>,
+    /// What only some packets ask for of backends that can be reached, by number.
+    pub underlays: BTreeMap<u32, Underlay>,
     /// Thresholds of backends that have some, by number.
     pub limits: BTreeMap<u32, Limit>,
     /// Idle times of the node and of services.
@@ -105,7 +107,7 @@ pub fn backend_key(service: &Service, backend: &Backend) -> BackendKey {
     (service.address, backend.address, backend.port(service))
 }
 
-/// Works out the image. `port_of` gives the port of an interface that packets go out of.
+/// Works out the image. `slot_of` gives the slot of an interface that packets go out of.
 ///
 /// # Errors
 ///
@@ -115,7 +117,7 @@ pub fn compile(
     names: &mut Names,
     node: &Node,
     timeouts: TimeoutSets,
-    mut port_of: impl FnMut(u32) -> Result<u32, Error>,
+    mut slot_of: impl FnMut(u32) -> Result<u32, Error>,
 ) -> Result<Image, Error> {
     let World {
         desired,
@@ -125,6 +127,7 @@ pub fn compile(
     } = world;
     let mut image = Image {
         limits: BTreeMap::new(),
+        underlays: BTreeMap::new(),
         timeouts,
         services: BTreeMap::new(),
         schedules: BTreeMap::new(),
@@ -178,7 +181,7 @@ pub fn compile(
                 Some(hop) => Some(Out {
                     hop,
                     ifindex: wire_index(links, hop.ifindex),
-                    port: port_of(hop.ifindex)?,
+                    interface: slot_of(hop.ifindex)?,
                 }),
                 None => None,
             };
@@ -203,6 +206,13 @@ pub fn compile(
                 .filter(|(_, is_set)| *is_set)
                 .fold(0, |all, (flag, _)| all | flag);
             let flags = layout::Backend::flags(flags, timeouts);
+            if let Some(hop) = hop {
+                let underlay = Underlay {
+                    mtu: u16::try_from(hop.mtu).unwrap_or(u16::MAX),
+                    ..Underlay::default()
+                };
+                image.underlays.insert(name.number, underlay);
+            }
             image
                 .backends
                 .insert(name.number, entry(service, backend, given.number, flags, out));
@@ -316,7 +326,7 @@ struct Out<'a> {
     hop: &'a NextHop,
     /// As packets compare it: see [`wire_index`].
     ifindex: u32,
-    port: u32,
+    interface: u32,
 }
 
 /// The index of an interface as packets compare it with the one that they came in by.
@@ -345,11 +355,11 @@ fn entry(service: &Service, backend: &Backend, number: u32, flags: u16, out: Opt
         port: Be16::new(port),
         vport: Be16::new(vport),
         method: match backend.forward(service) {
-            Forward::Dr => Method::Dr,
-            Forward::Nat => Method::Nat,
-        } as u8,
+            Forward::Dr => Method::DR,
+            Forward::Nat => Method::NAT,
+        },
         protocol: protocol_number(service.address.protocol),
-        out: out.map_or(0, |out| out.port as u16),
+        interface: out.map_or(0, |out| out.interface as u16),
         address_delta: words::address_delta(vip, backend.address),
         endpoint_delta: words::endpoint_delta((vip, vport), (backend.address, port)),
         service: number as u16,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use xdp_common::{
-    layout::{self, Limit, Load},
+    layout::{self, Connections, Limit},
     tcp_state::State,
 };
 
@@ -21,14 +21,14 @@ use super::{
     rules::Rules,
 };
 
-/// The word of [`Load`] that has the connections.
+/// The word of [`Connections`] that counts them.
 const CONNECTIONS: usize = 0;
-/// The word of [`Load`] that says whether it is overloaded.
+/// The word of [`Connections`] that says whether it is overloaded.
 const OVERLOADED: usize = 1;
 
 /// The counts, and what they were before a sweep.
 pub(super) struct Loads<'a> {
-    memory: Memory<Load>,
+    memory: Memory<Connections>,
     counted: &'a BTreeMap<u32, Limit>,
     before: BTreeMap<u32, u64>,
 }
@@ -36,7 +36,7 @@ pub(super) struct Loads<'a> {
 impl<'a> Loads<'a> {
     /// The counts as they are now.
     pub(super) fn before(maps: &Maps, rules: &'a Rules) -> Result<Self, Error> {
-        let memory = maps.loads()?;
+        let memory = maps.connections.whole()?;
         let counted = rules.counted();
         let before = counted
             .keys()
@@ -58,8 +58,8 @@ impl<'a> Loads<'a> {
         if freed && self.counted.contains_key(&flow.backend) {
             let weighs = match flow.state {
                 State::Template => 0,
-                state if state.is_busy() => Load::ACTIVE,
-                _ => Load::INACTIVE,
+                state if state.is_busy() => Connections::ACTIVE,
+                _ => Connections::INACTIVE,
             };
             word(&self.memory, flow.backend, CONNECTIONS).fetch_sub(weighs, Ordering::Relaxed);
         }
@@ -74,9 +74,12 @@ impl<'a> Loads<'a> {
             let now = count.load(Ordering::Relaxed);
             let before = self.before.get(number).copied().unwrap_or(now);
             let off = [
-                (Load::ACTIVE, off(active, before, now, truth.active + truth.half_open)),
                 (
-                    Load::INACTIVE,
+                    Connections::ACTIVE,
+                    off(active, before, now, truth.active + truth.half_open),
+                ),
+                (
+                    Connections::INACTIVE,
                     off(inactive, before, now, truth.inactive - truth.half_open),
                 ),
             ];
@@ -84,11 +87,11 @@ impl<'a> Loads<'a> {
                 count.fetch_add(one.wrapping_mul(off as u64), Ordering::Relaxed);
             }
             let overloaded = word(&self.memory, *number, OVERLOADED);
-            let load = Load {
-                connections: count.load(Ordering::Relaxed),
+            let now = Connections {
+                word: count.load(Ordering::Relaxed),
                 overloaded: overloaded.load(Ordering::Relaxed),
             };
-            overloaded.store(u64::from(limit.overloads(load)), Ordering::Relaxed);
+            overloaded.store(u64::from(limit.overloads(now)), Ordering::Relaxed);
         }
     }
 }
@@ -118,7 +121,7 @@ fn off(part: impl Fn(u64) -> i32, before: u64, now: u64, truth: u64) -> i64 {
     }
 }
 
-fn word(memory: &Memory<Load>, number: u32, word: usize) -> &AtomicU64 {
+fn word(memory: &Memory<Connections>, number: u32, word: usize) -> &AtomicU64 {
     memory.word(number as usize, word)
 }
 
@@ -127,7 +130,7 @@ mod tests {
     use super::*;
 
     fn off_active(before: u64, now: u64, truth: u64) -> i64 {
-        off(active, before * Load::ACTIVE, now * Load::ACTIVE, truth)
+        off(active, before * Connections::ACTIVE, now * Connections::ACTIVE, truth)
     }
 
     #[test]
@@ -139,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_count_below_none_is_set_to_what_the_sweep_found_at_once() {
-        let below = (2 * Load::ACTIVE).wrapping_neg() - 3;
+        let below = (2 * Connections::ACTIVE).wrapping_neg() - 3;
         assert_eq!((off(active, below, below, 1), off(inactive, below, below, 0)), (3, 3));
     }
 

@@ -11,12 +11,12 @@ pub mod endpoints;
 pub mod error;
 pub mod flows;
 pub mod image;
+pub mod interfaces;
 mod loads;
 pub mod maglev;
 pub mod maps;
 pub mod memory;
 pub mod numbers;
-pub mod ports;
 mod recovery;
 pub mod ring;
 pub mod rules;
@@ -27,7 +27,8 @@ pub mod words;
 pub use self::{
     clock::Clock,
     error::Error,
-    maps::{Maps, Sizes},
+    maps::Maps,
     numbers::Numbers,
     tables::{Node, Tables},
 };
+pub use xdp_common::layout::Sizes;

@@ -18,7 +18,7 @@ use crate::model::{Protocol, ServiceAddress};
 ///
 /// If the kernel does not map a table.
 pub(super) fn names(maps: &Maps, bank: u32) -> Result<Names, Error> {
-    let entries = maps.services()?;
+    let entries = maps.services.whole()?;
     let mut services: BTreeMap<ServiceAddress, u32> = BTreeMap::new();
     let mut enter = |ip: IpAddr, port_protocol: u32, target: Target| {
         if let Some(number) = target.service()
@@ -29,9 +29,9 @@ pub(super) fn names(maps: &Maps, bank: u32) -> Result<Names, Error> {
             services.insert(ServiceAddress { protocol, ip, port }, number);
         }
     };
-    let endpoints_v4 = maps.endpoints_v4()?;
-    let endpoints_v6 = maps.endpoints_v6()?;
-    for bucket in 0..maps.endpoint_buckets() {
+    let endpoints_v4 = maps.endpoints_v4.whole()?;
+    let endpoints_v6 = maps.endpoints_v6.whole()?;
+    for bucket in 0..maps.sizes().endpoint_buckets() {
         for endpoint in endpoints_v4.read(place(bucket, bank)) {
             enter(
                 words::v4((endpoint.key >> 32) as u32),
@@ -54,10 +54,10 @@ pub(super) fn names(maps: &Maps, bank: u32) -> Result<Names, Error> {
         })
         .collect();
     let mut backends: BTreeMap<BackendKey, u32> = BTreeMap::new();
-    let entries = maps.backends()?;
+    let entries = maps.backends.whole()?;
     for number in 1..=maps.sizes().backends {
         let entry = entries.read(place(number, bank));
-        if entry.method == Method::None as u8 {
+        if entry.method == Method::NONE {
             continue;
         }
         let ip = |address: [u64; 2]| match entry.flags & Backend::IPV6 {

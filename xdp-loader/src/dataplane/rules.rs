@@ -99,7 +99,7 @@ impl Rules {
     /// If the kernel does not map a table.
     pub fn read(maps: &Maps, bank: u32, highest: u32) -> Result<Self, Error> {
         let place = |number: u32| (number << 1 | bank) as usize;
-        let (backends, limits, timeouts) = (maps.backends()?, maps.limits()?, maps.timeouts()?);
+        let (backends, limits, timeouts) = (maps.backends.whole()?, maps.limits.whole()?, maps.timeouts.whole()?);
         let mut rules = Self {
             tick: maps.control().read(0).tick,
             sets: (0..TIMEOUT_SETS).map(|set| timeouts.read(place(set))).collect(),
@@ -142,14 +142,14 @@ impl Rules {
 
     /// Whether a flow has been idle for longer than its backend allows in its state.
     #[must_use]
-    pub fn is_over(&self, flow: &Flow, now: u64) -> bool {
+    pub fn is_expired(&self, flow: &Flow, now: u64) -> bool {
         let age = flow.seen.age(now, self.tick);
-        flow.seen.is_over(age, self.tick, self.keep(flow))
+        flow.seen.is_expired(age, self.tick, self.keep(flow))
     }
 
     /// When a flow was last seen, if it is to be noted in another unit: what its backend allows has changed since.
     #[must_use]
-    pub fn noted_anew(&self, flow: &Flow, now: u64) -> Option<Seen> {
+    pub fn restamp(&self, flow: &Flow, now: u64) -> Option<Seen> {
         flow.seen.in_unit_of(now, self.tick, self.keep(flow))
     }
 

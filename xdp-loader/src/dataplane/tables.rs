@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem::offset_of,
     path::Path,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -10,15 +11,15 @@ use std::{
 use aya::{Ebpf, maps::Map};
 use rand::RngCore as _;
 use tracing::warn;
-use xdp_common::layout::{self, BackendCounters, Control, Port};
+use xdp_common::layout::{self, BackendCounters, ClientKeys, Control, Interface, Sizes};
 
 use super::{
-    Clock, Error, Maps, Sizes, attach, counters, endpoints,
+    Clock, Error, Maps, attach, counters, endpoints,
     flows::{Census, Gone},
     image::{self, BackendKey, Image, Names, World},
+    interfaces::Interfaces,
     maps::Opened,
     memory::grace_period,
-    ports::Ports,
     recovery,
     rules::{Rules, TimeoutSets},
     schedules::Schedules,
@@ -35,9 +36,9 @@ use crate::{
 const CLOCK_HOLDS: Duration = Duration::from_secs(60);
 
 /// The word of [`Control`] that selects the bank.
-const BANK: usize = 0;
+const MODE: usize = 0;
 /// The word of [`Control`] that says what becomes of unknown fragments.
-const UNKNOWN_FRAGMENTS: usize = 4;
+const UNKNOWN_FRAGMENTS: usize = offset_of!(Control, unknown_fragments) / size_of::<u64>();
 
 /// What the node's settings say of connections.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,12 +53,12 @@ pub struct Node {
 pub struct Tables {
     maps: Arc<Maps>,
     schedule_map: Map,
-    tx_ports: Map,
+    egress: Map,
     ebpf: Ebpf,
     taken_over: bool,
     names: Names,
     schedules: Schedules,
-    ports: Ports,
+    interfaces: Interfaces,
     clock: Clock,
     /// Whether packets may still be reading the bank that is not in use.
     draining: bool,
@@ -80,7 +81,7 @@ impl Tables {
         let Opened {
             maps,
             mut schedules,
-            tx_ports,
+            egress,
             mut ebpf,
             taken_over,
         } = Maps::open(pins, sizes)?;
@@ -92,7 +93,7 @@ impl Tables {
             initialise(&maps, &clock);
         }
         let bank = bank(&maps);
-        let services = maps.services()?;
+        let services = maps.services.whole()?;
         let names = recovery::names(&maps, bank)?;
         let rules = Rules::read(&maps, bank, names.backends.highest())?;
         let entries = names
@@ -101,16 +102,16 @@ impl Tables {
             .map(|(_, number)| (number, services.read(place(number, bank))))
             .collect();
         let recovered = Schedules::recovered(&mut schedules, &entries)?;
-        let ports = Ports::recovered(&maps.port_of()?);
+        let interfaces = Interfaces::recovered(&maps.interface_slots.whole()?);
         Ok(Self {
             maps: Arc::new(maps),
             schedule_map: schedules,
-            tx_ports,
+            egress,
             ebpf,
             taken_over,
             names,
             schedules: recovered,
-            ports,
+            interfaces,
             clock,
             draining: true,
             departed: BTreeMap::new(),
@@ -164,13 +165,20 @@ impl Tables {
         self.departed.get(service).copied().unwrap_or_default()
     }
 
-    /// The port of an interface; a new one if it has none.
+    /// The slot of an interface; a new one if it has none.
     ///
     /// # Errors
     ///
     /// If there are too many interfaces, or the kernel does not know this one.
-    pub fn port(&mut self, ifindex: u32) -> Result<u32, Error> {
-        self.ports.give(ifindex, &self.maps.port_of()?, &mut self.tx_ports)
+    pub fn interface(&mut self, ifindex: u32) -> Result<u32, Error> {
+        let slots = self.maps.interface_slots.whole()?;
+        self.interfaces.give(ifindex, &slots, &mut self.egress)
+    }
+
+    /// The slot of an interface, if it has one.
+    #[must_use]
+    pub fn slot_of(&self, ifindex: u32) -> Option<u32> {
+        self.interfaces.slot(ifindex)
     }
 
     /// Makes the maps say what is desired, as far as the network is known. A packet sees all of it or nothing.
@@ -185,9 +193,9 @@ impl Tables {
         health: &HealthView,
         links: &LinkTable,
     ) -> Result<(), Error> {
-        let port_of = self.maps.port_of()?;
-        self.ports.retain(|ifindex| links.get(ifindex).is_ok(), &port_of);
-        let (ports, tx_ports) = (&mut self.ports, &mut self.tx_ports);
+        let slots = self.maps.interface_slots.whole()?;
+        self.interfaces.retain(|ifindex| links.get(ifindex).is_ok(), &slots);
+        let (interfaces, egress) = (&mut self.interfaces, &mut self.egress);
         let mut image = image::compile(
             &World {
                 desired,
@@ -198,7 +206,7 @@ impl Tables {
             &mut self.names,
             &self.node,
             TimeoutSets::new(self.clock, self.node.timeouts),
-            |ifindex| ports.give(ifindex, &port_of, tx_ports),
+            |ifindex| interfaces.give(ifindex, &slots, egress),
         )?;
         counters::reset(&self.maps, &image.new_backends)?;
         self.linger(desired, &mut image)?;
@@ -222,14 +230,15 @@ impl Tables {
         }
     }
 
-    /// Writes the image into the bank that is not in use and switches to it; `answers` as in [`Control::bank`].
+    /// Writes the image into the bank that is not in use and switches to it; `answers` as in [`Control::mode`].
     fn write(&mut self, image: &Image, links: &LinkTable, answers: u64) -> Result<(), Error> {
         let next = 1 - bank(&self.maps);
-        let services = self.maps.services()?;
+        let services = self.maps.services.whole()?;
         for (number, service) in &image.services {
             services.write(place(*number, next), service);
         }
-        let (backends, limits) = (self.maps.backends()?, self.maps.limits()?);
+        let (backends, limits) = (self.maps.backends.whole()?, self.maps.limits.whole()?);
+        let underlays = self.maps.underlays.whole()?;
         let mut entries = image.backends.iter().peekable();
         for number in 1..=self.names.backends.highest() {
             let entry = entries.next_if(|(of, _)| **of == number);
@@ -237,17 +246,19 @@ impl Tables {
             backends.write(place(number, next), backend);
             let limit = image.limits.get(&number).copied().unwrap_or_default();
             limits.write(place(number, next), &limit);
+            let underlay = image.underlays.get(&number).copied().unwrap_or_default();
+            underlays.write(place(number, next), &underlay);
         }
-        let timeouts = self.maps.timeouts()?;
+        let timeouts = self.maps.timeouts.whole()?;
         for (set, idle) in (0..).zip(image.timeouts.sets()) {
             timeouts.write(place(set, next), idle);
         }
-        let ports = self.maps.ports()?;
-        for (ifindex, port) in self.ports.iter() {
+        let interfaces = self.maps.interfaces.whole()?;
+        for (ifindex, slot) in self.interfaces.iter() {
             let mac = links.get(ifindex).ok().and_then(|link| link.mac).unwrap_or_default();
-            ports.write(
-                place(port, next),
-                &Port {
+            interfaces.write(
+                place(slot, next),
+                &Interface {
                     ifindex: image::wire_index(links, ifindex),
                     mac: words::mac(mac),
                     reserved: [0; 3],
@@ -256,7 +267,7 @@ impl Tables {
         }
         self.maps
             .control()
-            .word(0, BANK)
+            .word(0, MODE)
             .store(u64::from(next) | answers, Ordering::Release);
         self.maps
             .control()
@@ -276,14 +287,14 @@ impl Tables {
             return Ok(());
         }
         let bank = bank(&self.maps);
-        let backends = self.maps.backends()?;
+        let backends = self.maps.backends.whole()?;
         for (key, number) in self.names.backends.iter() {
             let drops = desired
                 .services()
                 .get(&key.0)
                 .is_some_and(|service| service.on_loss == OnLoss::Drop);
             let mut entry = backends.read(place(number, bank));
-            if !drops || image.backends.contains_key(&number) || entry.method == layout::Method::None as u8 {
+            if !drops || image.backends.contains_key(&number) || entry.method == layout::Method::NONE {
                 continue;
             }
             entry.flags = entry.flags & !layout::Backend::ENDED | layout::Backend::DROPPING | layout::Backend::QUIESCED;
@@ -381,7 +392,7 @@ impl Tables {
 
 /// The bank that packets use.
 fn bank(maps: &Maps) -> u32 {
-    maps.control().word(0, BANK).load(Ordering::Acquire) as u32 & 1
+    maps.control().word(0, MODE).load(Ordering::Acquire) as u32 & 1
 }
 
 /// The place of a number's entry in a bank.
@@ -394,13 +405,13 @@ fn initialise(maps: &Maps, clock: &Clock) {
     maps.control().write(
         0,
         &Control {
-            bank: 0,
-            version: layout::VERSION,
-            seed: rand::rng().next_u64(),
+            mode: 0,
             tick: clock.tick(),
             hertz: clock.hertz(),
+            keys: ClientKeys::new(std::array::from_fn(|_| rand::rng().next_u64())),
+            version: layout::VERSION,
             unknown_fragments: layout::UnknownFragments::Pass as u64,
-            room: [0; 3],
+            room: [0; 6],
         },
     );
 }

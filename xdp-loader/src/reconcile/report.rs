@@ -38,13 +38,13 @@ pub(super) async fn status(shared: &Shared) -> Status {
     let sizes = shared.maps.sizes();
     let tables = shared.tables.lock().await;
     // Without thresholds nothing is said of loads; and a backend whose load cannot be read is taken for not full.
-    let loads = shared.maps.loads().ok();
+    let connections = shared.maps.connections.whole().ok();
     let is_full = |service: &Service, backend: &Backend| {
         let number = tables.names().backends.get(&image::backend_key(service, backend));
-        let load = number
-            .zip(loads.as_ref())
-            .map(|(number, loads)| loads.read(number as usize));
-        backend.upper > 0 && load.is_some_and(|load| load.overloaded != 0)
+        let counted = number
+            .zip(connections.as_ref())
+            .map(|(number, connections)| connections.read(number as usize));
+        backend.upper > 0 && counted.is_some_and(|counted| counted.overloaded != 0)
     };
     let services = desired.services().values().map(|service| ServiceStatus {
         address: service.address,
@@ -187,8 +187,10 @@ fn read(shared: &Shared, known: &Known, tables: &mut Tables) -> Result<Stats, Er
     let desired = known.desired.clone().unwrap_or_default();
     let mut interfaces = Vec::new();
     for attachment in &shared.attachments {
-        let port = tables.port(attachment.ifindex)?;
-        let verdicts = counters::verdicts(&shared.maps, port)?
+        let Some(slot) = tables.slot_of(attachment.ifindex) else {
+            continue;
+        };
+        let verdicts = counters::verdicts(&shared.maps, slot)?
             .into_iter()
             .map(|(verdict, packets)| VerdictCount {
                 verdict: verdict.name().to_owned(),

@@ -11,7 +11,7 @@ use std::{
 
 use aya::{TestRun as _, TestRunOptions, programs::Xdp};
 use xdp_common::{
-    layout::{BackendCounters, Control, Load, Service},
+    layout::{BackendCounters, Connections, Control, Service},
     tcp_state::State,
     verdict::Verdict,
 };
@@ -51,7 +51,7 @@ pub enum Action {
 fn open(pins: Option<&Path>, sizes: Sizes, node: Node) -> Tables {
     let mut tables = Tables::open(pins, sizes, node).unwrap();
     for ifindex in [OUTSIDE, INSIDE, VETH] {
-        tables.port(ifindex).unwrap();
+        tables.interface(ifindex).unwrap();
     }
     tables
 }
@@ -285,9 +285,8 @@ impl Balancer {
     }
 
     pub fn verdicts(&self, ifindex: u32) -> Vec<(Verdict, u64)> {
-        let place = self.tables.maps().port_of().unwrap().read(ifindex as usize);
-        assert_eq!(place.ifindex, ifindex);
-        counters::verdicts(self.tables.maps(), place.port).unwrap()
+        let slot = self.tables.slot_of(ifindex).unwrap();
+        counters::verdicts(self.tables.maps(), slot).unwrap()
     }
 
     /// What has been counted for a backend, named as in `10.0.1.11:8080`.
@@ -308,9 +307,9 @@ impl Balancer {
 
     /// A service's entry in the bank that packets use.
     pub fn service_entry(&self, service: &str) -> Service {
-        let bank = self.control().in_use();
+        let bank = self.control().bank();
         let place = self.service_number(service) << 1 | bank;
-        self.tables.maps().services().unwrap().read(place as usize)
+        self.tables.maps().services.whole().unwrap().read(place as usize)
     }
 
     pub fn control(&self) -> Control {
@@ -320,18 +319,18 @@ impl Balancer {
     /// What packets have counted for a backend: active and inactive connections, and whether it is overloaded.
     pub fn load(&self, service: &str, backend: &str) -> (u32, u32, bool) {
         let number = self.backend_number(service, backend);
-        let load = self.tables.maps().loads().unwrap().read(number as usize);
+        let counted = self.tables.maps().connections.whole().unwrap().read(number as usize);
         (
-            Load::active(load.connections),
-            Load::inactive(load.connections),
-            load.overloaded != 0,
+            Connections::active(counted.word),
+            Connections::inactive(counted.word),
+            counted.overloaded != 0,
         )
     }
 
     /// How long the node keeps idle flows in a state, jiffies, from now to the next change.
     pub fn keep(&mut self, state: State, jiffies: u32) {
-        let place = self.control().in_use() as usize;
-        let timeouts = self.tables.maps().timeouts().unwrap();
+        let place = self.control().bank() as usize;
+        let timeouts = self.tables.maps().timeouts.whole().unwrap();
         let mut idle = timeouts.read(place);
         idle[state as usize] = jiffies;
         timeouts.write(place, &idle);
@@ -342,7 +341,7 @@ impl Balancer {
     pub fn pace(&mut self) {
         const LONGEST: u32 = 1000;
         self.control_set(|control| control.tick = 0);
-        let timeouts = self.tables.maps().timeouts().unwrap();
+        let timeouts = self.tables.maps().timeouts.whole().unwrap();
         for place in 0..timeouts.len() {
             timeouts.write(place, &timeouts.read(place).map(|idle| idle.min(LONGEST)));
         }
@@ -381,7 +380,7 @@ impl Balancer {
         let clock = self.tables.clock();
         let now = clock.now() + u64::from(clock.jiffies_in(time));
         let highest = self.tables.names().backends.highest();
-        let rules = Rules::read(self.tables.maps(), self.control().in_use(), highest).unwrap();
+        let rules = Rules::read(self.tables.maps(), self.control().bank(), highest).unwrap();
         let census = flows::sweep(self.tables.maps(), now, &rules, &gone).unwrap();
         self.tables.swept(gone, &census).unwrap();
         census

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, thread::sleep, time::Duration};
 
 use xdp_common::{
-    layout::{Client, WAYS},
+    layout::{Client, FLOWS_PER_BUCKET},
     tcp_state::State,
     verdict::Verdict,
 };
@@ -256,19 +256,19 @@ fn a_sweep_forgets_what_was_idle_for_too_long_and_counts_the_rest() {
 
 /// Clients of one bucket in the smallest table, which has room for one less than there are.
 fn crowd(balancer: &Balancer, address: &str) -> Vec<SocketAddr> {
-    let seed = balancer.control().seed;
+    let keys = balancer.control().keys;
     let sizes = balancer.tables.maps().sizes();
     let place = |client: &SocketAddr| {
         let port = client.port().to_be();
         match words::of(client.ip()) {
-            words::Words::V4(address) => Client::v4(address, port, seed).bucket(sizes.flows_v4 / WAYS as u32 - 1),
-            words::Words::V6(address) => Client::v6(address, port, seed).bucket(sizes.flows_v6 / WAYS as u32 - 1),
+            words::Words::V4(address) => Client::v4(address, port, &keys).bucket(sizes.buckets_v4() - 1),
+            words::Words::V6(address) => Client::v6(address, port, &keys).bucket(sizes.buckets_v6() - 1),
         }
     };
     (1024..=u16::MAX)
         .map(|port| SocketAddr::new(address.parse().unwrap(), port))
         .filter(|client| place(client) == 3)
-        .take(WAYS + 1)
+        .take(FLOWS_PER_BUCKET + 1)
         .collect()
 }
 
@@ -296,14 +296,14 @@ fn a_full_bucket_forgets_the_flow_that_was_idle_longest_and_counts_that() {
     for address in ["10.7.0.1", "2001:db8:7::1"] {
         let mut balancer = small();
         let clients = crowd(&balancer, address);
-        for client in &clients[..WAYS] {
+        for client in &clients[..FLOWS_PER_BUCKET] {
             let (_, _, counted) = balancer.judge(OUTSIDE, &from(*client, SYN).bytes());
             assert_eq!(counted, []);
             sleep(TICKS);
         }
         // The first is heard of again, so the second was idle longest.
         balancer.host(&from(clients[0], ACK));
-        let (action, _, counted) = balancer.judge(OUTSIDE, &from(clients[WAYS], SYN).bytes());
+        let (action, _, counted) = balancer.judge(OUTSIDE, &from(clients[FLOWS_PER_BUCKET], SYN).bytes());
         assert_eq!((action, counted), (Action::Redirect, vec![Verdict::FlowEvicted]));
         let there: Vec<SocketAddr> = balancer.flows().into_keys().collect();
         let mut expected = clients.clone();
@@ -317,12 +317,12 @@ fn a_full_bucket_forgets_a_flow_that_is_over_before_any_other_and_does_not_count
     let mut balancer = small();
     balancer.keep(State::Closed, 1);
     let clients = crowd(&balancer, "10.7.0.1");
-    for client in &clients[..WAYS] {
+    for client in &clients[..FLOWS_PER_BUCKET] {
         balancer.host(&from(*client, SYN));
     }
     balancer.host(&from(clients[5], RST));
     sleep(TICKS * 2);
-    let (action, _, counted) = balancer.judge(OUTSIDE, &from(clients[WAYS], SYN).bytes());
+    let (action, _, counted) = balancer.judge(OUTSIDE, &from(clients[FLOWS_PER_BUCKET], SYN).bytes());
     assert_eq!((action, counted), (Action::Redirect, vec![]));
     let there: Vec<SocketAddr> = balancer.flows().into_keys().collect();
     let mut expected = clients;

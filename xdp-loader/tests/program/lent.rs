@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use xdp_common::layout::{BucketFlowV4, BucketFlowV6, Control, WAYS};
+use xdp_common::layout::{BucketFlow, Control};
 use xdp_loader::{
     dataplane::{Tables, flows::Census},
     health::view::HealthView,
@@ -74,21 +74,18 @@ impl Shared {
             .unwrap();
         let gone = tables.gone();
         let maps = tables.maps();
-        let sizes = maps.sizes();
-        let flows = maps.flows_v4(0, sizes.flows_v4 as usize / WAYS).unwrap();
-        for bucket in 0..flows.len() {
-            flows.write(bucket, &BucketFlowV4::default());
+        for flows in [&maps.flows_v4, &maps.flows_v6] {
+            let flows = flows.whole().unwrap();
+            for bucket in 0..flows.len() {
+                flows.write(bucket, &BucketFlow::default());
+            }
         }
-        let flows = maps.flows_v6(0, sizes.flows_v6 as usize / WAYS).unwrap();
-        for bucket in 0..flows.len() {
-            flows.write(bucket, &BucketFlowV6::default());
-        }
-        let turns = maps.turns().unwrap();
+        let turns = maps.turns.whole().unwrap();
         for service in 0..turns.len() {
             turns.write(service, &0);
         }
         let mut control = self.control;
-        control.bank = maps.control().read(0).bank;
+        control.mode = maps.control().read(0).mode;
         maps.control().write(0, &control);
         tables.swept(gone, &Census::default()).unwrap();
     }

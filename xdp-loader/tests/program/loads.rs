@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use xdp_common::{layout::Load, tcp_state::State};
+use xdp_common::{layout::Connections, tcp_state::State};
 use xdp_loader::{
     dataplane::{Node, Sizes},
     model::{BackendChange, Forward, Scheduler},
@@ -36,10 +36,10 @@ fn truth(balancer: &Balancer) -> BTreeMap<u32, (u32, u32)> {
 #[track_caller]
 fn assert_counted(balancer: &Balancer, when: &str) {
     let truth = truth(balancer);
-    let loads = balancer.tables.maps().loads().unwrap();
+    let all = balancer.tables.maps().connections.whole().unwrap();
     for (_, number) in balancer.tables.names().backends.iter() {
-        let count = loads.read(number as usize).connections;
-        let counted = (Load::active(count), Load::inactive(count));
+        let count = all.read(number as usize).word;
+        let counted = (Connections::active(count), Connections::inactive(count));
         assert_eq!(counted, truth.get(&number).copied().unwrap_or_default(), "{when}");
     }
 }
@@ -165,20 +165,14 @@ fn a_sweep_sets_wrong_counts_right_and_with_them_who_is_overloaded() {
 
         let wrong = [
             (0, 0),
-            (9 * Load::ACTIVE + 9, 1),
+            (9 * Connections::ACTIVE + 9, 1),
             // A few less than none, as after a race.
-            ((2 * Load::ACTIVE).wrapping_neg() - 3, 1),
+            ((2 * Connections::ACTIVE).wrapping_neg() - 3, 1),
         ];
-        let loads = balancer.tables.maps().loads().unwrap();
-        for (real, (connections, overloaded)) in reals.iter().zip(wrong) {
+        let all = balancer.tables.maps().connections.whole().unwrap();
+        for (real, (word, overloaded)) in reals.iter().zip(wrong) {
             let number = balancer.backend_number(service, real);
-            loads.write(
-                number as usize,
-                &Load {
-                    connections,
-                    overloaded,
-                },
-            );
+            all.write(number as usize, &Connections { word, overloaded });
         }
         let census = balancer.sweep();
         assert_eq!(reals.each_ref().map(|real| balancer.load(service, real)), right);

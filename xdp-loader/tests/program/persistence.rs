@@ -64,7 +64,7 @@ fn templates(balancer: &Balancer) -> Vec<Flow> {
 
 /// Makes templates of these backends idle for too long, from now to the next change: the node's timeouts say nothing of them.
 fn expire(balancer: &Balancer) {
-    let timeouts = balancer.tables.maps().timeouts().unwrap();
+    let timeouts = balancer.tables.maps().timeouts.whole().unwrap();
     for place in 0..timeouts.len() {
         let mut idle = timeouts.read(place);
         idle[State::Template as usize] = 1;

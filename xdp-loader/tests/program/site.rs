@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use xdp_common::{layout::Load, tcp_state::State};
+use xdp_common::{layout::Connections, tcp_state::State};
 use xdp_loader::{
     dataplane::flows::Census,
     model::{Forward, Scheduler, ServiceChange},
@@ -137,7 +137,7 @@ impl Site {
     #[track_caller]
     pub fn arrive(&mut self, balancer: &mut Balancer) {
         let over = match self.random.happens(10) {
-            true => self.pick(|state| state.is_over()),
+            true => self.pick(|state| state.is_closed()),
             false => None,
         };
         let client = match over {
@@ -249,10 +249,11 @@ impl Site {
         let load = balancer
             .tables
             .maps()
-            .loads()
+            .connections
+            .whole()
             .unwrap()
             .read(self.numbers[server] as usize);
-        let counted = (Load::active(load.connections), Load::inactive(load.connections));
+        let counted = (Connections::active(load.word), Connections::inactive(load.word));
         let Server { active, inactive, .. } = self.reference.servers[server];
         let expected = (active as u32, inactive as u32);
         assert_eq!(counted, expected, "{} of {}", self.names[server], self.name);

@@ -227,7 +227,7 @@ fn two_nodes_of_one_configuration_choose_the_same_with_every_scheduler_that_hash
         // The other node has had another history: other numbers, another seed of its flow table.
         add(&mut other, "tcp://10.9.9.1:1", Scheduler::Rr, &names(SERVICE, 20));
         other.apply();
-        assert_ne!(one.control().seed, other.control().seed);
+        assert_ne!(one.control().keys, other.control().keys);
         let mut backends = names(service, 12);
         add(&mut one, service, Scheduler::Mh, &backends);
         backends.reverse();

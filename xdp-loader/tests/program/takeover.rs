@@ -104,8 +104,8 @@ fn numbers_flows_services_and_counters_survive_a_new_daemon() {
     assert!(after.tables.taken_over());
     assert_eq!((numbers(&after), after.flows()), (names.clone(), flows));
     assert_eq!(
-        (after.control().seed, after.control().tick),
-        (control.seed, control.tick)
+        (after.control().keys, after.control().tick),
+        (control.keys, control.tick)
     );
     assert_eq!(after.counters(SERVICE, "10.0.1.11:8080"), counted);
     // The services are served before anything is applied.
@@ -200,7 +200,7 @@ fn maps_of_another_version_are_replaced() {
 
 #[test]
 fn maps_of_which_one_is_missing_are_replaced() {
-    for missing in ["CONTROL", "FLOWS_V6", "TX_PORTS"] {
+    for missing in ["CONTROL", "FLOWS_V6", "EGRESS"] {
         let pins = Pins::new();
         let before = first(&pins);
         fs::remove_file(pins.path().join(missing)).unwrap();

@@ -31,19 +31,21 @@ fn timeouts(of: &[(TimeoutOf, u64)]) -> ServiceChange {
 
 /// The seconds that a service's flows may be idle in each state, as packets and sweeps read it.
 fn kept(balancer: &Balancer, service: &str, backend: &str) -> [u32; STATES] {
-    let bank = balancer.control().in_use() as usize;
+    let bank = balancer.control().bank() as usize;
     let number = balancer.backend_number(service, backend) as usize;
     let set = balancer
         .tables
         .maps()
-        .backends()
+        .backends
+        .whole()
         .unwrap()
         .read(number << 1 | bank)
         .timeouts();
     let idle = balancer
         .tables
         .maps()
-        .timeouts()
+        .timeouts
+        .whole()
         .unwrap()
         .read(usize::from(set) << 1 | bank);
     let hertz = balancer.control().hertz;

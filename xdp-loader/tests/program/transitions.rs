@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use xdp_common::{
-    layout::{Client, Flow, Seen, WAYS},
+    layout::{Client, Flow, Seen},
     tcp_state::State::{self, *},
 };
 use xdp_loader::{
@@ -49,7 +49,7 @@ const CLIENT: bool = true;
 const BACKEND: bool = false;
 
 /// What brings a new flow into each state.
-const WAYS_THERE: [(State, &[Segment]); 6] = [
+const PATHS_THERE: [(State, &[Segment]); 6] = [
     (SynReceived, &[(CLIENT, SYN)]),
     (Established, &[(CLIENT, SYN), (BACKEND, SYN | ACK), (CLIENT, ACK)]),
     (FinClient, &[(CLIENT, ACK), (CLIENT, FIN | ACK)]),
@@ -72,7 +72,7 @@ const FLAGS: [u8; 10] = [
     SYN | RST,
 ];
 
-/// The state after a segment: of the client, then of the backend. A row for each of [`WAYS_THERE`].
+/// The state after a segment: of the client, then of the backend. A row for each of [`PATHS_THERE`].
 ///
 /// A SYN of the client where all is over begins a new connection.
 const NEXT: [[[State; 10]; 2]; 6] = [
@@ -209,26 +209,16 @@ impl Site {
         assert_eq!((action, counted), (Action::Redirect, vec![]));
     }
 
-    /// The words of a client's bucket that are not free, but for when their flows were last seen. Other clients have none
-    /// there, or their words.
+    /// The words of a client's bucket that are not free, but for when their flows were last seen.
     fn entry(&self, balancer: &Balancer, client: SocketAddr) -> Option<Flow> {
         let maps = balancer.tables.maps();
         let (number, mask) = self.place(balancer, client);
         let bucket = number.bucket(mask) as usize;
-        let buckets = mask as usize + 1;
-        let flows = match words::of(client.ip()) {
-            words::Words::V4(_) => maps.flows_v4(0, buckets).unwrap().read(bucket),
-            words::Words::V6(address) => {
-                let bucket = maps.flows_v6(0, buckets).unwrap().read(bucket);
-                let mut flows = bucket.flows;
-                for (flow, client) in flows.iter_mut().zip(bucket.clients) {
-                    if client != address {
-                        *flow = Flow::FREE;
-                    }
-                }
-                flows
-            }
+        let flows = match client {
+            SocketAddr::V4(_) => &maps.flows_v4,
+            SocketAddr::V6(_) => &maps.flows_v6,
         };
+        let flows = flows.whole().unwrap().read(bucket);
         let found = flows.into_iter().find(|flow| flow.is_of(number, mask));
         found.map(|flow| flow.with(flow.state(), Seen(0)))
     }
@@ -242,11 +232,11 @@ impl Site {
 
     /// The number of a client, and the mask of its table's buckets.
     fn place(&self, balancer: &Balancer, client: SocketAddr) -> (Client, u32) {
-        let (seed, sizes) = (balancer.control().seed, balancer.tables.maps().sizes());
+        let (keys, sizes) = (balancer.control().keys, balancer.tables.maps().sizes());
         let port = client.port().to_be();
         match words::of(client.ip()) {
-            words::Words::V4(address) => (Client::v4(address, port, seed), sizes.flows_v4 / WAYS as u32 - 1),
-            words::Words::V6(address) => (Client::v6(address, port, seed), sizes.flows_v6 / WAYS as u32 - 1),
+            words::Words::V4(address) => (Client::v4(address, port, &keys), sizes.buckets_v4() - 1),
+            words::Words::V6(address) => (Client::v6(address, port, &keys), sizes.buckets_v6() - 1),
         }
     }
 }
@@ -256,7 +246,7 @@ fn each_segment_by_either_side_brings_a_flow_in_each_state_into_the_next_and_cha
     for site in SITES {
         let mut balancer = Balancer::serving(site.service, Forward::Nat, Scheduler::Rr, &[site.backend]);
         let mut port = 20_000;
-        for ((state, way), rows) in WAYS_THERE.iter().zip(NEXT) {
+        for ((state, way), rows) in PATHS_THERE.iter().zip(NEXT) {
             for (by_client, row) in [CLIENT, BACKEND].into_iter().zip(rows) {
                 for (flags, next) in FLAGS.into_iter().zip(row) {
                     port += 1;

@@ -9,7 +9,7 @@ use aya::{
 };
 use xdp_common::{
     bench::{FRAME, Order, Script},
-    layout::{BucketFlowV4, BucketFlowV6, Control, Load, WAYS},
+    layout::{BucketFlow, ClientKeys, Connections, Control},
 };
 use xdp_loader::{
     dataplane::{Node, Sizes, Tables, flows::Census},
@@ -120,7 +120,7 @@ impl Harness {
     pub fn new(sizes: Sizes, world: &World) -> Result<Self> {
         let mut tables = Tables::open(None, sizes, Node::default())?;
         for link in world.links.iter() {
-            tables.port(link.index)?;
+            tables.interface(link.index)?;
         }
         tables.apply(&world.desired, &world.hops, &HealthView::default(), &world.links)?;
         let mut wrapper = wrapper::load(&["floor", "measured", "nothing"])?;
@@ -155,7 +155,14 @@ impl Harness {
 
     /// Tells the program something else, and lets it forget all flows; their hashes are the same in every run then.
     pub fn begin_anew(&mut self, world: &World) -> Result<()> {
-        const SEED: u64 = 0x6c76_785f_6265_6e63;
+        const KEYS: ClientKeys = ClientKeys::new([
+            0x6c76_785f_6265_6e63,
+            0x9e37_79b9_7f4a_7c15,
+            0xd6e8_feb8_6659_fd93,
+            0xc2b2_ae3d_27d4_eb4f,
+            0xff51_afd7_ed55_8ccd,
+            0xc4ce_b9fe_1a85_ec53,
+        ]);
         let tables = &mut self.tables;
         tables.apply(&world.desired, &world.hops, &HealthView::default(), &world.links)?;
         self.empty()?;
@@ -163,7 +170,7 @@ impl Harness {
         control.write(
             0,
             &Control {
-                seed: SEED,
+                keys: KEYS,
                 ..control.read(0)
             },
         );
@@ -268,14 +275,12 @@ impl Harness {
     /// Forgets all flows, and whose they were.
     fn empty(&mut self) -> Result<()> {
         let maps = self.tables.maps();
-        let buckets = |places: u32| places as usize / WAYS;
-        let (v4, v6) = (buckets(maps.sizes().flows_v4), buckets(maps.sizes().flows_v6));
-        let flows = maps.flows_v4(0, v4)?;
-        (0..v4).for_each(|bucket| flows.write(bucket, &BucketFlowV4::default()));
-        let flows = maps.flows_v6(0, v6)?;
-        (0..v6).for_each(|bucket| flows.write(bucket, &BucketFlowV6::default()));
-        let loads = maps.loads()?;
-        (0..loads.len()).for_each(|backend| loads.write(backend, &Load::default()));
+        for flows in [&maps.flows_v4, &maps.flows_v6] {
+            let flows = flows.whole()?;
+            (0..flows.len()).for_each(|bucket| flows.write(bucket, &BucketFlow::default()));
+        }
+        let connections = maps.connections.whole()?;
+        (0..connections.len()).for_each(|backend| connections.write(backend, &Connections::default()));
         Ok(())
     }
 

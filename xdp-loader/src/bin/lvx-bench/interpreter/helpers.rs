@@ -1,7 +1,7 @@
 //! The kernel's helpers that the program calls.
 
 use anyhow::{Result, bail, ensure};
-use xdp_common::layout::Further;
+use xdp_common::layout::TailCall;
 
 use super::{FUNCTION, Interpreter, MAP, maps::Found, object::Instruction};
 use crate::harness::action;
@@ -43,7 +43,7 @@ impl<'a> Interpreter<'a> {
             // get_smp_processor_id
             8 => u64::from(self.cpu),
             // tail_call; the only array of programs is the one of those in which packets go on
-            12 => match Further::ALL.get(c as usize) {
+            12 => match TailCall::ALL.get(c as usize) {
                 Some(further) => return Ok(Answer::Program(further.program())),
                 None => -2_i64 as u64,
             },

@@ -4,61 +4,51 @@
 //! source made the backend's again. An error on the way to a NAT backend quotes what the client sent; it goes to the
 //! client, from the service, with the quoted destination made the service's again (RFC 5508, section 4.2).
 
-use aya_ebpf::{macros::xdp, programs::XdpContext};
-use xdp_common::{
+use super::{
+    Env, Frame, Outcome, count,
+    deliver::Ip,
+    flow::Place,
+    parse::{self, Header, Piece, Tuple},
+    platform::Platform,
+    service::{self, Role},
+    transmit,
+};
+use crate::{
     checksum,
     layout::Method,
     verdict::Verdict,
     wire::{Icmp, Ports, Tcp, Udp, protocol},
 };
 
-use crate::{
-    Env, count,
-    end::End,
-    family::{V4, V6},
-    flow::Place,
-    parse::{self, Frame, Header, Piece, Tuple},
-    rewrite::Translate,
-    run,
-    service::{self, Role},
-    transmit,
-};
-
 /// An error and what it quotes.
-struct Error<'a, F: Translate> {
+struct Error<'a, F: Ip> {
     frame: Frame,
     outer: &'a Header<F>,
     icmp: *mut Icmp,
     quoted: Header<F>,
 }
 
-/// The program of ICMP.
-#[xdp]
-pub fn lvx_icmp(context: XdpContext) -> u32 {
-    run(&context, error::<V4>, error::<V6>)
-}
-
 /// Sends an ICMP error after the flow that it is about.
 #[inline(always)]
-fn error<F: Translate>(env: &Env, outer: &Header<F>) -> Result<End, End> {
+pub fn error<P: Platform, F: Ip>(env: &Env<P>, outer: &Header<F>) -> Result<Outcome, Outcome> {
     if outer.protocol != F::ICMP || outer.piece != Piece::Whole {
-        return Err(End::Pass(Verdict::PassedOtherProtocol));
+        return Err(Outcome::Pass(Verdict::PassedOtherProtocol));
     }
     let frame = env.frame;
-    let icmp: *mut Icmp = frame.view(outer.at).ok_or(End::Pass(Verdict::PassedMalformed))?;
+    let icmp: *mut Icmp = frame.view(outer.at).ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
     // SAFETY: the view was checked.
     if !F::is_icmp_error(unsafe { (*icmp).kind }) {
-        return Err(End::Pass(Verdict::PassedOtherProtocol));
+        return Err(Outcome::Pass(Verdict::PassedOtherProtocol));
     }
-    let quoted = F::header(frame, outer.at + size_of::<Icmp>())?;
+    let quoted = F::header(env, outer.at + size_of::<Icmp>())?;
     if matches!(quoted.piece, Piece::Later(_)) {
-        return Err(End::Pass(Verdict::PassedFragment));
+        return Err(Outcome::Pass(Verdict::PassedFragment));
     }
-    let tuple = parse::reverse(frame, &quoted)?;
+    let tuple = parse::reverse(env, &quoted)?;
     // SAFETY: the header's view was checked when it was followed.
     let (_, destination, _) = unsafe { F::addresses(outer.ip) };
     if destination != tuple.destination {
-        return Err(End::Pass(Verdict::PassedNoService));
+        return Err(Outcome::Pass(Verdict::PassedNoService));
     }
     let error = Error {
         frame,
@@ -69,31 +59,36 @@ fn error<F: Translate>(env: &Env, outer: &Header<F>) -> Result<End, End> {
     match service::role(env, &tuple) {
         Role::Inbound(service) => to_backend(env, &error, &tuple, service),
         Role::Outbound => to_client(env, &error, &tuple),
-        Role::Foreign => Err(End::Pass(Verdict::PassedNoService)),
+        Role::Unmatched => Err(Outcome::Pass(Verdict::PassedNoService)),
     }
 }
 
 /// An error about what the service sent to a client.
 #[inline(always)]
-fn to_backend<F: Translate>(env: &Env, error: &Error<'_, F>, tuple: &Tuple<F>, service: u32) -> Result<End, End> {
-    let none = End::Pass(Verdict::PassedNoService);
-    let Some(place) = Place::<F>::of(tuple.source, tuple.source_port, env.control) else {
+fn to_backend<P: Platform, F: Ip>(
+    env: &Env<P>,
+    error: &Error<'_, F>,
+    tuple: &Tuple<F>,
+    service: u32,
+) -> Result<Outcome, Outcome> {
+    let none = Outcome::Pass(Verdict::PassedNoService);
+    let Some(place) = Place::<F>::of(env, tuple.source, tuple.source_port) else {
         return Err(none);
     };
-    let Some((found, backend)) = place.inbound(env.bank, service) else {
+    let Some((found, backend)) = place.inbound(env, service) else {
         return Err(none);
     };
-    let number = place.backend(found.flow);
+    let number = place.backend(env, found.flow);
     if backend.ifindex == 0 {
-        return Err(End::Drop(Verdict::DroppedNoNextHop));
+        return Err(Outcome::Drop(Verdict::DroppedNoNextHop));
     }
     // SAFETY: the headers' views were checked when they were followed.
     let (.., bytes) = unsafe { F::addresses(error.outer.ip) };
-    if backend.method == Method::Nat as u8 {
+    if backend.method.has(Method::REWRITES_DESTINATION) {
         // SAFETY: the views were checked.
         unsafe {
             if F::hops_left(error.outer.ip) <= 1 {
-                return Err(End::Drop(Verdict::DroppedTtlExceeded));
+                return Err(Outcome::Drop(Verdict::DroppedTtlExceeded));
             }
             let address = F::of_backend(&backend.address);
             F::set_destination(error.outer.ip, address, backend.address_delta);
@@ -109,21 +104,21 @@ fn to_backend<F: Translate>(env: &Env, error: &Error<'_, F>, tuple: &Tuple<F>, s
             );
         }
     }
-    count::inbound(number, bytes, false);
+    count::inbound(env, number, bytes, false);
     Ok(transmit::to_backend(env, backend))
 }
 
 /// An error about what a client sent, on its way back through NAT.
 #[inline(always)]
-fn to_client<F: Translate>(env: &Env, error: &Error<'_, F>, tuple: &Tuple<F>) -> Result<End, End> {
-    let none = End::Pass(Verdict::PassedNoService);
-    let Some(place) = Place::<F>::of(tuple.destination, tuple.destination_port, env.control) else {
+fn to_client<P: Platform, F: Ip>(env: &Env<P>, error: &Error<'_, F>, tuple: &Tuple<F>) -> Result<Outcome, Outcome> {
+    let none = Outcome::Pass(Verdict::PassedNoService);
+    let Some(place) = Place::<F>::of(env, tuple.destination, tuple.destination_port) else {
         return Err(none);
     };
-    let Some((found, backend)) = place.outbound(env.bank, tuple) else {
+    let Some((found, backend)) = place.outbound(env, tuple) else {
         return Err(none);
     };
-    let hop = place.hop(&found);
+    let hop = place.hop(env, &found);
     // SAFETY: the headers' views were checked when they were followed.
     let (source, _, bytes) = unsafe { F::addresses(error.outer.ip) };
     let vip = F::of_backend(&backend.vip);
@@ -136,7 +131,7 @@ fn to_client<F: Translate>(env: &Env, error: &Error<'_, F>, tuple: &Tuple<F>) ->
     // SAFETY: the views were checked.
     unsafe {
         if F::hops_left(error.outer.ip) <= 1 {
-            return Err(End::Drop(Verdict::DroppedTtlExceeded));
+            return Err(Outcome::Drop(Verdict::DroppedTtlExceeded));
         }
         F::set_source(error.outer.ip, vip, outer);
         F::quote_destination(error.quoted.ip, vip, address);
@@ -145,7 +140,7 @@ fn to_client<F: Translate>(env: &Env, error: &Error<'_, F>, tuple: &Tuple<F>) ->
         }
         update_checksums(error, address, endpoint, outer);
     }
-    count::outbound(place.backend(found.flow), bytes);
+    count::outbound(env, place.backend(env, found.flow), bytes);
     Ok(transmit::to_client(env, hop))
 }
 
@@ -156,7 +151,7 @@ fn to_client<F: Translate>(env: &Env, error: &Error<'_, F>, tuple: &Tuple<F>) ->
 ///
 /// The error's views must have been checked.
 #[inline(always)]
-unsafe fn update_checksums<F: Translate>(error: &Error<'_, F>, address: u16, endpoint: u16, outer: u16) {
+unsafe fn update_checksums<F: Ip>(error: &Error<'_, F>, address: u16, endpoint: u16, outer: u16) {
     let ports = u32::from(endpoint) + u32::from(checksum::inverse(address));
     let mut message = ports;
     // SAFETY: each view is checked here, the message's by the caller.

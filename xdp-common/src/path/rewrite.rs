@@ -1,16 +1,15 @@
-//! Rewrite: NAT. Addresses, ports, hop count, and the checksums that cover them (RFC 1624).
+//! Rewrite: addresses, ports, hop count, and the checksums that cover them (RFC 1624).
 
-use xdp_common::{
+use super::{
+    Frame, Outcome,
+    family::{Family, V4, V6},
+    parse::{Header, Packet},
+};
+use crate::{
     checksum,
     layout::Backend,
     verdict::Verdict,
     wire::{Be16, Be32, Icmp, Ipv4, Ipv6, protocol},
-};
-
-use crate::{
-    end::End,
-    family::{Family, V4, V6},
-    parse::{Frame, Header, Packet},
 };
 
 /// What NAT changes in a family's header.
@@ -207,11 +206,11 @@ pub fn inbound<F: Translate>(packet: &Packet<F>, backend: &Backend) {
 
 /// Makes a packet that the backend sent one from the service.
 #[inline(always)]
-pub fn outbound<F: Translate>(packet: &Packet<F>, backend: &Backend) -> Result<(), End> {
+pub fn outbound<F: Translate>(packet: &Packet<F>, backend: &Backend) -> Result<(), Outcome> {
     // SAFETY: parsing has checked the views of the IP and the transport header.
     unsafe {
         if F::hops_left(packet.ip) <= 1 {
-            return Err(End::Drop(Verdict::DroppedTtlExceeded));
+            return Err(Outcome::Drop(Verdict::DroppedTtlExceeded));
         }
         let vip = F::of_backend(&backend.vip);
         F::set_source(packet.ip, vip, checksum::inverse(backend.address_delta));
@@ -223,11 +222,11 @@ pub fn outbound<F: Translate>(packet: &Packet<F>, backend: &Backend) -> Result<(
 
 /// Sends a fragment other than the first, which has neither ports nor checksum, to the backend.
 #[inline(always)]
-pub fn fragment_inbound<F: Translate>(header: &Header<F>, backend: &Backend) -> Result<(), End> {
+pub fn fragment_inbound<F: Translate>(header: &Header<F>, backend: &Backend) -> Result<(), Outcome> {
     // SAFETY: the header's view was checked when it was followed.
     unsafe {
         if F::hops_left(header.ip) <= 1 {
-            return Err(End::Drop(Verdict::DroppedTtlExceeded));
+            return Err(Outcome::Drop(Verdict::DroppedTtlExceeded));
         }
         F::set_destination(header.ip, F::of_backend(&backend.address), backend.address_delta);
     }
@@ -236,11 +235,11 @@ pub fn fragment_inbound<F: Translate>(header: &Header<F>, backend: &Backend) -> 
 
 /// Makes a fragment other than the first, which the backend sent, one from the service.
 #[inline(always)]
-pub fn fragment_outbound<F: Translate>(header: &Header<F>, backend: &Backend) -> Result<(), End> {
+pub fn fragment_outbound<F: Translate>(header: &Header<F>, backend: &Backend) -> Result<(), Outcome> {
     // SAFETY: the header's view was checked when it was followed.
     unsafe {
         if F::hops_left(header.ip) <= 1 {
-            return Err(End::Drop(Verdict::DroppedTtlExceeded));
+            return Err(Outcome::Drop(Verdict::DroppedTtlExceeded));
         }
         F::set_source(
             header.ip,

@@ -1,10 +1,13 @@
 //! Parse: Ethernet, VLAN tags, IPv4 with options or IPv6 with extension headers, ports.
 //!
-//! Each view of the frame is checked against its end first; the verifier insists.
+//! What is cut short or contradicts itself is passed to the kernel, which drops it and counts it where operators look.
 
-use aya_ebpf::programs::XdpContext;
-use xdp_common::{
-    layout::Handover,
+use super::{
+    Env, Outcome,
+    family::{Family, V4, V6},
+    platform::Platform,
+};
+use crate::{
     verdict::Verdict,
     wire::{
         Be16, ETHERNET, EtherType, Ethernet, ExtensionHeader, FRAGMENT_HEADER, Fragment, Ipv4, Ipv6, Ports, Tcp, Udp,
@@ -12,63 +15,35 @@ use xdp_common::{
     },
 };
 
-use crate::{
-    end::End,
-    family::{Family, V4, V6},
-    forget, further,
-};
+/// A family whose headers can be followed.
+pub trait Parse: Family {
+    /// Follows the IP header `at` bytes into the frame, and what stands between it and the transport header.
+    ///
+    /// # Errors
+    ///
+    /// The outcome for a packet whose header is cut short, contradicts itself or leads too far.
+    fn header<P: Platform>(env: &Env<P>, at: usize) -> Result<Header<Self>, Outcome>;
+}
+
+impl Parse for V4 {
+    #[inline(always)]
+    fn header<P: Platform>(env: &Env<P>, at: usize) -> Result<Header<Self>, Outcome> {
+        ipv4(env, at)
+    }
+}
+
+impl Parse for V6 {
+    #[inline(always)]
+    fn header<P: Platform>(env: &Env<P>, at: usize) -> Result<Header<Self>, Outcome> {
+        ipv6(env, at)
+    }
+}
 
 /// VLAN tags that are followed: 802.1Q, or QinQ.
 const TAGS: usize = 2;
 
 /// IPv6 extension headers that are followed. RFC 8200, section 4.1, recommends no more than six before the transport.
 const EXTENSIONS: usize = 6;
-
-/// The bytes of a frame.
-#[derive(Clone, Copy)]
-pub struct Frame {
-    start: usize,
-    end: usize,
-}
-
-impl Frame {
-    /// The frame that the program was called for.
-    #[inline(always)]
-    pub fn of(context: &XdpContext) -> Self {
-        Self {
-            start: context.data(),
-            end: context.data_end(),
-        }
-    }
-
-    /// A view of what stands `at` bytes into the frame, if all of it is there.
-    #[inline(always)]
-    pub fn view<T>(self, at: usize) -> Option<*mut T> {
-        let start = self.start + at;
-        if start + size_of::<T>() > self.end {
-            return None;
-        }
-        Some(start as *mut T)
-    }
-
-    /// Where in the frame this is.
-    #[inline(always)]
-    pub fn offset<T>(self, view: *mut T) -> usize {
-        view as usize - self.start
-    }
-
-    /// Bytes of the frame.
-    #[inline(always)]
-    pub fn length(self) -> usize {
-        self.end - self.start
-    }
-
-    /// The Ethernet header, whose presence parsing has proven.
-    #[inline(always)]
-    pub fn ethernet(self) -> *mut Ethernet {
-        self.start as *mut Ethernet
-    }
-}
 
 /// The IP header that follows Ethernet and its tags.
 pub enum Network {
@@ -80,25 +55,25 @@ pub enum Network {
 
 /// From the frame to its IP header.
 #[inline(always)]
-pub fn network(frame: Frame) -> Result<Network, End> {
-    let (ether_type, at) = ethernet(frame)?;
+pub fn network<P: Platform>(env: &Env<P>) -> Result<Network, Outcome> {
+    let (ether_type, at) = ethernet(env)?;
     if ether_type == EtherType::IPV4 {
-        let header = ipv4(frame, at)?;
-        header.within(frame).map(|()| Network::V4(header))
+        let header = ipv4(env, at)?;
+        header.within(env).map(|()| Network::V4(header))
     } else if ether_type == EtherType::IPV6 {
-        let header = ipv6(frame, at)?;
-        header.within(frame).map(|()| Network::V6(header))
+        let header = ipv6(env, at)?;
+        header.within(env).map(|()| Network::V6(header))
     } else if EtherType::is_vlan(ether_type) {
-        Err(End::Pass(Verdict::PassedTooDeep))
+        Err(Outcome::Pass(Verdict::PassedTooDeep))
     } else {
-        Err(End::Pass(Verdict::PassedNotIp))
+        Err(Outcome::Pass(Verdict::PassedNotIp))
     }
 }
 
 /// Ethernet and up to two VLAN tags, which stay as they are: what follows them, and where.
 #[inline(always)]
-fn ethernet(frame: Frame) -> Result<(Be16, usize), End> {
-    let header: *mut Ethernet = frame.view(0).ok_or(End::Pass(Verdict::PassedMalformed))?;
+fn ethernet<P: Platform>(env: &Env<P>) -> Result<(Be16, usize), Outcome> {
+    let header: *mut Ethernet = env.frame.view(0).ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
     // SAFETY: the view was checked.
     let mut ether_type = unsafe { (*header).ether_type };
     let mut at = ETHERNET;
@@ -106,12 +81,12 @@ fn ethernet(frame: Frame) -> Result<(Be16, usize), End> {
         if !EtherType::is_vlan(ether_type) {
             break;
         }
-        let tag: *mut Vlan = frame.view(at).ok_or(End::Pass(Verdict::PassedMalformed))?;
+        let tag: *mut Vlan = env.frame.view(at).ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
         // SAFETY: the view was checked.
         ether_type = unsafe { (*tag).ether_type };
         at += VLAN;
     }
-    Ok((ether_type, forget::below::<31>(at, usize::from(ether_type.0))))
+    Ok((ether_type, env.platform.bounded::<31>(at, usize::from(ether_type.0))))
 }
 
 /// The two ends of a packet.
@@ -177,9 +152,9 @@ pub struct Header<F: Family> {
 impl<F: Family> Header<F> {
     /// Whether the packet is within the frame.
     #[inline(always)]
-    fn within(&self, frame: Frame) -> Result<(), End> {
-        if self.end > frame.length() {
-            return Err(End::Pass(Verdict::PassedMalformed));
+    fn within<P: Platform>(&self, env: &Env<P>) -> Result<(), Outcome> {
+        if self.end > env.frame.length() {
+            return Err(Outcome::Pass(Verdict::PassedMalformed));
         }
         Ok(())
     }
@@ -187,13 +162,13 @@ impl<F: Family> Header<F> {
 
 /// An IPv4 header `at` bytes into the frame and its options.
 #[inline(always)]
-pub fn ipv4(frame: Frame, at: usize) -> Result<Header<V4>, End> {
-    let ip: *mut Ipv4 = frame.view(at).ok_or(End::Pass(Verdict::PassedMalformed))?;
+fn ipv4<P: Platform>(env: &Env<P>, at: usize) -> Result<Header<V4>, Outcome> {
+    let ip: *mut Ipv4 = env.frame.view(at).ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
     // SAFETY: the view was checked.
     let header = unsafe { &*ip };
     let length = header.header_length();
     if header.version() != 4 || length < size_of::<Ipv4>() || (header.total_length.get() as usize) < length {
-        return Err(End::Pass(Verdict::PassedMalformed));
+        return Err(Outcome::Pass(Verdict::PassedMalformed));
     }
     let end = at + header.total_length.get() as usize;
     let identification = u64::from(header.identification.0);
@@ -205,7 +180,7 @@ pub fn ipv4(frame: Frame, at: usize) -> Result<Header<V4>, End> {
     Ok(Header {
         ip,
         protocol: header.protocol,
-        at: forget::below::<127>(at + length, usize::from(header.protocol)),
+        at: env.platform.bounded::<127>(at + length, usize::from(header.protocol)),
         end,
         piece,
     })
@@ -213,12 +188,12 @@ pub fn ipv4(frame: Frame, at: usize) -> Result<Header<V4>, End> {
 
 /// An IPv6 header `at` bytes into the frame and its extension headers.
 #[inline(always)]
-pub fn ipv6(frame: Frame, at: usize) -> Result<Header<V6>, End> {
-    let ip: *mut Ipv6 = frame.view(at).ok_or(End::Pass(Verdict::PassedMalformed))?;
+fn ipv6<P: Platform>(env: &Env<P>, at: usize) -> Result<Header<V6>, Outcome> {
+    let ip: *mut Ipv6 = env.frame.view(at).ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
     // SAFETY: the view was checked.
     let header = unsafe { &*ip };
     if header.version() != 6 {
-        return Err(End::Pass(Verdict::PassedMalformed));
+        return Err(Outcome::Pass(Verdict::PassedMalformed));
     }
     let mut next = header.next_header;
     let mut piece = Piece::Whole;
@@ -226,13 +201,13 @@ pub fn ipv6(frame: Frame, at: usize) -> Result<Header<V6>, End> {
     let end = at + header.payload_length.get() as usize;
     for _ in 0..EXTENSIONS {
         if ExtensionHeader::follows(next) {
-            let extension: *mut ExtensionHeader = frame.view(at).ok_or(End::Pass(Verdict::PassedMalformed))?;
+            let extension: *mut ExtensionHeader = env.frame.view(at).ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
             // SAFETY: the view was checked.
             let extension = unsafe { &*extension };
             next = extension.next_header;
             at += extension.length();
         } else if next == protocol::FRAGMENT {
-            let fragment: *mut Fragment = frame.view(at).ok_or(End::Pass(Verdict::PassedMalformed))?;
+            let fragment: *mut Fragment = env.frame.view(at).ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
             // SAFETY: the view was checked.
             let fragment = unsafe { &*fragment };
             piece = match (fragment.is_atomic(), fragment.is_later_fragment()) {
@@ -252,9 +227,9 @@ pub fn ipv6(frame: Frame, at: usize) -> Result<Header<V6>, End> {
     }
     let leads_on = ExtensionHeader::follows(next) || next == protocol::FRAGMENT;
     if leads_on && !matches!(piece, Piece::Later(_)) {
-        return Err(End::Pass(Verdict::PassedTooDeep));
+        return Err(Outcome::Pass(Verdict::PassedTooDeep));
     }
-    let at = forget::below::<0x3fff>(at, usize::from(next));
+    let at = env.platform.bounded::<0x3fff>(at, usize::from(next));
     Ok(Header {
         ip,
         protocol: next,
@@ -266,53 +241,62 @@ pub fn ipv6(frame: Frame, at: usize) -> Result<Header<V6>, End> {
 
 /// The transport header that an IP header leads to.
 #[inline(always)]
-pub fn transport<F: Family>(frame: Frame, header: &Header<F>) -> Result<Packet<F>, End> {
+pub fn transport<P: Platform, F: Family>(env: &Env<P>, header: &Header<F>) -> Result<Packet<F>, Outcome> {
     let fixed = match header.protocol {
         protocol::TCP => size_of::<Tcp>(),
         _ => size_of::<Udp>(),
     };
     let is_transport = header.protocol == protocol::TCP || header.protocol == protocol::UDP;
     if is_transport && header.at + fixed > header.end {
-        return Err(End::Pass(Verdict::PassedMalformed));
+        return Err(Outcome::Pass(Verdict::PassedMalformed));
     }
     // SAFETY: the header's view was checked when it was followed.
     let (_, _, bytes) = unsafe { F::addresses(header.ip) };
-    packet(frame, header.ip, header.protocol, header.at, bytes, header.piece)
+    packet(env, header.ip, header.protocol, header.at, bytes, header.piece)
 }
 
-/// What [`transport`] found before.
+/// What [`transport`] found before, in a packet of which this is known.
+///
+/// # Errors
+///
+/// If the packet is not the one in which that was found.
 #[inline(always)]
-pub fn again<F: Family>(frame: Frame, handover: &Handover) -> Result<Packet<F>, End> {
-    let malformed = End::Pass(Verdict::PassedMalformed);
-    let _: *mut Ethernet = frame.view(0).ok_or(malformed)?;
-    let ip = frame.view(handover.ip as usize & 31);
-    let ip: *mut F::Header = ip.ok_or(End::Pass(Verdict::PassedMalformed))?;
-    let at = handover.transport as usize & 0x3fff;
-    let piece = further::piece(handover);
-    packet(frame, ip, handover.protocol as u8, at, handover.bytes, piece)
+pub fn again<P: Platform, F: Family>(
+    env: &Env<P>,
+    ip: usize,
+    transport: usize,
+    protocol: u8,
+    bytes: u64,
+    piece: Piece,
+) -> Result<Packet<F>, Outcome> {
+    let malformed = Outcome::Pass(Verdict::PassedMalformed);
+    let _: *mut Ethernet = env.frame.view(0).ok_or(malformed)?;
+    let ip = env.frame.view(ip & 31);
+    let ip: *mut F::Header = ip.ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
+    packet(env, ip, protocol, transport & 0x3fff, bytes, piece)
 }
 
 /// A packet whose IP header was checked and whose transport header is to be.
 #[inline(always)]
-fn packet<F: Family>(
-    frame: Frame,
+fn packet<P: Platform, F: Family>(
+    env: &Env<P>,
     ip: *mut F::Header,
     protocol: u8,
     at: usize,
     bytes: u64,
     piece: Piece,
-) -> Result<Packet<F>, End> {
+) -> Result<Packet<F>, Outcome> {
     // SAFETY, for both headers: the view was checked.
     let (ports, checksum, flags) = match protocol {
         protocol::TCP => {
-            let tcp: *mut Tcp = frame.view(at).ok_or(End::Pass(Verdict::PassedMalformed))?;
+            let tcp: *mut Tcp = env.frame.view(at).ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
             unsafe { (tcp.cast::<Ports>(), &raw mut (*tcp).checksum, (*tcp).flags) }
         }
         protocol::UDP => {
-            let udp: *mut Udp = frame.view(at).ok_or(End::Pass(Verdict::PassedMalformed))?;
+            let udp: *mut Udp = env.frame.view(at).ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
             unsafe { (udp.cast::<Ports>(), &raw mut (*udp).checksum, 0) }
         }
-        _ => return Err(End::Pass(Verdict::PassedOtherProtocol)),
+        _ => return Err(Outcome::Pass(Verdict::PassedOtherProtocol)),
     };
     // SAFETY: the IP header's view was checked by the caller.
     let (source, destination, _) = unsafe { F::addresses(ip) };
@@ -338,11 +322,14 @@ fn packet<F: Family>(
 /// The ends of the packets that answer the one that begins with this header, of which no more than the ports need be
 /// there.
 #[inline(always)]
-pub fn reverse<F: Family>(frame: Frame, header: &Header<F>) -> Result<Tuple<F>, End> {
+pub fn reverse<P: Platform, F: Family>(env: &Env<P>, header: &Header<F>) -> Result<Tuple<F>, Outcome> {
     if header.protocol != protocol::TCP && header.protocol != protocol::UDP {
-        return Err(End::Pass(Verdict::PassedOtherProtocol));
+        return Err(Outcome::Pass(Verdict::PassedOtherProtocol));
     }
-    let ports: *mut Ports = frame.view(header.at).ok_or(End::Pass(Verdict::PassedMalformed))?;
+    let ports: *mut Ports = env
+        .frame
+        .view(header.at)
+        .ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
     // SAFETY: the view was checked.
     let (source_port, destination_port) = unsafe { ((*ports).source.0, (*ports).destination.0) };
     // SAFETY: the header's view was checked when it was followed.

@@ -1,7 +1,7 @@
-//! Makes the verifier forget what it knows of a number.
+//! What the verifier is told: less than it knows.
 //!
-//! The verifier walks every way through the program and stops where it comes to a state that it has already found safe.
-//! A number that is 14, 18 or 22 depending on the way makes three states of one, and three loops of that kind in turn
+//! The verifier walks every path through the program and stops where it comes to a state that it has already found safe.
+//! A number that is 14, 18 or 22 depending on the path makes three states of one, and three loops of that kind in turn
 //! make the rest of the program be walked once for every combination. A number that is only known to lie below a bound
 //! makes one state of them all.
 
@@ -10,7 +10,7 @@ use core::arch::asm;
 /// `number`, of which the verifier knows only that `MASK` covers it. `unknown` must be something it cannot know, such as
 /// a field of the packet. `MASK` must be one less than a power of two and not less than the number.
 #[inline(always)]
-pub fn below<const MASK: usize>(number: usize, unknown: usize) -> usize {
+pub fn bounded<const MASK: usize>(number: usize, unknown: usize) -> usize {
     let mut number = number;
     let mut zero = unknown;
     // SAFETY: arithmetic on two registers: x - x is zero, but not to the verifier, which gives a difference the range

@@ -1,0 +1,289 @@
+//! The host: the packet path over tables in plain memory, to be tested, fuzzed and explained without a kernel.
+
+mod table;
+
+use core::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+};
+use std::{boxed::Box, collections::HashMap, sync::Mutex, vec::Vec};
+
+pub use self::table::Table;
+use crate::{
+    for_each_map, hash,
+    layout::{
+        BANKS, Backend, BackendCounters, BucketClients, BucketFlow, BucketV4, BucketV6, CHUNKS_PER_SEGMENT, Chunk,
+        Connections, Control, FragmentRoute, FragmentV4, FragmentV6, Handover, HopBucket, INTERFACE_BUCKETS, Interface,
+        InterfaceBucket, Limit, MAX_INTERFACES, SEGMENTS, Service, Sizes, TIMEOUT_SETS, TailCall, Timeouts, Underlay,
+        Verdicts,
+    },
+    maps::Arrays,
+    path::{
+        self, Frame,
+        family::{V4, V6},
+        outcome::action,
+        platform::{Atomics, Platform},
+    },
+    verdict::Verdict,
+};
+
+/// A segment of scheduling tables.
+type Segment = Box<[Chunk]>;
+
+macro_rules! tables {
+    (
+        arrays { $($(#[$doc:meta])* $array:ident $accessor:ident: $value:ty, $entries:expr, $sharing:ident;)* }
+        others { $($others:tt)* }
+    ) => {
+        /// The tables of a dataplane, and what else packets of it ask for.
+        pub struct Tables {
+            $($(#[$doc])* pub $accessor: Table<$value>,)*
+            sizes: Sizes,
+            segments: Vec<Segment>,
+            fragments_v4: Mutex<HashMap<FragmentV4, FragmentRoute>>,
+            fragments_v6: Mutex<HashMap<FragmentV6, FragmentRoute>>,
+            jiffies: AtomicU64,
+            random: AtomicU64,
+            warned: AtomicU32,
+        }
+
+        impl Tables {
+            /// Empty tables for these sizes and so many CPUs.
+            #[must_use]
+            pub fn new(sizes: Sizes, cpus: u32) -> Self {
+                Self {
+                    $($accessor: {
+                        let entries: fn(&Sizes, u32) -> u32 = $entries;
+                        Table::new(entries(&sizes, cpus))
+                    },)*
+                    sizes,
+                    segments: Vec::new(),
+                    fragments_v4: Mutex::default(),
+                    fragments_v6: Mutex::default(),
+                    jiffies: AtomicU64::new(0),
+                    random: AtomicU64::new(0),
+                    warned: AtomicU32::new(0),
+                }
+            }
+        }
+
+        impl Arrays for Host<'_> {
+            $(
+                fn $accessor(self, place: u32) -> Option<*mut $value> {
+                    self.tables.$accessor.pointer(place)
+                }
+            )*
+        }
+    };
+}
+
+for_each_map!(tables);
+
+impl Tables {
+    /// How much there is room for.
+    #[must_use]
+    pub const fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    /// Puts a segment of scheduling tables in place of the one with this number, or after the last.
+    ///
+    /// # Panics
+    ///
+    /// If there are segments missing before it, or it has too many chunks.
+    pub fn set_segment(&mut self, number: usize, chunks: Segment) {
+        assert!(number < SEGMENTS as usize && chunks.len() <= CHUNKS_PER_SEGMENT as usize);
+        if number == self.segments.len() {
+            self.segments.push(chunks);
+        } else {
+            self.segments[number] = chunks;
+        }
+    }
+
+    /// Sets the time, jiffies.
+    pub fn set_jiffies(&self, jiffies: u64) {
+        self.jiffies.store(jiffies, Relaxed);
+    }
+
+    /// How many packets operators would have been told of.
+    #[must_use]
+    pub fn warned(&self) -> u32 {
+        self.warned.load(Relaxed)
+    }
+
+    /// Runs the program that is attached on a frame that comes in by an interface: the XDP action. The frame is then what it
+    /// has become.
+    pub fn run(&self, cpu: u32, ingress: u32, frame: &mut [u8]) -> u32 {
+        let bytes = frame.as_mut_ptr_range();
+        let context = Ingress {
+            start: bytes.start.expose_provenance(),
+            end: bytes.end.expose_provenance(),
+            ifindex: ingress,
+        };
+        path::lvx(Host { tables: self, cpu }, context)
+    }
+}
+
+/// A packet on the host: it is borrowed for as long as its path takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Ingress {
+    start: usize,
+    end: usize,
+    ifindex: u32,
+}
+
+/// The host as a platform: a CPU and the tables.
+#[derive(Clone, Copy)]
+pub struct Host<'a> {
+    tables: &'a Tables,
+    cpu: u32,
+}
+
+/// A word of a table as an atomic.
+///
+/// # Safety
+///
+/// `word` must point to an aligned word that lives as long as the tables.
+unsafe fn atomic<'a>(word: *const u64) -> &'a AtomicU64 {
+    // SAFETY: the caller's.
+    unsafe { AtomicU64::from_ptr(word.cast_mut()) }
+}
+
+impl Atomics for Host<'_> {
+    unsafe fn load(self, word: *const u64) -> u64 {
+        // SAFETY: the caller's, as for all below.
+        unsafe { atomic(word) }.load(Relaxed)
+    }
+
+    unsafe fn store(self, word: *mut u64, value: u64) {
+        // SAFETY: as above.
+        unsafe { atomic(word) }.store(value, Relaxed);
+    }
+
+    unsafe fn load_last(self, word: *mut u64) -> u64 {
+        // SAFETY: as above.
+        unsafe { atomic(word) }.load(Acquire)
+    }
+
+    unsafe fn publish(self, word: *mut u64, value: u64) {
+        // SAFETY: as above.
+        unsafe { atomic(word) }.store(value, Release);
+    }
+
+    unsafe fn replace(self, word: *mut u64, old: u64, new: u64) -> bool {
+        // SAFETY: as above.
+        unsafe { atomic(word) }
+            .compare_exchange(old, new, AcqRel, Relaxed)
+            .is_ok()
+    }
+
+    unsafe fn count(self, word: *mut u64, value: u64) {
+        // SAFETY: as above.
+        unsafe { atomic(word) }.fetch_add(value, Relaxed);
+    }
+
+    unsafe fn add(self, word: *mut u64, value: u64) -> u64 {
+        // SAFETY: as above.
+        unsafe { atomic(word) }.fetch_add(value, AcqRel)
+    }
+}
+
+impl Platform for Host<'_> {
+    type Context = Ingress;
+
+    fn frame(self, context: Ingress) -> Frame {
+        // SAFETY: the frame is borrowed by `Tables::run` until the path ends.
+        unsafe { Frame::new(context.start, context.end) }
+    }
+
+    fn ingress(self, context: Ingress) -> u32 {
+        context.ifindex
+    }
+
+    fn tail_call(self, context: Ingress, to: TailCall) -> Option<u32> {
+        Some(match to {
+            TailCall::NewFlowV4 => path::lvx_new_flow::<_, V4>(self, context),
+            TailCall::NewFlowV6 => path::lvx_new_flow::<_, V6>(self, context),
+            TailCall::Fragment => path::lvx_fragment(self, context),
+            TailCall::Icmp => path::lvx_icmp(self, context),
+        })
+    }
+
+    fn redirect(self, interface: u32) -> Option<u32> {
+        let is_there = interface < MAX_INTERFACES
+            && (0..BANKS).any(|bank| self.tables.interfaces.read((interface << 1 | bank) as usize).ifindex != 0);
+        is_there.then_some(action::REDIRECT)
+    }
+
+    fn warn(self, _context: Ingress, verdict: Verdict) {
+        if verdict.is_told() {
+            self.tables.warned.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn cpu(self) -> u32 {
+        self.cpu
+    }
+
+    fn jiffies(self) -> u64 {
+        self.tables.jiffies.load(Relaxed)
+    }
+
+    fn random(self) -> u32 {
+        (hash::mix(self.tables.random.fetch_add(0x9e37_79b9_7f4a_7c15, Relaxed)) >> 32) as u32
+    }
+
+    fn bounded<const MASK: usize>(self, number: usize, _unknown: usize) -> usize {
+        assert!(number <= MASK, "{number} is not within {MASK:#x}");
+        number
+    }
+
+    fn flows_v4_mask(self) -> u32 {
+        self.tables.sizes.buckets_v4() - 1
+    }
+
+    fn flows_v6_mask(self) -> u32 {
+        self.tables.sizes.buckets_v6() - 1
+    }
+
+    fn endpoints_mask(self) -> u32 {
+        self.tables.sizes.endpoint_buckets() - 1
+    }
+
+    fn backends_size(self) -> u32 {
+        self.tables.sizes.backends + 1
+    }
+
+    fn chunk(self, segment: u32, place: u32) -> Option<*const Chunk> {
+        let chunk = self.tables.segments.get(segment as usize)?.get(place as usize)?;
+        Some(core::ptr::from_ref(chunk))
+    }
+
+    fn fragment_v4(self, datagram: &FragmentV4) -> Option<FragmentRoute> {
+        self.tables.fragments_v4.lock().ok()?.get(datagram).copied()
+    }
+
+    fn fragment_v6(self, datagram: &FragmentV6) -> Option<FragmentRoute> {
+        self.tables.fragments_v6.lock().ok()?.get(datagram).copied()
+    }
+
+    fn remember_fragment_v4(self, datagram: &FragmentV4, route: &FragmentRoute) {
+        if let Ok(mut fragments) = self.tables.fragments_v4.lock() {
+            fragments.insert(*datagram, *route);
+        }
+    }
+
+    fn remember_fragment_v6(self, datagram: &FragmentV6, route: &FragmentRoute) {
+        if let Ok(mut fragments) = self.tables.fragments_v6.lock() {
+            fragments.insert(*datagram, *route);
+        }
+    }
+
+    fn repeat<T>(self, times: u32, step: extern "C" fn(u64, *mut T) -> u64, state: &mut T) {
+        for index in 0..u64::from(times) {
+            if step(index, state) != 0 {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Env: what every step may look at.
+
+use super::{Frame, platform::Platform};
+use crate::layout::{Backend, Control, Service};
+
+/// What every step may look at.
+pub struct Env<P: Platform> {
+    /// What this runs on.
+    pub platform: P,
+    /// The packet, as the platform knows it.
+    pub context: P::Context,
+    /// Its bytes.
+    pub frame: Frame,
+    /// The bank of the configuration that this packet uses.
+    pub bank: u32,
+    /// The word that names the bank, with its flags.
+    mode: u64,
+    control: *const Control,
+}
+
+impl<P: Platform> Env<P> {
+    /// That of a packet.
+    #[inline(always)]
+    pub fn of(platform: P, context: P::Context) -> Option<Self> {
+        let control = platform.control(0)?.cast_const();
+        // SAFETY: the word is a table's, and is read once.
+        let mode = unsafe { platform.load(&raw const (*control).mode) };
+        Some(Self {
+            platform,
+            context,
+            frame: platform.frame(context),
+            bank: mode as u32 & 1,
+            mode,
+            control,
+        })
+    }
+
+    /// Whether NAT backends may have sent the packet.
+    #[inline(always)]
+    pub const fn answers(&self) -> bool {
+        self.mode & Control::ANSWERS != 0
+    }
+
+    /// Seeds and settings.
+    #[inline(always)]
+    pub const fn control(&self) -> &Control {
+        // SAFETY: the entry is the table's only one; what is read of it through this does not change while packets run.
+        unsafe { &*self.control }
+    }
+
+    /// The backend with this number, in this packet's bank.
+    #[inline(always)]
+    pub fn backend(&self, number: u32) -> Option<&Backend> {
+        // SAFETY: a bank is not written while packets may read it.
+        self.platform
+            .backends(number << 1 | self.bank)
+            .map(|it| unsafe { &*it })
+    }
+
+    /// The service with this number, in this packet's bank.
+    #[inline(always)]
+    pub fn service(&self, number: u32) -> Option<&Service> {
+        // SAFETY: as above.
+        self.platform
+            .services(number << 1 | self.bank)
+            .map(|it| unsafe { &*it })
+    }
+}

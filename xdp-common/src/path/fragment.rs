@@ -1,0 +1,73 @@
+//! Fragment: only the first one of a datagram has the ports; the others go where it went.
+
+use super::{Env, Outcome, count, deliver::Ip, parse::Header, platform::Platform, rewrite, scheduler, transmit};
+use crate::{
+    layout::{FragmentRoute, Hop, Method, UnknownFragments, any_port},
+    verdict::Verdict,
+};
+
+/// Sends another fragment after the first one.
+#[inline(always)]
+pub fn later<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>, identification: u64) -> Result<Outcome, Outcome> {
+    let unknown = Outcome::Pass(Verdict::PassedFragment);
+    // SAFETY: the header's view was checked when it was followed.
+    let (source, destination, bytes) = unsafe { F::addresses(header.ip) };
+    let route = match F::route(env.platform, header, identification) {
+        Some(route) => route,
+        None => orphan::<P, F>(env, source, destination, header.protocol)?,
+    };
+    let Some(backend) = env.backend(route.backend) else {
+        return Err(unknown);
+    };
+    // The number may be another backend's by now, or nobody's.
+    let still = match route.inbound {
+        0 => source == F::of_backend(&backend.address) && backend.method.has(Method::SEES_ANSWERS),
+        _ => destination == F::of_backend(&backend.vip) && backend.method != Method::NONE,
+    };
+    if !still {
+        return Err(unknown);
+    }
+    if route.inbound == 0 {
+        rewrite::fragment_outbound(header, backend)?;
+        count::outbound(env, route.backend, bytes);
+        return Ok(transmit::to_client(env, route.hop));
+    }
+    if backend.ifindex == 0 {
+        return Err(Outcome::Drop(Verdict::DroppedNoNextHop));
+    }
+    if backend.method.has(Method::REWRITES_DESTINATION) {
+        rewrite::fragment_inbound(header, backend)?;
+    }
+    count::inbound(env, route.backend, bytes, false);
+    Ok(transmit::to_backend(env, backend))
+}
+
+/// Where a fragment goes whose first fragment was not seen, if the operator wants more than to pass it. The tables then have
+/// an endpoint of any port for each address and protocol of a service.
+#[inline(always)]
+fn orphan<P: Platform, F: Ip>(
+    env: &Env<P>,
+    source: F::Address,
+    destination: F::Address,
+    protocol: u8,
+) -> Result<FragmentRoute, Outcome> {
+    let wish = env.control().unknown_fragments;
+    if wish == UnknownFragments::Pass as u64 {
+        return Err(Outcome::Pass(Verdict::PassedFragment));
+    }
+    let Some(number) = F::endpoint(env.platform, env.bank, destination, any_port(protocol)).service() else {
+        return Err(Outcome::Pass(Verdict::PassedFragment));
+    };
+    if wish != UnknownFragments::Addresses as u64 {
+        return Err(Outcome::Drop(Verdict::DroppedFragment));
+    }
+    let chosen = scheduler::choose_by_address::<P, F>(env, number, source);
+    match chosen {
+        Some(backend) => Ok(FragmentRoute {
+            backend,
+            inbound: 1,
+            hop: Hop::NONE,
+        }),
+        None => Err(Outcome::Drop(Verdict::DroppedNoBackend)),
+    }
+}

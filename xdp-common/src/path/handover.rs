@@ -1,0 +1,92 @@
+//! Handover: what a program leaves, in a place of its CPU, for the one in which the packet's path goes on.
+
+use super::{
+    Env, Outcome,
+    family::Family,
+    flow::Place,
+    parse::{self, Packet, Piece},
+    platform::Platform,
+};
+use crate::{
+    layout::{Handover, TailCall},
+    verdict::Verdict,
+};
+
+/// In [`Handover::first`]: there is an identification above.
+const FIRST: u64 = 1;
+
+/// Leaves this program for another.
+#[inline(always)]
+pub fn tail_call<P: Platform>(env: &Env<P>, to: TailCall) -> Outcome {
+    match env.platform.tail_call(env.context, to) {
+        Some(action) => Outcome::Action(action),
+        None => Outcome::Drop(Verdict::DroppedNoProgram),
+    }
+}
+
+/// This CPU's.
+#[inline(always)]
+fn handover<P: Platform>(env: &Env<P>) -> Option<*mut Handover> {
+    env.platform.handovers(env.platform.cpu())
+}
+
+/// Leaves for the program in which the flow of a packet begins (`reuse` as in [`super::flow::Entry`]), or goes on with a
+/// backend that is not 0.
+#[inline(always)]
+pub fn new_flow<P: Platform, F: Family>(
+    env: &Env<P>,
+    packet: &Packet<F>,
+    place: &Place<F>,
+    service: u32,
+    reuse: usize,
+    backend: u32,
+) -> Outcome {
+    let Some(handover) = handover(env) else {
+        return Outcome::Drop(Verdict::DroppedNoProgram);
+    };
+    let first = match packet.piece {
+        Piece::First(identification) => identification << 1 | FIRST,
+        _ => 0,
+    };
+    // SAFETY: the entry is this CPU's, and programs on a CPU do not interrupt each other.
+    unsafe {
+        (*handover).client = place.client.0;
+        (*handover).bytes = packet.bytes;
+        (*handover).first = first;
+        (*handover).ip = env.frame.offset(packet.ip) as u32;
+        (*handover).transport = env.frame.offset(packet.ports) as u32;
+        (*handover).protocol = u32::from(packet.tuple.protocol);
+        (*handover).service = service;
+        (*handover).reuse = reuse as u32;
+        (*handover).backend = backend;
+    }
+    tail_call(env, F::NEW_FLOW)
+}
+
+/// What the program before has left.
+#[inline(always)]
+pub fn received<P: Platform>(env: &Env<P>) -> Option<&Handover> {
+    // SAFETY: the program before has left it for this one, and no other program runs on this CPU until this one ends.
+    handover(env).map(|handover| unsafe { &*handover.cast_const() })
+}
+
+/// The packet that the program before has parsed.
+///
+/// # Errors
+///
+/// If the packet is not the one that the handover tells of.
+#[inline(always)]
+pub fn packet<P: Platform, F: Family>(env: &Env<P>, handover: &Handover) -> Result<Packet<F>, Outcome> {
+    let piece = match handover.first {
+        0 => Piece::Whole,
+        first => Piece::First(first >> 1),
+    };
+    parse::again(
+        env,
+        handover.ip as usize,
+        handover.transport as usize,
+        handover.protocol as u8,
+        handover.bytes,
+        piece,
+    )
+}

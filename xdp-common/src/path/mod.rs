@@ -1,0 +1,164 @@
+//! The packet path, from the frame to the XDP action: written once, it runs in the kernel and, unchanged, on the host
+//! ([`platform`]). A packet passes one module each, in this order and never back:
+//!
+//! [`parse`] -> ([`fragment`], [`icmp`]) -> [`service`] -> [`flow`] -> ([`new_flow`]: [`persistence`], [`scheduler`],
+//! [`compare`]) -> [`deliver`]: [`rewrite`], [`transmit`] -> [`outcome`]
+//!
+//! The program that is attached, [`lvx`], takes a packet whose flow is known all the way. What is rarer goes on in a program
+//! of its own ([`TailCall`]): so each is small enough for the compiler to keep what it needs in registers, and for the
+//! verifier to walk. Within a program everything is inlined; [`family`] lets IPv4 and IPv6 share each step. A packet that is
+//! not for a service is passed as it came; nothing is written into a packet before its fate is known.
+
+pub mod compare;
+pub mod connections;
+pub mod count;
+pub mod datagram;
+pub mod deliver;
+pub mod env;
+pub mod family;
+pub mod flow;
+pub mod fragment;
+pub mod frame;
+pub mod handover;
+pub mod icmp;
+pub mod ingress;
+pub mod new_flow;
+pub mod outcome;
+pub mod parse;
+pub mod persistence;
+pub mod platform;
+pub mod rewrite;
+pub mod scheduler;
+pub mod service;
+pub mod transmit;
+
+use self::{
+    deliver::Ip,
+    family::{V4, V6},
+    flow::{ANY, Lookup, Place},
+    outcome::{action, conclude},
+    parse::{Header, Network, Packet, Piece},
+    platform::Platform,
+    service::Role,
+};
+pub use self::{env::Env, frame::Frame, outcome::Outcome};
+use crate::{
+    layout::{Backend, TailCall},
+    verdict::Verdict,
+};
+
+/// The program that is attached to interfaces.
+#[inline(always)]
+pub fn lvx<P: Platform>(platform: P, context: P::Context) -> u32 {
+    run(platform, context, common::<P, V4>, common::<P, V6>)
+}
+
+/// The program of packets that begin a flow, and of flows whose client's template is due.
+#[inline(always)]
+pub fn lvx_new_flow<P: Platform, F: Ip>(platform: P, context: P::Context) -> u32 {
+    match Env::of(platform, context) {
+        Some(env) => conclude(&env, new_flow::go_on::<P, F>(&env)),
+        None => action::PASS,
+    }
+}
+
+/// The program of fragments.
+#[inline(always)]
+pub fn lvx_fragment<P: Platform>(platform: P, context: P::Context) -> u32 {
+    run(platform, context, any_fragment::<P, V4>, any_fragment::<P, V6>)
+}
+
+/// The program of ICMP.
+#[inline(always)]
+pub fn lvx_icmp<P: Platform>(platform: P, context: P::Context) -> u32 {
+    run(platform, context, icmp::error::<P, V4>, icmp::error::<P, V6>)
+}
+
+/// Runs a packet's path, from the frame to the XDP action.
+#[inline(always)]
+fn run<P: Platform>(
+    platform: P,
+    context: P::Context,
+    v4: impl FnOnce(&Env<P>, &Header<V4>) -> Result<Outcome, Outcome>,
+    v6: impl FnOnce(&Env<P>, &Header<V6>) -> Result<Outcome, Outcome>,
+) -> u32 {
+    let Some(env) = Env::of(platform, context) else {
+        return action::PASS;
+    };
+    let outcome = match parse::network(&env) {
+        Ok(Network::V4(header)) => v4(&env, &header),
+        Ok(Network::V6(header)) => v6(&env, &header),
+        Err(outcome) => Err(outcome),
+    };
+    conclude(&env, outcome)
+}
+
+/// A packet as most are: whole, and TCP or UDP.
+#[inline(always)]
+fn common<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>) -> Result<Outcome, Outcome> {
+    if header.protocol == F::ICMP || header.piece != Piece::Whole {
+        return Err(match header.piece {
+            Piece::Whole => handover::tail_call(env, TailCall::Icmp),
+            _ => handover::tail_call(env, TailCall::Fragment),
+        });
+    }
+    transport(env, header)
+}
+
+/// A fragment: the first one goes as a whole packet would; the others follow it.
+#[inline(always)]
+fn any_fragment<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>) -> Result<Outcome, Outcome> {
+    match header.piece {
+        Piece::Later(identification) => fragment::later(env, header, identification),
+        _ if header.protocol == F::ICMP => Err(Outcome::Pass(Verdict::PassedFragment)),
+        _ => transport(env, header),
+    }
+}
+
+/// A TCP or UDP packet: of a flow that is known, or not for a service.
+#[inline(always)]
+fn transport<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>) -> Result<Outcome, Outcome> {
+    let packet = parse::transport(env, header)?;
+    match service::role(env, &packet.tuple) {
+        Role::Inbound(service) => inbound(env, &packet, service),
+        Role::Outbound => outbound(env, &packet),
+        Role::Unmatched => Err(Outcome::Pass(Verdict::PassedNoService)),
+    }
+}
+
+/// A client's packet: its flow, or a new one; the backend; out.
+#[inline(always)]
+fn inbound<P: Platform, F: Ip>(env: &Env<P>, packet: &Packet<F>, service: u32) -> Result<Outcome, Outcome> {
+    let Some(place) = Place::<F>::of(env, packet.tuple.source, packet.tuple.source_port) else {
+        return Err(Outcome::Drop(Verdict::DroppedNoBackend));
+    };
+    match place.known(env, packet, service) {
+        Lookup::Flow {
+            number,
+            backend,
+            is_due,
+        } => {
+            if is_due && backend.flags & Backend::PERSISTENT != 0 {
+                // The template of the client has to be noted too.
+                return Err(handover::new_flow(env, packet, &place, service, ANY, number));
+            }
+            deliver::deliverable(packet, backend)?;
+            Ok(deliver::to_backend(env, packet, number, backend, false))
+        }
+        Lookup::Lost => Err(Outcome::Drop(Verdict::DroppedBackendLost)),
+        Lookup::Miss { reuse } => Err(handover::new_flow(env, packet, &place, service, reuse, 0)),
+    }
+}
+
+/// A NAT backend's packet: its flow; the service's address; back to the client.
+#[inline(always)]
+fn outbound<P: Platform, F: Ip>(env: &Env<P>, packet: &Packet<F>) -> Result<Outcome, Outcome> {
+    let none = Outcome::Pass(Verdict::PassedNoService);
+    let Some(place) = Place::<F>::of(env, packet.tuple.destination, packet.tuple.destination_port) else {
+        return Err(none);
+    };
+    let Some((found, backend)) = place.outbound(env, &packet.tuple) else {
+        return Err(none);
+    };
+    deliver::to_client(env, packet, &place, &found, backend)
+}

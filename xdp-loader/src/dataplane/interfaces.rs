@@ -1,0 +1,105 @@
+//! Interfaces: the slots that they have in the maps.
+
+use std::collections::BTreeMap;
+
+use aya::maps::{Map, MapData, xdp::DevMap};
+use xdp_common::{
+    hash,
+    layout::{InterfaceBucket, InterfaceSlot, MAX_INTERFACES},
+};
+
+use super::{Error, memory::Memory};
+
+/// Which interface has which slot. Slot 0 is nobody's.
+#[derive(Debug, Default)]
+pub struct Interfaces {
+    by_index: BTreeMap<u32, u32>,
+}
+
+impl Interfaces {
+    /// The slots that the maps tell of.
+    #[must_use]
+    pub fn recovered(slots: &Memory<InterfaceBucket>) -> Self {
+        let by_index = (0..slots.len())
+            .flat_map(|bucket| slots.read(bucket))
+            .filter(|entry| *entry != InterfaceSlot::NONE)
+            .map(|entry| (entry.ifindex(), entry.slot()))
+            .collect();
+        Self { by_index }
+    }
+
+    /// The slot of an interface; a new one, entered into the maps, if it has none.
+    ///
+    /// # Errors
+    ///
+    /// If there are too many interfaces, or the kernel does not know this one.
+    pub fn give(&mut self, ifindex: u32, slots: &Memory<InterfaceBucket>, egress: &mut Map) -> Result<u32, Error> {
+        if let Some(slot) = self.by_index.get(&ifindex) {
+            return Ok(*slot);
+        }
+        let full = || Error::TooManyInterfaces(MAX_INTERFACES - 1);
+        let slot = (1..MAX_INTERFACES)
+            .find(|slot| !self.by_index.values().any(|taken| taken == slot))
+            .ok_or_else(full)?;
+        let place = place(slots, ifindex, |entry| entry == InterfaceSlot::NONE).ok_or_else(full)?;
+        DevMap::<&mut MapData>::try_from(egress)?
+            .set(slot, ifindex, None, 0)
+            .map_err(aya_xdp)?;
+        enter(slots, place, InterfaceSlot::new(ifindex, slot));
+        self.by_index.insert(ifindex, slot);
+        Ok(slot)
+    }
+
+    /// Takes the slots of interfaces that no longer exist.
+    pub fn retain(&mut self, keep: impl Fn(u32) -> bool, slots: &Memory<InterfaceBucket>) {
+        let gone: Vec<u32> = self
+            .by_index
+            .keys()
+            .filter(|ifindex| !keep(**ifindex))
+            .copied()
+            .collect();
+        for ifindex in gone {
+            self.by_index.remove(&ifindex);
+            if let Some(place) = place(slots, ifindex, |entry| entry.ifindex() == ifindex) {
+                enter(slots, place, InterfaceSlot::NONE);
+            }
+        }
+    }
+
+    /// The slot of an interface, if it has one.
+    #[must_use]
+    pub fn slot(&self, ifindex: u32) -> Option<u32> {
+        self.by_index.get(&ifindex).copied()
+    }
+
+    /// The interfaces and their slots.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.by_index.iter().map(|(ifindex, slot)| (*ifindex, *slot))
+    }
+}
+
+/// Where in the table an interface's slot stands or may stand: its bucket, and a place in it.
+fn place(
+    slots: &Memory<InterfaceBucket>,
+    ifindex: u32,
+    wanted: impl Fn(InterfaceSlot) -> bool,
+) -> Option<(usize, usize)> {
+    let bucket = hash::interface(ifindex) as usize;
+    let place = slots.read(bucket).into_iter().position(wanted)?;
+    Some((bucket, place))
+}
+
+/// Writes an entry, which packets read as one word.
+fn enter(slots: &Memory<InterfaceBucket>, (bucket, place): (usize, usize), entry: InterfaceSlot) {
+    slots
+        .word(bucket, place)
+        .store(entry.0, std::sync::atomic::Ordering::Release);
+}
+
+/// An error of an XDP map as one of maps.
+fn aya_xdp(error: aya::maps::xdp::XdpMapError) -> Error {
+    match error {
+        aya::maps::xdp::XdpMapError::MapError(error) => Error::Map(error),
+        other => Error::Load(other.to_string()),
+    }
+}
