@@ -4,6 +4,7 @@
 //! - [`wire`]: views of packet headers, as they stand in a frame;
 //! - [`maps`]: the list of all maps, from which both sides have what they need of them;
 //! - [`path`]: the packet path, from the frame to the XDP action, over a small trait of tables, atomics and clock;
+//! - [`succession`]: what a dataplane tells the one that comes after it, whatever their layouts;
 //! - [`checksum`], [`hash`], [`load`], [`tcp_state`]: pure packet logic;
 //! - [`verdict`]: the reasons under which packets are counted;
 //! - [`mod@bench`]: what the measuring programs share.
@@ -24,6 +25,7 @@ pub mod layout;
 pub mod load;
 pub mod maps;
 pub mod path;
+pub mod succession;
 pub mod tcp_state;
 pub mod verdict;
 pub mod wire;

@@ -1,10 +1,13 @@
 //! The maps: each is declared once, in [`for_each_map`], and from there come the program's static, the name of its pin, its
 //! size, and how both sides reach its entries.
 
-use crate::layout::{
-    BANKS, Backend, BackendCounters, BucketClients, BucketFlow, BucketV4, BucketV6, Connections, Control, Handover,
-    HopBucket, INTERFACE_BUCKETS, Interface, InterfaceBucket, Limit, MAX_INTERFACES, Service, Sizes, TIMEOUT_SETS,
-    Timeouts, Underlay, Verdicts,
+use crate::{
+    layout::{
+        BANKS, Backend, BackendCounters, BucketClients, BucketFlow, BucketV4, BucketV6, Connections, Control, Handover,
+        HopBucket, INTERFACE_BUCKETS, Interface, InterfaceBucket, Limit, MAX_INTERFACES, Service, Sizes, TIMEOUT_SETS,
+        Timeouts, Underlay, Verdicts,
+    },
+    succession::Found,
 };
 
 /// What of a dataplane's maps its successor may go on with.
@@ -16,6 +19,8 @@ pub enum Sharing {
     Flows,
     /// This map, if its layout and size are the same: what it says is then put right by and by.
     Counts,
+    /// This map, always: its layout is part of what dataplanes agree upon.
+    Always,
 }
 
 /// A map of the packet path.
@@ -72,13 +77,17 @@ macro_rules! for_each_map {
                 INTERFACES interfaces: Interface, |_, _| MAX_INTERFACES * BANKS, Own;
                 /// The slots of interfaces, by a hash of their index.
                 INTERFACE_SLOTS interface_slots: InterfaceBucket, |_, _| INTERFACE_BUCKETS, Own;
-                /// Packets, bytes and flows: place `cpu * (backends + 1) + backend`.
-                BACKEND_COUNTERS backend_counters: BackendCounters, |sizes, cpus| (sizes.backends + 1) * cpus, Counts;
-                /// Verdicts: place `cpu * MAX_INTERFACES + slot`.
-                VERDICT_COUNTERS verdict_counters: Verdicts, |_, cpus| MAX_INTERFACES * cpus, Counts;
+                /// Packets, bytes and flows: place `cpu * (backends + 1) + backend`. After the last CPU's stands what was counted
+                /// before this map was made.
+                BACKEND_COUNTERS backend_counters: BackendCounters,
+                    |sizes, cpus| (sizes.backends + 1) * (cpus + 1), Counts;
+                /// Verdicts: place `cpu * MAX_INTERFACES + slot`. After the last CPU's, as above.
+                VERDICT_COUNTERS verdict_counters: Verdicts, |_, cpus| MAX_INTERFACES * (cpus + 1), Counts;
                 /// What a packet takes along into the program of new flows: place `cpu`. In pages of their own, so that each
                 /// CPU has a line to itself.
                 HANDOVERS handovers: Handover, |_, cpus| cpus, Own;
+                /// What a predecessor has found of a packet's flow: place `cpu`.
+                FOUND found: Found, |_, cpus| cpus, Always;
             }
             others {
                 /// Scheduling tables, by segment.
@@ -92,6 +101,8 @@ macro_rules! for_each_map {
                 EGRESS: DevMap<{ MAX_INTERFACES as usize }>, Own;
                 /// The programs in which the path of rarer packets goes on.
                 TAIL_CALLS: ProgramArray<{ layout::TAIL_CALLS }>, Own;
+                /// The programs of the successor in which packets go on whose flow was looked up for it.
+                SUCCESSOR: ProgramArray<{ successor::PLACES }>, Own;
             }
         }
     };

@@ -46,6 +46,13 @@ impl Platform for Kernel {
     }
 
     #[inline(always)]
+    fn go_on(self, context: *mut xdp_md, to: u32) -> Option<u32> {
+        // SAFETY: as above.
+        unsafe { maps::SUCCESSOR.tail_call(&XdpContext::new(context), to) };
+        None
+    }
+
+    #[inline(always)]
     fn redirect(self, interface: u32) -> Option<u32> {
         maps::EGRESS.redirect(interface, 0).ok()
     }

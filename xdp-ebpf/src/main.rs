@@ -15,9 +15,12 @@ mod verifier;
 mod walked;
 
 use aya_ebpf::{macros::xdp, programs::XdpContext};
-use xdp_common::path::{
-    self,
-    family::{V4, V6},
+use xdp_common::{
+    path::{
+        self,
+        family::{V4, V6},
+    },
+    succession,
 };
 
 use crate::kernel::Kernel;
@@ -51,6 +54,18 @@ pub fn lvx_fragment(context: XdpContext) -> u32 {
 #[xdp]
 pub fn lvx_icmp(context: XdpContext) -> u32 {
     path::lvx_icmp(Kernel, context.ctx)
+}
+
+/// The program to which a successor leaves packets whose flow it does not know.
+#[xdp]
+pub fn lvx_find(context: XdpContext) -> u32 {
+    succession::find(Kernel, context.ctx)
+}
+
+/// The program that answers a successor's questions. Never attached.
+#[xdp]
+pub fn lvx_tell(context: XdpContext) -> u32 {
+    succession::tell(Kernel, context.ctx)
 }
 
 /// The kernel lets GPL-compatible programs call all helpers.

@@ -12,6 +12,7 @@ use xdp_common::{
         InterfaceBucket, Limit, MAX_INTERFACES, SEGMENTS, Service, Timeouts, Underlay, Verdicts,
     },
     maps::Arrays,
+    succession::{Found, successor},
 };
 
 use crate::kernel::Kernel;

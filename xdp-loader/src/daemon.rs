@@ -158,7 +158,8 @@ pub async fn run(settings: Settings) -> Result<(), DaemonError> {
     settings.require_interface()?;
     // What one daemon may own comes first: a second one fails before it touches the first one's dataplane.
     let daemon = Daemon::claim(&settings)?;
-    let dataplane = Reconciler::start(&settings, daemon.desired()).await?;
+    let desired = Arc::new(daemon.desired().clone());
+    let dataplane = Reconciler::start(&settings, &desired).await?;
     daemon.serve(Arc::new(dataplane)).await
 }
 

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -21,13 +21,12 @@ use tracing::{error, info, warn};
 
 use self::known::Known;
 use crate::{
-    config::Settings,
+    config::{Settings, XdpMode},
     control::{Dataplane, DataplaneError},
     dataplane::{
         Error, Maps, Node, Sizes, Tables,
         attach::{self, Attachment},
-        flows, image,
-        maps::unpin_maps,
+        flows, image, succession,
     },
     health::{Health, HealthError, report::HealthReport},
     model::{Desired, ServiceAddress},
@@ -60,6 +59,9 @@ pub enum StartError {
     /// Health cannot be watched.
     #[error(transparent)]
     Health(#[from] HealthError),
+    /// What is desired cannot be done.
+    #[error("the desired state could not be put in place: {0}")]
+    Desired(#[from] DataplaneError),
     /// A task of the daemon died.
     #[error("the daemon could not start: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -81,20 +83,29 @@ struct Shared {
     vips: Vips,
     vip_interface: Option<String>,
     pins: PathBuf,
-    attachments: Vec<Attachment>,
+    attachments: OnceLock<Vec<Attachment>>,
     known: RwLock<Known>,
     started: Instant,
 }
 
 impl Reconciler {
-    /// Loads the program, or takes over what an earlier daemon left, and attaches it. What is going to be desired is not put
-    /// in place yet, but the ways to its backends are looked up meanwhile.
+    /// Makes a dataplane that does what is desired, and has it take over from the one that an earlier daemon left, if there is
+    /// one. VIPs are not put in place yet.
     ///
     /// # Errors
     ///
     /// If an interface does not exist or does not take the program, or the kernel refuses something. Then nothing has
-    /// changed.
-    pub async fn start(settings: &Settings, desired: &Desired) -> Result<Self, StartError> {
+    /// changed for packets.
+    pub async fn start(settings: &Settings, desired: &Arc<Desired>) -> Result<Self, StartError> {
+        let begun = Self::begin(settings, desired).await;
+        if begun.is_err() {
+            // Where nothing was pinned before, nothing is left; elsewhere the directory is not empty.
+            let _ = std::fs::remove_dir(&settings.pin_dir);
+        }
+        begun
+    }
+
+    async fn begin(settings: &Settings, desired: &Arc<Desired>) -> Result<Self, StartError> {
         let links = Links::follow().await?;
         let interfaces: Vec<Link> = settings
             .interfaces
@@ -104,42 +115,11 @@ impl Reconciler {
         if let Some(name) = &settings.vip_interface {
             links.find(name)?;
         }
+        // The ways to backends are looked up while the programs load.
         let tracker = NextHopTracker::start().await?;
         tracker.set_targets(image::targets(desired));
         let vips = Vips::start().await?;
-        let sizes = Sizes::new(
-            settings.max_services,
-            settings.max_backends,
-            settings.flows_v4,
-            settings.flows_v6,
-        );
-        let (pins, mode) = (settings.pin_dir.clone(), settings.xdp_mode);
-        let node = Node {
-            timeouts: settings.timeouts,
-            unknown_fragments: settings.unknown_fragments,
-        };
-        let (mut tables, attachments) = spawn_blocking(move || -> Result<_, Error> {
-            let mut tables = Tables::open(Some(&pins), sizes, node)?;
-            let fresh = !tables.taken_over();
-            let attached = interfaces
-                .iter()
-                .try_for_each(|link| tables.interface(link.index).map(drop))
-                .and_then(|()| attach::attach(tables.ebpf(), &pins, &interfaces, mode));
-            match attached {
-                Ok(attachments) => Ok((tables, attachments)),
-                Err(error) => {
-                    if fresh {
-                        unpin_maps(&pins)?;
-                        remove_directory(&pins)?;
-                    }
-                    Err(error)
-                }
-            }
-        })
-        .await??;
-        if tables.taken_over() {
-            info!("took over the maps of an earlier daemon");
-        }
+        let mut tables = open(settings, &interfaces).await?;
         let mut tasks = JoinSet::new();
         match EbpfLogger::init(tables.ebpf()) {
             Ok(logger) => drop(tasks.spawn(log_packets(logger))),
@@ -154,14 +134,41 @@ impl Reconciler {
             vips,
             vip_interface: settings.vip_interface.clone(),
             pins: settings.pin_dir.clone(),
-            attachments,
+            attachments: OnceLock::new(),
             known: RwLock::default(),
             started: Instant::now(),
         });
+        // The configuration is whole before a packet comes to it.
+        shared.desire(desired).await?;
+        shared.take_over(interfaces, settings.xdp_mode).await?;
         tasks.spawn(Arc::clone(&shared).follow());
         tasks.spawn(Arc::clone(&shared).sweep());
         Ok(Self { shared, _tasks: tasks })
     }
+}
+
+/// Loads the program with maps of its own, in which these interfaces have slots.
+async fn open(settings: &Settings, interfaces: &[Link]) -> Result<Tables, StartError> {
+    let sizes = Sizes::new(
+        settings.max_services,
+        settings.max_backends,
+        settings.flows_v4,
+        settings.flows_v6,
+    );
+    let node = Node {
+        timeouts: settings.timeouts,
+        unknown_fragments: settings.unknown_fragments,
+    };
+    let pins = settings.pin_dir.clone();
+    let indices: Vec<u32> = interfaces.iter().map(|link| link.index).collect();
+    let tables = spawn_blocking(move || -> Result<_, Error> {
+        let mut tables = Tables::open(Some(&pins), sizes, node)?;
+        for index in indices {
+            tables.interface(index)?;
+        }
+        Ok(tables)
+    });
+    Ok(tables.await??)
 }
 
 /// Passes on what the packet path logs: rare things, at most one a second.
@@ -192,7 +199,7 @@ async fn take_down(vips: &Vips, pins: &Path) -> Result<(), Error> {
     let pins = pins.to_owned();
     let interfaces = spawn_blocking(move || -> Result<_, Error> {
         let interfaces = attach::detach(&pins)?;
-        unpin_maps(&pins)?;
+        succession::end(&pins)?;
         remove_directory(&pins)?;
         Ok(interfaces)
     })
@@ -223,6 +230,44 @@ impl Shared {
     /// Notes something that was made so.
     fn note(&self, change: impl FnOnce(&mut Known)) {
         change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// What the program is attached to.
+    fn attachments(&self) -> &[Attachment] {
+        self.attachments.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Has this dataplane take over, on these interfaces.
+    async fn take_over(&self, interfaces: Vec<Link>, mode: XdpMode) -> Result<(), StartError> {
+        let mut tables = Arc::clone(&self.tables).lock_owned().await;
+        let pins = self.pins.clone();
+        let attachments = spawn_blocking(move || {
+            let succeeds = tables.predecessor().is_some();
+            let attachments = tables.take_over(&pins, &interfaces, mode);
+            if attachments.is_ok() && succeeds {
+                info!(
+                    shared = tables.shared().len(),
+                    "took over from the dataplane of an earlier daemon"
+                );
+            }
+            attachments
+        });
+        let attachments = attachments.await??;
+        self.attachments.get_or_init(|| attachments);
+        Ok(())
+    }
+
+    /// Makes the maps as desired, once it is known how its backends are reached and how they are.
+    async fn desire(&self, desired: &Arc<Desired>) -> Result<(), DataplaneError> {
+        let targets = image::targets(desired);
+        // Those that go are followed until they are gone: packets are not to notice one before the other.
+        let before = self.known().desired.map(|before| image::targets(&before));
+        self.tracker.set_targets(&targets | &before.unwrap_or_default());
+        let watched = self.health.set_targets(Arc::clone(desired));
+        tokio::join!(self.tracker.ready(), watched);
+        self.make(Some(Arc::clone(desired))).await?;
+        self.tracker.set_targets(targets);
+        Ok(())
     }
 
     /// Makes the maps follow: `desired`, or what was last desired if that is `None`. Both that and the state of the
@@ -390,14 +435,7 @@ impl From<Error> for DataplaneError {
 impl Dataplane for Reconciler {
     fn reconcile(&self, desired: Arc<Desired>) -> BoxFuture<'_, Result<(), DataplaneError>> {
         Box::pin(async move {
-            let targets = image::targets(&desired);
-            // Those that go are followed until they are gone: packets are not to notice one before the other.
-            let before = self.shared.known().desired.map(|before| image::targets(&before));
-            self.shared.tracker.set_targets(&targets | &before.unwrap_or_default());
-            let watched = self.shared.health.set_targets(Arc::clone(&desired));
-            tokio::join!(self.shared.tracker.ready(), watched);
-            self.shared.make(Some(Arc::clone(&desired))).await?;
-            self.shared.tracker.set_targets(targets);
+            self.shared.desire(&desired).await?;
             self.shared.place_vips(&desired).await
         })
     }

@@ -24,6 +24,7 @@ use crate::{
         outcome::action,
         platform::{Atomics, Platform},
     },
+    succession::{self, Found, successor},
     verdict::Verdict,
 };
 
@@ -45,6 +46,7 @@ macro_rules! tables {
             jiffies: AtomicU64,
             random: AtomicU64,
             warned: AtomicU32,
+            predecessor: Option<Box<Self>>,
         }
 
         impl Tables {
@@ -63,6 +65,7 @@ macro_rules! tables {
                     jiffies: AtomicU64::new(0),
                     random: AtomicU64::new(0),
                     warned: AtomicU32::new(0),
+                    predecessor: None,
                 }
             }
         }
@@ -100,6 +103,11 @@ impl Tables {
         }
     }
 
+    /// Has these tables come after others ([`Control::WAITING`], [`Control::SUCCEEDING`]).
+    pub fn succeed(&mut self, predecessor: Option<Self>) {
+        self.predecessor = predecessor.map(Box::new);
+    }
+
     /// Sets the time, jiffies.
     pub fn set_jiffies(&self, jiffies: u64) {
         self.jiffies.store(jiffies, Relaxed);
@@ -120,7 +128,12 @@ impl Tables {
             end: bytes.end.expose_provenance(),
             ifindex: ingress,
         };
-        path::lvx(Host { tables: self, cpu }, context)
+        let host = Host {
+            tables: self,
+            cpu,
+            successor: None,
+        };
+        path::lvx(host, context)
     }
 }
 
@@ -132,11 +145,23 @@ pub struct Ingress {
     ifindex: u32,
 }
 
-/// The host as a platform: a CPU and the tables.
+/// The host as a platform: a CPU and the tables, and those of who comes after these.
 #[derive(Clone, Copy)]
 pub struct Host<'a> {
     tables: &'a Tables,
     cpu: u32,
+    successor: Option<&'a Tables>,
+}
+
+impl<'a> Host<'a> {
+    /// The predecessor as a platform, if there is one.
+    fn predecessor(self) -> Option<Host<'a>> {
+        self.tables.predecessor.as_deref().map(|tables| Host {
+            tables,
+            cpu: self.cpu,
+            successor: Some(self.tables),
+        })
+    }
 }
 
 /// A word of a table as an atomic.
@@ -206,6 +231,23 @@ impl Platform for Host<'_> {
             TailCall::NewFlowV6 => path::lvx_new_flow::<_, V6>(self, context),
             TailCall::Fragment => path::lvx_fragment(self, context),
             TailCall::Icmp => path::lvx_icmp(self, context),
+            TailCall::Predecessor => path::lvx(self.predecessor()?, context),
+            TailCall::Find => succession::find(self.predecessor()?, context),
+        })
+    }
+
+    fn go_on(self, context: Ingress, to: u32) -> Option<u32> {
+        let successor = Host {
+            tables: self.successor?,
+            cpu: self.cpu,
+            successor: None,
+        };
+        let found = self.tables.found.read(self.cpu as usize);
+        successor.tables.found.write(self.cpu as usize, found);
+        Some(match to {
+            successor::V4 => path::lvx_new_flow::<_, V4>(successor, context),
+            successor::V6 => path::lvx_new_flow::<_, V6>(successor, context),
+            _ => return None,
         })
     }
 

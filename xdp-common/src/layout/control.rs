@@ -5,8 +5,8 @@ use super::{ClientKeys, TAIL_CALLS};
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Control {
-    /// Which bank of the configuration maps packets use, 0 or 1, and flags beside it ([`Control::ANSWERS`]): the one write that
-    /// makes a change visible.
+    /// Which bank of the configuration maps packets use, 0 or 1, and flags beside it ([`Control::ANSWERS`] and others): the one
+    /// write that makes a change visible. It is the first word in every version.
     pub mode: u64,
     /// The logarithm of the jiffies in the shortest unit of a flow's last-seen time ([`super::Seen`]).
     pub tick: u32,
@@ -14,17 +14,20 @@ pub struct Control {
     pub hertz: u32,
     /// What makes the places of flows unpredictable.
     pub keys: ClientKeys,
-    /// [`super::VERSION`] of the layouts.
-    pub version: u64,
     /// [`UnknownFragments`].
     pub unknown_fragments: u64,
     /// Zero.
-    pub room: [u64; 6],
+    pub room: [u64; 7],
 }
 
 impl Control {
     /// In `mode`: some packets that are for no service are the answers of NAT backends.
     pub const ANSWERS: u64 = 1 << 1;
+    /// In `mode`: packets go to the predecessor until all interfaces have this dataplane's program. The same bit in every
+    /// version: by it a dataplane is known that has not taken over yet.
+    pub const WAITING: u64 = 1 << 2;
+    /// In `mode`: flows that are not known here may be the predecessor's.
+    pub const SUCCEEDING: u64 = 1 << 3;
 
     /// The bank that packets use.
     #[inline(always)]
@@ -46,22 +49,24 @@ pub enum TailCall {
     Fragment = 2,
     /// ICMP.
     Icmp = 3,
+    /// The predecessor's program that is attached to interfaces.
+    Predecessor = 4,
+    /// The predecessor's program that finds flows ([`crate::succession`]).
+    Find = 5,
 }
 
 impl TailCall {
-    /// All of them, in the order of their places.
-    pub const ALL: [Self; 4] = [Self::NewFlowV4, Self::NewFlowV6, Self::Fragment, Self::Icmp];
+    /// Those to programs of the dataplane's own, in the order of their places, and the programs' names.
+    pub const OWN: [(Self, &'static str); 4] = [
+        (Self::NewFlowV4, "lvx_new_flow_v4"),
+        (Self::NewFlowV6, "lvx_new_flow_v6"),
+        (Self::Fragment, "lvx_fragment"),
+        (Self::Icmp, "lvx_icmp"),
+    ];
 
-    /// The program's name.
-    #[must_use]
-    pub const fn program(self) -> &'static str {
-        match self {
-            Self::NewFlowV4 => "lvx_new_flow_v4",
-            Self::NewFlowV6 => "lvx_new_flow_v6",
-            Self::Fragment => "lvx_fragment",
-            Self::Icmp => "lvx_icmp",
-        }
-    }
+    /// Programs that nobody goes on in, but which the dataplane is to keep though their pins be removed: their places and names.
+    pub const KEPT: [(u32, &'static str); 2] =
+        [(TAIL_CALLS as u32 - 2, "lvx_find"), (TAIL_CALLS as u32 - 1, "lvx_tell")];
 }
 
 /// What becomes of a fragment whose first fragment, which has the ports, was not seen.
@@ -76,4 +81,4 @@ pub enum UnknownFragments {
     Addresses = 2,
 }
 
-const _: () = assert!(size_of::<Control>() == 128 && TailCall::ALL.len() <= TAIL_CALLS);
+const _: () = assert!(size_of::<Control>() == 128 && (TailCall::Find as usize) < TAIL_CALLS);

@@ -21,8 +21,10 @@ pub struct Handover {
     pub reuse: u32,
     /// The backend of a flow that goes on and whose client's template has to be noted; 0 for a flow that begins.
     pub backend: u32,
-    /// Zero.
-    pub room: [u64; 2],
+    /// [`super::Control::mode`] as the program before has read it: a packet sees one configuration.
+    pub mode: u64,
+    /// 1 if the predecessor was asked for the packet's flow ([`crate::succession::Found`]).
+    pub asked: u64,
 }
 
 const _: () = assert!(size_of::<Handover>() == 64);

@@ -5,8 +5,10 @@
 //! Scheduling tables are blocks of [`Chunk`]s that are written where nothing points to yet. Flow tables and counters
 //! are written by the packet path and read by userspace through `mmap`.
 //!
-//! All structs are `#[repr(C)]`, have no padding and an asserted size. A change of any of them is a new [`VERSION`]:
-//! a daemon that finds pinned maps of another version does not take them over.
+//! All structs are `#[repr(C)]`, have no padding and an asserted size. Configuration maps are made anew by every daemon, so
+//! their layouts may change freely. What a flow's entry is has a [`FLOW_VERSION`], and counters have a [`COUNTER_VERSION`]:
+//! a daemon goes on with its predecessor's tables if these are the same, and copies what they say if not
+//! ([`crate::succession`]).
 
 mod backend;
 mod client;
@@ -40,8 +42,12 @@ pub use seen::{Seen, longest};
 pub use service::{Overload, Scheduler, Service};
 pub use sizes::Sizes;
 
-/// Version of all layouts together, written into [`Control::version`].
-pub const VERSION: u64 = 4;
+/// Version of all that a flow's entry is: its word, how its place is found, its next hop, and the tables of fragments.
+/// Dataplanes with the same one share these tables.
+pub const FLOW_VERSION: u32 = 4;
+
+/// Version of the layouts of counters: [`BackendCounters`], [`Verdicts`], [`Connections`], and the turns of services.
+pub const COUNTER_VERSION: u32 = 4;
 
 /// Banks of the configuration maps.
 pub const BANKS: u32 = 2;

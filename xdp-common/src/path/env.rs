@@ -14,7 +14,7 @@ pub struct Env<P: Platform> {
     /// The bank of the configuration that this packet uses.
     pub bank: u32,
     /// The word that names the bank, with its flags.
-    mode: u64,
+    pub mode: u64,
     control: *const Control,
 }
 
@@ -25,6 +25,13 @@ impl<P: Platform> Env<P> {
         let control = platform.control(0)?.cast_const();
         // SAFETY: the word is a table's, and is read once.
         let mode = unsafe { platform.load(&raw const (*control).mode) };
+        Self::with(platform, context, mode)
+    }
+
+    /// That of a packet for which the program before has read this [`Control::mode`].
+    #[inline(always)]
+    pub fn with(platform: P, context: P::Context, mode: u64) -> Option<Self> {
+        let control = platform.control(0)?.cast_const();
         Some(Self {
             platform,
             context,
@@ -41,7 +48,19 @@ impl<P: Platform> Env<P> {
         self.mode & Control::ANSWERS != 0
     }
 
-    /// Seeds and settings.
+    /// Whether packets go to the predecessor.
+    #[inline(always)]
+    pub const fn is_waiting(&self) -> bool {
+        self.mode & Control::WAITING != 0
+    }
+
+    /// Whether what is not known here may be the predecessor's.
+    #[inline(always)]
+    pub const fn is_succeeding(&self) -> bool {
+        self.mode & Control::SUCCEEDING != 0
+    }
+
+    /// Keys and settings.
     #[inline(always)]
     pub const fn control(&self) -> &Control {
         // SAFETY: the entry is the table's only one; what is read of it through this does not change while packets run.

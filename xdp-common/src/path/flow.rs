@@ -240,20 +240,16 @@ impl<F: Family> Place<F> {
         found.note(env, now, age, self.backend(env, found.flow), backend, next);
     }
 
-    /// Records a new flow; `reuse` as in [`Entry`].
+    /// Records a new flow in this state; `reuse` as in [`Entry`].
     #[inline(always)]
     pub fn insert<P: Platform>(
         &self,
         env: &Env<P>,
-        packet: &Packet<F>,
+        state: State,
         reuse: usize,
         number: u32,
         backend: &Backend,
     ) -> Insertion {
-        let state = match packet.tuple.protocol {
-            protocol::TCP => State::first(packet.flags),
-            _ => State::Udp,
-        };
         let entry = Entry {
             reuse,
             backend: number,

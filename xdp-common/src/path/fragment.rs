@@ -1,8 +1,10 @@
 //! Fragment: only the first one of a datagram has the ports; the others go where it went.
 
-use super::{Env, Outcome, count, deliver::Ip, parse::Header, platform::Platform, rewrite, scheduler, transmit};
+use super::{
+    Env, Outcome, count, deliver::Ip, handover, parse::Header, platform::Platform, rewrite, scheduler, transmit,
+};
 use crate::{
-    layout::{FragmentRoute, Hop, Method, UnknownFragments, any_port},
+    layout::{FragmentRoute, Hop, Method, TailCall, UnknownFragments, any_port},
     verdict::Verdict,
 };
 
@@ -14,6 +16,8 @@ pub fn later<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>, identificatio
     let (source, destination, bytes) = unsafe { F::addresses(header.ip) };
     let route = match F::route(env.platform, header, identification) {
         Some(route) => route,
+        // A predecessor may have seen the first fragment.
+        None if env.is_succeeding() => return Err(handover::tail_call(env, TailCall::Predecessor)),
         None => orphan::<P, F>(env, source, destination, header.protocol)?,
     };
     let Some(backend) = env.backend(route.backend) else {

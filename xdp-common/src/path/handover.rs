@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     layout::{Handover, TailCall},
+    succession::Found,
     verdict::Verdict,
 };
 
@@ -24,14 +25,24 @@ pub fn tail_call<P: Platform>(env: &Env<P>, to: TailCall) -> Outcome {
     }
 }
 
+/// What becomes of a packet that begins no flow and belongs to none that is known: it is passed under this verdict, unless a
+/// predecessor may know it.
+#[inline(always)]
+pub fn unknown<P: Platform>(env: &Env<P>, verdict: Verdict) -> Outcome {
+    if env.is_succeeding() {
+        return tail_call(env, TailCall::Predecessor);
+    }
+    Outcome::Pass(verdict)
+}
+
 /// This CPU's.
 #[inline(always)]
-fn handover<P: Platform>(env: &Env<P>) -> Option<*mut Handover> {
-    env.platform.handovers(env.platform.cpu())
+fn handover<P: Platform>(platform: P) -> Option<*mut Handover> {
+    platform.handovers(platform.cpu())
 }
 
 /// Leaves for the program in which the flow of a packet begins (`reuse` as in [`super::flow::Entry`]), or goes on with a
-/// backend that is not 0.
+/// backend that is not 0. A predecessor is asked first whether it knows the flow.
 #[inline(always)]
 pub fn new_flow<P: Platform, F: Family>(
     env: &Env<P>,
@@ -41,7 +52,8 @@ pub fn new_flow<P: Platform, F: Family>(
     reuse: usize,
     backend: u32,
 ) -> Outcome {
-    let Some(handover) = handover(env) else {
+    let asks = env.is_succeeding() && backend == 0;
+    let Some(handover) = handover(env.platform) else {
         return Outcome::Drop(Verdict::DroppedNoProgram);
     };
     let first = match packet.piece {
@@ -59,15 +71,28 @@ pub fn new_flow<P: Platform, F: Family>(
         (*handover).service = service;
         (*handover).reuse = reuse as u32;
         (*handover).backend = backend;
+        (*handover).mode = env.mode;
+        (*handover).asked = u64::from(asks);
     }
-    tail_call(env, F::NEW_FLOW)
+    tail_call(env, if asks { TailCall::Find } else { F::NEW_FLOW })
 }
 
 /// What the program before has left.
 #[inline(always)]
-pub fn received<P: Platform>(env: &Env<P>) -> Option<&Handover> {
+pub fn received<'a, P: Platform + 'a>(platform: P) -> Option<&'a Handover> {
     // SAFETY: the program before has left it for this one, and no other program runs on this CPU until this one ends.
-    handover(env).map(|handover| unsafe { &*handover.cast_const() })
+    handover(platform).map(|handover| unsafe { &*handover.cast_const() })
+}
+
+/// The flow that the predecessor has found, if it was asked and knows it.
+#[inline(always)]
+pub fn found<P: Platform>(env: &Env<P>, handover: &Handover) -> Option<Found> {
+    if handover.asked == 0 {
+        return None;
+    }
+    // SAFETY: the predecessor has left it for this program, as above.
+    let found = unsafe { *env.platform.found(env.platform.cpu())? };
+    (found.backend != 0).then_some(found)
 }
 
 /// The packet that the program before has parsed.

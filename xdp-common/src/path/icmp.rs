@@ -8,6 +8,7 @@ use super::{
     Env, Frame, Outcome, count,
     deliver::Ip,
     flow::Place,
+    handover,
     parse::{self, Header, Piece, Tuple},
     platform::Platform,
     service::{self, Role},
@@ -76,7 +77,7 @@ fn to_backend<P: Platform, F: Ip>(
         return Err(none);
     };
     let Some((found, backend)) = place.inbound(env, service) else {
-        return Err(none);
+        return Err(handover::unknown(env, Verdict::PassedNoService));
     };
     let number = place.backend(env, found.flow);
     if backend.ifindex == 0 {
@@ -116,7 +117,7 @@ fn to_client<P: Platform, F: Ip>(env: &Env<P>, error: &Error<'_, F>, tuple: &Tup
         return Err(none);
     };
     let Some((found, backend)) = place.outbound(env, tuple) else {
-        return Err(none);
+        return Err(handover::unknown(env, Verdict::PassedNoService));
     };
     let hop = place.hop(env, &found);
     // SAFETY: the headers' views were checked when they were followed.

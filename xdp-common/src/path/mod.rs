@@ -50,14 +50,24 @@ use crate::{
 /// The program that is attached to interfaces.
 #[inline(always)]
 pub fn lvx<P: Platform>(platform: P, context: P::Context) -> u32 {
-    run(platform, context, common::<P, V4>, common::<P, V6>)
+    let Some(env) = Env::of(platform, context) else {
+        return action::PASS;
+    };
+    let outcome = match env.is_waiting() {
+        true => Err(handover::tail_call(&env, TailCall::Predecessor)),
+        false => follow(&env, common::<P, V4>, common::<P, V6>),
+    };
+    conclude(&env, outcome)
 }
 
 /// The program of packets that begin a flow, and of flows whose client's template is due.
 #[inline(always)]
 pub fn lvx_new_flow<P: Platform, F: Ip>(platform: P, context: P::Context) -> u32 {
-    match Env::of(platform, context) {
-        Some(env) => conclude(&env, new_flow::go_on::<P, F>(&env)),
+    let Some(handover) = handover::received(platform) else {
+        return action::PASS;
+    };
+    match Env::with(platform, context, handover.mode) {
+        Some(env) => conclude(&env, new_flow::go_on::<P, F>(&env, handover)),
         None => action::PASS,
     }
 }
@@ -65,32 +75,32 @@ pub fn lvx_new_flow<P: Platform, F: Ip>(platform: P, context: P::Context) -> u32
 /// The program of fragments.
 #[inline(always)]
 pub fn lvx_fragment<P: Platform>(platform: P, context: P::Context) -> u32 {
-    run(platform, context, any_fragment::<P, V4>, any_fragment::<P, V6>)
+    match Env::of(platform, context) {
+        Some(env) => conclude(&env, follow(&env, any_fragment::<P, V4>, any_fragment::<P, V6>)),
+        None => action::PASS,
+    }
 }
 
 /// The program of ICMP.
 #[inline(always)]
 pub fn lvx_icmp<P: Platform>(platform: P, context: P::Context) -> u32 {
-    run(platform, context, icmp::error::<P, V4>, icmp::error::<P, V6>)
+    match Env::of(platform, context) {
+        Some(env) => conclude(&env, follow(&env, icmp::error::<P, V4>, icmp::error::<P, V6>)),
+        None => action::PASS,
+    }
 }
 
-/// Runs a packet's path, from the frame to the XDP action.
+/// Follows a packet to its IP header, and from there as its family goes on.
 #[inline(always)]
-fn run<P: Platform>(
-    platform: P,
-    context: P::Context,
+fn follow<P: Platform>(
+    env: &Env<P>,
     v4: impl FnOnce(&Env<P>, &Header<V4>) -> Result<Outcome, Outcome>,
     v6: impl FnOnce(&Env<P>, &Header<V6>) -> Result<Outcome, Outcome>,
-) -> u32 {
-    let Some(env) = Env::of(platform, context) else {
-        return action::PASS;
-    };
-    let outcome = match parse::network(&env) {
-        Ok(Network::V4(header)) => v4(&env, &header),
-        Ok(Network::V6(header)) => v6(&env, &header),
-        Err(outcome) => Err(outcome),
-    };
-    conclude(&env, outcome)
+) -> Result<Outcome, Outcome> {
+    match parse::network(env)? {
+        Network::V4(header) => v4(env, &header),
+        Network::V6(header) => v6(env, &header),
+    }
 }
 
 /// A packet as most are: whole, and TCP or UDP.
@@ -153,12 +163,11 @@ fn inbound<P: Platform, F: Ip>(env: &Env<P>, packet: &Packet<F>, service: u32) -
 /// A NAT backend's packet: its flow; the service's address; back to the client.
 #[inline(always)]
 fn outbound<P: Platform, F: Ip>(env: &Env<P>, packet: &Packet<F>) -> Result<Outcome, Outcome> {
-    let none = Outcome::Pass(Verdict::PassedNoService);
     let Some(place) = Place::<F>::of(env, packet.tuple.destination, packet.tuple.destination_port) else {
-        return Err(none);
+        return Err(Outcome::Pass(Verdict::PassedNoService));
     };
     let Some((found, backend)) = place.outbound(env, &packet.tuple) else {
-        return Err(none);
+        return Err(handover::unknown(env, Verdict::PassedNoService));
     };
     deliver::to_client(env, packet, &place, &found, backend)
 }

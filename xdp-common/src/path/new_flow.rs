@@ -14,17 +14,16 @@ use super::{
     scheduler,
 };
 use crate::{
-    layout::{Backend, Client, MAX_BACKENDS, Service},
+    layout::{Backend, Client, Handover, MAX_BACKENDS, Service},
+    tcp_state::{ACK, From, SYN, State},
     verdict::Verdict,
+    wire::protocol,
 };
 
 /// A client's packet, from where the program before has left it.
 #[inline(always)]
-pub fn go_on<P: Platform, F: Ip>(env: &Env<P>) -> Result<Outcome, Outcome> {
+pub fn go_on<P: Platform, F: Ip>(env: &Env<P>, handover: &Handover) -> Result<Outcome, Outcome> {
     let none = Outcome::Drop(Verdict::DroppedNoBackend);
-    let Some(handover) = handover::received(env) else {
-        return Err(none);
-    };
     let packet = handover::packet::<P, F>(env, handover)?;
     let Some(service) = env.service(handover.service) else {
         return Err(none);
@@ -34,6 +33,10 @@ pub fn go_on<P: Platform, F: Ip>(env: &Env<P>) -> Result<Outcome, Outcome> {
             return Err(none);
         };
         let reuse = handover.reuse as usize;
+        if let Some((number, backend)) = adopt(env, &packet, &place, handover) {
+            deliver::deliverable(&packet, backend)?;
+            return Ok(deliver::to_backend(env, &packet, number, backend, false));
+        }
         let (number, backend) = begin(env, &packet, &place, service, handover.service, reuse)?;
         return Ok(deliver::to_backend(env, &packet, number, backend, true));
     }
@@ -44,6 +47,32 @@ pub fn go_on<P: Platform, F: Ip>(env: &Env<P>) -> Result<Outcome, Outcome> {
     };
     deliver::deliverable(&packet, backend)?;
     Ok(deliver::to_backend(env, &packet, handover.backend, backend, false))
+}
+
+/// The backend of a flow that the predecessor knows; it is recorded here. A client that begins anew has a new flow all the
+/// same.
+#[inline(always)]
+fn adopt<'a, P: Platform, F: Ip>(
+    env: &'a Env<P>,
+    packet: &Packet<F>,
+    place: &Place<F>,
+    handover: &Handover,
+) -> Option<(u32, &'a Backend)> {
+    let found = handover::found(env, handover)?;
+    let state = State::from_bits(found.state as u8);
+    let opens = packet.flags & (SYN | ACK) == SYN;
+    let backend = env.backend(found.backend)?;
+    let is_there = u32::from(backend.service) == handover.service && backend.flags & Backend::UNUSABLE == 0;
+    if !is_there || opens && state.is_closed() {
+        return None;
+    }
+    let state = match packet.tuple.protocol {
+        protocol::TCP => state.next(packet.flags, From::Client),
+        _ => State::Udp,
+    };
+    // Without a record the copy of the predecessor's, which is under way, serves the next packet.
+    let _: Insertion = place.insert(env, state, handover.reuse as usize, found.backend, backend);
+    Some((found.backend, backend))
 }
 
 /// The backend of a new flow. A packet that cannot be delivered begins none.
@@ -81,7 +110,11 @@ fn begin<'a, P: Platform, F: Ip>(
     } else if persists {
         persistence::begin::<P, F>(env, service, source, chosen, backend);
     }
-    match place.insert(env, packet, reuse, chosen, backend) {
+    let state = match packet.tuple.protocol {
+        protocol::TCP => State::first(packet.flags),
+        _ => State::Udp,
+    };
+    match place.insert(env, state, reuse, chosen, backend) {
         Insertion::Done => {}
         Insertion::Evicted => count::verdict(env, Verdict::FlowEvicted),
         Insertion::Lost => count::verdict(env, Verdict::FlowUntracked),

@@ -79,6 +79,9 @@ pub trait Platform: Arrays + Atomics {
     /// tail call does not return.
     fn tail_call(self, context: Self::Context, to: TailCall) -> Option<u32>;
 
+    /// Leaves for a program of the successor, as [`Self::tail_call`] ([`crate::succession::successor`]).
+    fn go_on(self, context: Self::Context, to: u32) -> Option<u32>;
+
     /// Has the packet go out of the interface in this slot: the XDP action, or `None` if there is no such interface.
     fn redirect(self, interface: u32) -> Option<u32>;
 

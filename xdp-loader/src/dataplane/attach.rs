@@ -11,7 +11,7 @@ use aya::{
     Ebpf,
     maps::ProgramArray,
     programs::{
-        Program, ProgramError, Xdp, XdpMode,
+        Program, ProgramError, ProgramFd, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
         xdp::XdpLink,
     },
@@ -39,10 +39,13 @@ pub struct Attachment {
     pub note: Option<String>,
 }
 
+/// What the name of a link's pin begins with.
+pub(super) const LINK: &str = "link_";
+
 /// Where the link to an interface is pinned, and how it is attached. A name may have a dot, which BPF's file system does
 /// not take, so the index is used.
 fn pin_of(pins: &Path, ifindex: u32, mode: AttachMode) -> PathBuf {
-    pins.join(format!("link_{ifindex}_{}", mode.name()))
+    pins.join(format!("{LINK}{ifindex}_{}", mode.name()))
 }
 
 /// The interfaces that links are pinned for.
@@ -62,7 +65,7 @@ fn pinned(pins: &Path) -> Result<Vec<(u32, AttachMode, PathBuf)>, Error> {
         .flatten()
         .filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
-            let (ifindex, mode) = name.strip_prefix("link_")?.split_once('_')?;
+            let (ifindex, mode) = name.strip_prefix(LINK)?.split_once('_')?;
             let mode = [AttachMode::Native, AttachMode::Generic]
                 .into_iter()
                 .find(|known| known.name() == mode)?;
@@ -77,8 +80,7 @@ pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a 
     Ok(program.try_into()?)
 }
 
-/// Loads the programs into the kernel. Programs of an earlier daemon go over to the new ones when they come to a packet that
-/// goes on in another: the layouts are the same.
+/// Loads the programs into the kernel, and enters those into the tail calls that others go on in.
 ///
 /// # Errors
 ///
@@ -94,20 +96,24 @@ pub fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
             .into_iter()
             .try_for_each(|load| load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })?;
-    let programs = TailCall::ALL
-        .map(TailCall::program)
+    let own = TailCall::OWN.map(|(place, name)| (place as u32, name));
+    let programs = own
         .into_iter()
-        .map(|name| {
-            let program = program(ebpf, name)?.fd()?;
-            program.try_clone().map_err(|error| Error::Load(error.to_string()))
-        })
+        .chain(TailCall::KEPT)
+        .map(|(place, name)| Ok((place, descriptor(ebpf, name)?)))
         .collect::<Result<Vec<_>, Error>>()?;
     let places = ebpf.map_mut("TAIL_CALLS").ok_or(Error::NoMap("TAIL_CALLS"))?;
     let mut places = ProgramArray::try_from(places)?;
-    for (place, program) in (0..).zip(&programs) {
-        places.set(place, program, 0)?;
+    for (place, program) in &programs {
+        places.set(*place, program, 0)?;
     }
     Ok(())
+}
+
+/// A descriptor of a program that is loaded.
+pub(super) fn descriptor(ebpf: &mut Ebpf, name: &'static str) -> Result<ProgramFd, Error> {
+    let program = program(ebpf, name)?.fd()?;
+    program.try_clone().map_err(|error| Error::Load(error.to_string()))
 }
 
 /// Loads a program into the kernel.
@@ -136,17 +142,23 @@ fn objection(log: &str) -> Option<&str> {
         .rfind(|line| !line.is_empty() && !statistics(line))
 }
 
-/// Attaches the loaded program to these interfaces and takes it off all others: where an earlier daemon's link is pinned,
-/// the program is replaced in it, between two packets.
+/// Attaches the loaded program to these interfaces: where an earlier daemon's link is pinned, the program is replaced in it,
+/// between two packets.
 ///
 /// # Errors
 ///
-/// If an interface does not take the program. What was attached before stays, and what was attached new is taken off.
-pub fn attach(ebpf: &mut Ebpf, pins: &Path, links: &[Link], choice: Choice) -> Result<Vec<Attachment>, Error> {
+/// If an interface does not take the program. Then what was attached before is again, with the predecessor's program if there
+/// is one.
+pub fn attach(
+    ebpf: &mut Ebpf,
+    mut predecessor: Option<&mut Xdp>,
+    pins: &Path,
+    links: &[Link],
+    choice: Choice,
+) -> Result<Vec<Attachment>, Error> {
     let program = program(ebpf, "lvx")?;
     let before = pinned(pins)?;
     let mut attachments = Vec::new();
-    let mut fresh = Vec::new();
     for link in links {
         let known = before.iter().find(|(ifindex, ..)| *ifindex == link.index);
         let attachment = match known {
@@ -160,31 +172,58 @@ pub fn attach(ebpf: &mut Ebpf, pins: &Path, links: &[Link], choice: Choice) -> R
                 })
             }
             _ => {
+                // An interface has programs in one mode only: the one there must go before another mode can come.
                 if let Some((_, _, path)) = known {
                     remove(path)?;
                 }
-                create(program, pins, link, choice).inspect(|attachment| {
-                    fresh.push(pin_of(pins, attachment.ifindex, attachment.mode));
-                    info!(interface = link.name, mode = attachment.mode.name(), "attached");
-                })
+                create(program, pins, link, choice)
+                    .inspect(|attachment| info!(interface = link.name, mode = attachment.mode.name(), "attached"))
             }
         };
         match attachment {
             Ok(attachment) => attachments.push(attachment),
             Err(error) => {
-                for path in &fresh {
-                    remove(path)?;
-                }
+                restore(program, predecessor.as_deref_mut(), pins, &before);
                 return Err(error);
             }
         }
     }
-    for (ifindex, _, path) in before {
+    Ok(attachments)
+}
+
+/// Makes the links what they were before. What cannot be is told: there is nothing else to be done.
+fn restore(program: &mut Xdp, predecessor: Option<&mut Xdp>, pins: &Path, before: &[(u32, AttachMode, PathBuf)]) {
+    let program = predecessor.unwrap_or(program);
+    for (ifindex, mode, path) in pinned(pins).unwrap_or_default() {
+        if !before.contains(&(ifindex, mode, path.clone()))
+            && let Err(error) = remove(&path)
+        {
+            warn!(%error, "an interface could not be left as it was");
+        }
+    }
+    for (ifindex, mode, path) in before {
+        let restored = match path.exists() {
+            true => replace(program, path),
+            false => create_in(program, pins, *ifindex, *mode).map_err(Error::from),
+        };
+        if let Err(error) = restored {
+            warn!(%error, ifindex, "an interface could not be left as it was");
+        }
+    }
+}
+
+/// Takes the program off all interfaces but these.
+///
+/// # Errors
+///
+/// If a link is there and cannot be removed.
+pub fn release(pins: &Path, links: &[Link]) -> Result<(), Error> {
+    for (ifindex, _, path) in pinned(pins)? {
         if !links.iter().any(|link| link.index == ifindex) {
             remove(&path)?;
         }
     }
-    Ok(attachments)
+    Ok(())
 }
 
 /// Puts the program in the place of the one that a pinned link holds.
@@ -200,12 +239,9 @@ fn replace(program: &mut Xdp, path: &Path) -> Result<(), Error> {
 /// Attaches the program anew and pins the link.
 fn create(program: &mut Xdp, pins: &Path, link: &Link, choice: Choice) -> Result<Attachment, Error> {
     let mut refused = None;
-    for (mode, flag) in modes(choice) {
-        match program.attach_to_if_index(link.index, *flag) {
-            Ok(id) => {
-                let fd: FdLink = program.take_link(id)?.try_into()?;
-                // Dropping the pinned link closes this end; the pin stays.
-                drop(fd.pin(pin_of(pins, link.index, *mode))?);
+    for mode in modes(choice) {
+        match create_in(program, pins, link.index, *mode) {
+            Ok(()) => {
                 let note =
                     refused.map(|reason: String| format!("generic mode, as the driver takes no program: {reason}"));
                 if let Some(note) = &note {
@@ -227,6 +263,20 @@ fn create(program: &mut Xdp, pins: &Path, link: &Link, choice: Choice) -> Result
         mode: name(choice),
         reason: refused.unwrap_or_else(|| "no mode was tried".to_owned()),
     })
+}
+
+/// Attaches the program in a mode and pins the link.
+fn create_in(program: &mut Xdp, pins: &Path, ifindex: u32, mode: AttachMode) -> Result<(), ProgramError> {
+    let flag = match mode {
+        AttachMode::Native => XdpMode::Driver,
+        AttachMode::Generic => XdpMode::Skb,
+    };
+    let id = program.attach_to_if_index(ifindex, flag)?;
+    let io = |error: &dyn std::error::Error| ProgramError::IOError(io::Error::other(error.to_string()));
+    let link = FdLink::try_from(program.take_link(id)?).map_err(|error| io(&error))?;
+    // Dropping the pinned link closes this end; the pin stays.
+    drop(link.pin(pin_of(pins, ifindex, mode)).map_err(|error| io(&error))?);
+    Ok(())
 }
 
 /// Why an interface did not take the program, and what to do.
@@ -264,19 +314,17 @@ pub fn detach(pins: &Path) -> Result<Vec<u32>, Error> {
 }
 
 /// The modes that a choice lets try, in order.
-fn modes(choice: Choice) -> &'static [(AttachMode, XdpMode)] {
-    const NATIVE: (AttachMode, XdpMode) = (AttachMode::Native, XdpMode::Driver);
-    const GENERIC: (AttachMode, XdpMode) = (AttachMode::Generic, XdpMode::Skb);
+fn modes(choice: Choice) -> &'static [AttachMode] {
     match choice {
-        Choice::Auto => &[NATIVE, GENERIC],
-        Choice::Native => &[NATIVE],
-        Choice::Generic => &[GENERIC],
+        Choice::Auto => &[AttachMode::Native, AttachMode::Generic],
+        Choice::Native => &[AttachMode::Native],
+        Choice::Generic => &[AttachMode::Generic],
     }
 }
 
 /// Whether an interface may stay attached in this mode.
 fn allows(choice: Choice, mode: AttachMode) -> bool {
-    modes(choice).iter().any(|(allowed, _)| *allowed == mode)
+    modes(choice).contains(&mode)
 }
 
 /// A choice as the user writes it.

@@ -67,39 +67,6 @@ impl Blocks {
         }
         runs.insert(place, length);
     }
-
-    /// The state with these segments and blocks in use, as found in maps that were taken over.
-    #[must_use]
-    pub fn recovered(segments: impl IntoIterator<Item = u32>, used: &[Block]) -> Self {
-        let mut blocks = Self::default();
-        for segment in segments {
-            let mut taken: Vec<Block> = used
-                .iter()
-                .filter(|block| block.start.segment() == segment)
-                .copied()
-                .collect();
-            taken.sort_by_key(|block| block.start);
-            let mut runs = BTreeMap::new();
-            let mut free = 0;
-            for block in taken {
-                if block.start.place() > free {
-                    runs.insert(free, block.start.place() - free);
-                }
-                free = free.max(block.start.place() + block.chunks);
-            }
-            if free < CHUNKS_PER_SEGMENT {
-                runs.insert(free, CHUNKS_PER_SEGMENT - free);
-            }
-            blocks.segments.insert(segment, runs);
-        }
-        blocks
-    }
-
-    /// Whether a segment is in use.
-    #[must_use]
-    pub fn has(&self, segment: u32) -> bool {
-        self.segments.contains_key(&segment)
-    }
 }
 
 #[cfg(test)]
@@ -142,23 +109,5 @@ mod tests {
         }
         assert_eq!(blocks.take(1), None);
         assert_eq!(Blocks::default().take(CHUNKS_PER_SEGMENT + 1), None);
-    }
-
-    #[test]
-    fn a_recovered_state_gives_out_only_what_lay_between() {
-        let used = [
-            Block {
-                start: ChunkIndex::new(0, 10),
-                chunks: 5,
-            },
-            Block {
-                start: ChunkIndex::new(0, 20),
-                chunks: CHUNKS_PER_SEGMENT - 20,
-            },
-        ];
-        let mut blocks = Blocks::recovered([0], &used);
-        assert_eq!(blocks.take(10).map(|block| block.start), Some(ChunkIndex::new(0, 0)));
-        assert_eq!(blocks.take(5).map(|block| block.start), Some(ChunkIndex::new(0, 15)));
-        assert_eq!(blocks.take(1).map(|block| block.start), Some(ChunkIndex::new(1, 0)));
     }
 }

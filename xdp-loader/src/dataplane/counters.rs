@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use xdp_common::{
     layout::{BackendCounters, Connections, MAX_INTERFACES},
+    succession::VerdictRecord,
     verdict::Verdict,
 };
 
@@ -20,7 +21,8 @@ pub fn backends(maps: &Maps, numbers: impl IntoIterator<Item = u32>) -> Result<B
     Ok(numbers
         .into_iter()
         .map(|number| {
-            let sum = (0..maps.cpus() as usize).fold(BackendCounters::default(), |sum, cpu| {
+            // After the last CPU's stands what was counted before these maps.
+            let sum = (0..=maps.cpus() as usize).fold(BackendCounters::default(), |sum, cpu| {
                 add(sum, counters.read(cpu * stride + number as usize))
             });
             (number, sum)
@@ -55,7 +57,7 @@ pub fn reset(maps: &Maps, numbers: &[u32]) -> Result<(), Error> {
     let stride = maps.sizes().backends as usize + 1;
     for number in numbers {
         connections.write(*number as usize, &Connections::default());
-        for cpu in 0..maps.cpus() as usize {
+        for cpu in 0..=maps.cpus() as usize {
             counters.write(cpu * stride + *number as usize, &BackendCounters::default());
         }
     }
@@ -69,11 +71,33 @@ pub fn reset(maps: &Maps, numbers: &[u32]) -> Result<(), Error> {
 /// If the kernel does not map the counters.
 pub fn verdicts(maps: &Maps, slot: u32) -> Result<Vec<(Verdict, u64)>, Error> {
     let counters = maps.verdict_counters.whole()?;
-    let rows: Vec<_> = (0..maps.cpus())
+    let rows: Vec<_> = (0..=maps.cpus())
         .map(|cpu| counters.read((cpu * MAX_INTERFACES + slot) as usize))
         .collect();
     Ok(Verdict::ALL
         .into_iter()
         .map(|verdict| (verdict, rows.iter().map(|row| row[verdict as usize]).sum()))
         .collect())
+}
+
+/// Enters what a predecessor had counted for backends, by number, and on interfaces, by slot, into the rows for that.
+///
+/// # Errors
+///
+/// If the kernel does not map the counters.
+pub fn go_on(
+    maps: &Maps,
+    backends: &BTreeMap<u32, BackendCounters>,
+    interfaces: &[VerdictRecord],
+) -> Result<(), Error> {
+    let counters = maps.backend_counters.whole()?;
+    let first = maps.cpus() as usize * (maps.sizes().backends as usize + 1);
+    for (number, counted) in backends {
+        counters.write(first + *number as usize, counted);
+    }
+    let counters = maps.verdict_counters.whole()?;
+    for (slot, counted) in interfaces.iter().enumerate() {
+        counters.write((maps.cpus() * MAX_INTERFACES) as usize + slot, counted);
+    }
+    Ok(())
 }

@@ -27,6 +27,9 @@ pub enum Error {
     /// The kernel did not take the program.
     #[error("the kernel does not load the XDP program: {0} (it takes Linux 6.1 or later with BPF and its JIT)")]
     Load(String),
+    /// The dataplane in force does not say what it is.
+    #[error("the dataplane in force cannot be asked: {0}")]
+    Predecessor(String),
     /// A map of the program is missing: the program and the loader do not belong together.
     #[error("the XDP program has no map {0}: the build is broken, build again")]
     NoMap(&'static str),

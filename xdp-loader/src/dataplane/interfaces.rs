@@ -17,15 +17,15 @@ pub struct Interfaces {
 }
 
 impl Interfaces {
-    /// The slots that the maps tell of.
-    #[must_use]
-    pub fn recovered(slots: &Memory<InterfaceBucket>) -> Self {
-        let by_index = (0..slots.len())
-            .flat_map(|bucket| slots.read(bucket))
-            .filter(|entry| *entry != InterfaceSlot::NONE)
-            .map(|entry| (entry.ifindex(), entry.slot()))
-            .collect();
-        Self { by_index }
+    /// Has an interface keep the slot that it had in a predecessor. One that has gone meanwhile needs none.
+    pub fn keep(&mut self, ifindex: u32, slot: u32, slots: &Memory<InterfaceBucket>, egress: &mut Map) {
+        let place = place(slots, ifindex, |entry| entry == InterfaceSlot::NONE);
+        let is_there =
+            DevMap::<&mut MapData>::try_from(egress).is_ok_and(|mut egress| egress.set(slot, ifindex, None, 0).is_ok());
+        if let (Some(place), true, 1..MAX_INTERFACES) = (place, is_there, slot) {
+            enter(slots, place, InterfaceSlot::new(ifindex, slot));
+            self.by_index.insert(ifindex, slot);
+        }
     }
 
     /// The slot of an interface; a new one, entered into the maps, if it has none.

@@ -1,6 +1,7 @@
-//! The program's maps: created, or taken over where an earlier daemon pinned them.
+//! The program's maps: created, or gone on with where the predecessor's will do.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     marker::PhantomData,
     os::fd::AsFd as _,
@@ -12,21 +13,23 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{Map, MapData},
 };
-use tracing::warn;
 use xdp_common::{
     for_each_map,
     layout::{
-        self, BANKS, Backend, BackendCounters, BucketClients, BucketFlow, BucketV4, BucketV6, Connections, Control,
-        FLOWS_PER_BUCKET, Handover, HopBucket, Interface, InterfaceBucket, Limit, Service, Sizes, Timeouts, Underlay,
-        Verdicts,
+        BANKS, Backend, BackendCounters, BucketClients, BucketFlow, BucketV4, BucketV6, COUNTER_VERSION, Connections,
+        Control, FLOW_VERSION, Handover, HopBucket, INTERFACE_BUCKETS, Interface, InterfaceBucket, Limit,
+        MAX_INTERFACES, Service, Sizes, TIMEOUT_SETS, Timeouts, Underlay, Verdicts,
     },
-    maps::MAPS,
+    maps::{MAPS, MapDeclaration, Sharing},
+    succession::Found,
 };
 
 use super::{
     Error, attach,
     error::chain,
+    generation::{Generation, PROGRAMS},
     memory::{Memory, Value},
+    predecessor::Predecessor,
 };
 
 /// A program that is loaded, and its maps.
@@ -37,10 +40,12 @@ pub struct Opened {
     pub schedules: Map,
     /// The interfaces for `bpf_redirect_map`.
     pub egress: Map,
+    /// The programs that others go on in.
+    pub tail_calls: Map,
     /// The program and its companions.
     pub ebpf: Ebpf,
-    /// Whether the maps were there before.
-    pub taken_over: bool,
+    /// The predecessor's maps that are gone on with.
+    pub shared: BTreeSet<&'static str>,
 }
 
 /// An array that is mapped into memory when there is something to read or write.
@@ -98,45 +103,40 @@ macro_rules! maps {
     };
 }
 
-use layout::{INTERFACE_BUCKETS, MAX_INTERFACES, TIMEOUT_SETS};
-
 for_each_map!(maps);
 
 impl Maps {
-    /// Loads the program with new maps, or with those that are pinned in `pins`.
+    /// Loads the program with new maps, and with those of a predecessor that can be gone on with. All are pinned in a
+    /// generation, if there is one.
     ///
     /// # Errors
     ///
     /// If the kernel does not take the program or a map, or the pins cannot be made.
-    pub fn open(pins: Option<&Path>, wanted: Sizes) -> Result<Opened, Error> {
-        let cpus = aya::util::nr_cpus().map_err(|(_, source)| Error::Load(source.to_string()))? as u32;
-        let found = match pins {
-            Some(pins) => prepare(pins, cpus)?,
-            None => None,
+    pub fn open(
+        generation: Option<&Generation>,
+        predecessor: Option<&Predecessor>,
+        sizes: Sizes,
+        cpus: u32,
+    ) -> Result<Opened, Error> {
+        let shared: BTreeMap<_, _> = match predecessor {
+            Some(predecessor) => shared(predecessor, sizes, cpus),
+            None => BTreeMap::new(),
         };
-        if let Some(sizes) = found
-            && sizes != wanted
-        {
-            warn!("the sizes in the configuration differ from those of the maps in use; they count after `lvx detach`");
-        }
-        let opened = Self::take_apart(pins, found.unwrap_or(wanted), cpus, found.is_some());
-        if let (Err(_), Some(pins), None) = (&opened, pins, found) {
-            unpin_maps(pins)?;
-        }
-        opened
-    }
-
-    /// Loads the program and takes its maps out of it.
-    fn take_apart(pins: Option<&Path>, sizes: Sizes, cpus: u32, taken_over: bool) -> Result<Opened, Error> {
-        let mut ebpf = load(pins, sizes, cpus)?;
+        let mut ebpf = load(&shared, sizes, cpus)?;
         // Programs first: they refer to the maps by descriptors that are given away below.
         attach::load(&mut ebpf)?;
+        if let Some(generation) = generation {
+            pin(&mut ebpf, generation)?;
+        }
+        let mut other = |name| ebpf.take_map(name).ok_or(Error::NoMap(name));
+        let (schedules, egress, tail_calls) = (other("SCHEDULES")?, other("EGRESS")?, other("TAIL_CALLS")?);
         Ok(Opened {
             maps: Self::take(&mut ebpf, sizes, cpus)?,
-            schedules: ebpf.take_map("SCHEDULES").ok_or(Error::NoMap("SCHEDULES"))?,
-            egress: ebpf.take_map("EGRESS").ok_or(Error::NoMap("EGRESS"))?,
+            schedules,
+            egress,
+            tail_calls,
             ebpf,
-            taken_over,
+            shared: shared.into_keys().collect(),
         })
     }
 
@@ -183,8 +183,50 @@ fn take<V>(ebpf: &mut Ebpf, name: &'static str, entries: u32) -> Result<Array<V>
     }
 }
 
-/// Loads the program's maps, pinned ones from their pins.
-fn load(pins: Option<&Path>, sizes: Sizes, cpus: u32) -> Result<Ebpf, Error> {
+/// The predecessor's maps that can be gone on with, and their pins.
+fn shared(predecessor: &Predecessor, sizes: Sizes, cpus: u32) -> BTreeMap<&'static str, PathBuf> {
+    let facts = predecessor.facts();
+    let pinned = |map: &MapDeclaration| -> Option<(&'static str, PathBuf)> {
+        let path = predecessor.map(map.name)?;
+        let entries = MapData::from_pin(&path).ok()?.info().ok()?.max_entries();
+        let wanted = map.entries.map(|wanted| wanted(&sizes, cpus));
+        wanted
+            .is_none_or(|wanted| wanted == entries)
+            .then_some((map.name, path))
+    };
+    let of_kind = |kind| MAPS.iter().filter(move |map| map.sharing == kind);
+    let flows: Vec<_> = of_kind(Sharing::Flows).filter_map(pinned).collect();
+    // All of them or none. A number that there is no room for here must not stand in them.
+    let shares_flows = facts.flow_version == FLOW_VERSION
+        && facts.backends <= sizes.backends + 1
+        && flows.len() == of_kind(Sharing::Flows).count();
+    let counts = of_kind(Sharing::Counts)
+        .filter(|_| facts.counter_version == COUNTER_VERSION)
+        .filter_map(pinned);
+    let always = of_kind(Sharing::Always).filter_map(pinned);
+    flows
+        .iter()
+        .filter(|_| shares_flows)
+        .cloned()
+        .chain(counts)
+        .chain(always)
+        .collect()
+}
+
+/// Pins the maps and the programs that a successor needs.
+fn pin(ebpf: &mut Ebpf, generation: &Generation) -> Result<(), Error> {
+    for map in MAPS {
+        let pinned = ebpf.map(map.name).ok_or(Error::NoMap(map.name))?;
+        pinned.pin(generation.map(map.name))?;
+    }
+    for name in PROGRAMS {
+        attach::program(ebpf, name)?.pin(generation.program(name))?;
+    }
+    Ok(())
+}
+
+/// Loads the program's maps, shared ones from their pins.
+fn load(shared: &BTreeMap<&'static str, PathBuf>, sizes: Sizes, cpus: u32) -> Result<Ebpf, Error> {
     let globals = [
         ("FLOWS_V4_MASK", sizes.buckets_v4() - 1),
         ("FLOWS_V6_MASK", sizes.buckets_v6() - 1),
@@ -200,10 +242,8 @@ fn load(pins: Option<&Path>, sizes: Sizes, cpus: u32) -> Result<Ebpf, Error> {
     for (name, value) in &globals {
         loader.override_global(name, value, true);
     }
-    if let Some(pins) = pins {
-        for map in MAPS {
-            loader.map_pin_path(map.name, pins.join(map.name));
-        }
+    for (name, path) in shared {
+        loader.map_pin_path(name, path);
     }
     loader
         .load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lvx-xdp")))
@@ -227,10 +267,12 @@ pub(super) fn permission(error: &(dyn std::error::Error + 'static)) -> bool {
     false
 }
 
-/// Makes the directory of the pins, and looks whether it has maps that can be taken over: their sizes then. Maps of
-/// another layout, or such as were not completed, are unpinned; a program that still uses them keeps them until it is
-/// replaced.
-fn prepare(pins: &Path, cpus: u32) -> Result<Option<Sizes>, Error> {
+/// Makes the directory of the pins.
+///
+/// # Errors
+///
+/// If it is not on a BPF file system, or cannot be made.
+pub(super) fn prepare(pins: &Path) -> Result<(), Error> {
     const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
     let existing = pins.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let found = rustix::fs::statfs(existing).map_err(|error| Error::Pins {
@@ -252,51 +294,21 @@ fn prepare(pins: &Path, cpus: u32) -> Result<Option<Sizes>, Error> {
                 path: pins.to_owned(),
                 source,
             },
-        })?;
-    if MAPS.iter().all(|map| !pins.join(map.name).exists()) {
-        return Ok(None);
-    }
-    match complete(pins, cpus) {
-        Some(sizes) => Ok(Some(sizes)),
-        None => {
-            warn!(
-                "the maps in {} are of another version: flows that have begun are not known any more",
-                pins.display()
-            );
-            unpin_maps(pins)?;
-            Ok(None)
-        }
-    }
+        })
 }
 
-/// The sizes of the pinned maps, if all are there and of this layout.
-fn complete(pins: &Path, cpus: u32) -> Option<Sizes> {
-    let open = |name: &str| MapData::from_pin(pins.join(name)).ok();
-    let entries = |name: &str| open(name)?.info().ok().map(|info| info.max_entries());
-    let control: Memory<Control> = Memory::map(open("CONTROL")?.fd().as_fd(), 0, 1).ok()?;
-    if control.read(0).version != layout::VERSION || MAPS.iter().any(|map| !pins.join(map.name).exists()) {
-        return None;
-    }
-    let sizes = Sizes {
-        services: entries("SERVICES")? / BANKS - 1,
-        backends: entries("BACKENDS")? / BANKS - 1,
-        flows_v4: entries("FLOWS_V4")? * FLOWS_PER_BUCKET as u32,
-        flows_v6: entries("FLOWS_V6")? * FLOWS_PER_BUCKET as u32,
-    };
-    let fits = entries("ENDPOINTS_V4")? == sizes.endpoint_buckets() * BANKS
-        && entries("ENDPOINTS_V6")? == sizes.endpoint_buckets() * BANKS
-        && entries("BACKEND_COUNTERS")? == (sizes.backends + 1) * cpus;
-    fits.then_some(sizes)
-}
-
-/// Removes the pins of the maps. The maps go when nobody uses them any more.
+/// Removes what is pinned in the directory itself and is no link: the maps of versions before generations.
 ///
 /// # Errors
 ///
 /// If a pin is there and cannot be removed.
-pub fn unpin_maps(pins: &Path) -> Result<(), Error> {
-    for map in MAPS {
-        remove(&pins.join(map.name))?;
+pub(super) fn remove_ungrouped(pins: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(pins).into_iter().flatten().flatten() {
+        let is_map = entry.file_type().is_ok_and(|kind| kind.is_file())
+            && !entry.file_name().to_string_lossy().starts_with(attach::LINK);
+        if is_map {
+            remove(&entry.path())?;
+        }
     }
     Ok(())
 }

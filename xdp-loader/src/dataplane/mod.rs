@@ -6,10 +6,12 @@
 pub mod attach;
 pub mod blocks;
 pub mod clock;
+mod copy;
 pub mod counters;
 pub mod endpoints;
 pub mod error;
 pub mod flows;
+pub mod generation;
 pub mod image;
 pub mod interfaces;
 mod loads;
@@ -17,10 +19,13 @@ pub mod maglev;
 pub mod maps;
 pub mod memory;
 pub mod numbers;
+pub mod predecessor;
 mod recovery;
+mod repair;
 pub mod ring;
 pub mod rules;
 pub mod schedules;
+pub mod succession;
 pub mod tables;
 pub mod words;
 

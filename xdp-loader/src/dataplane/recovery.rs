@@ -1,83 +1,114 @@
-//! Recovery: who has which number, as the maps that were taken over tell.
+//! Recovery: who has which number in a predecessor, so that flows go on to mean the same.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use xdp_common::layout::{Backend, Method, Target, any_port};
+use xdp_common::{
+    layout::{Backend, Method, Sizes},
+    succession::BackendRecord,
+};
 
 use super::{
-    Error, Maps, Numbers,
+    Error, Numbers,
     image::{self, BackendKey, Group, Names},
-    tables::place,
+    predecessor::Predecessor,
     words,
 };
 use crate::model::{Protocol, ServiceAddress};
 
-/// The numbers of services, backends and groups that this bank tells of.
-///
-/// # Errors
-///
-/// If the kernel does not map a table.
-pub(super) fn names(maps: &Maps, bank: u32) -> Result<Names, Error> {
-    let entries = maps.services.whole()?;
-    let mut services: BTreeMap<ServiceAddress, u32> = BTreeMap::new();
-    let mut enter = |ip: IpAddr, port_protocol: u32, target: Target| {
-        if let Some(number) = target.service()
-            && port_protocol != any_port(port_protocol as u8)
-            && let Some(protocol) = protocol(port_protocol as u8)
-        {
-            let port = u16::from_be((port_protocol >> 16) as u16);
-            services.insert(ServiceAddress { protocol, ip, port }, number);
-        }
-    };
-    let endpoints_v4 = maps.endpoints_v4.whole()?;
-    let endpoints_v6 = maps.endpoints_v6.whole()?;
-    for bucket in 0..maps.sizes().endpoint_buckets() {
-        for endpoint in endpoints_v4.read(place(bucket, bank)) {
-            enter(
-                words::v4((endpoint.key >> 32) as u32),
-                endpoint.key as u32,
-                endpoint.target,
-            );
-        }
-        for endpoint in endpoints_v6.read(place(bucket, bank)) {
-            enter(words::v6(endpoint.address), endpoint.port_protocol, endpoint.target);
+/// What goes on of a predecessor's services and backends.
+pub(super) struct Inheritance {
+    /// Their numbers.
+    pub(super) names: Names,
+    /// The entries of backends as far as flows that are to be dropped need them, by number.
+    pub(super) backends: BTreeMap<u32, Backend>,
+    /// The keys that the predecessor's backends have, by the numbers that they have there.
+    pub(super) keys: BTreeMap<u32, BackendKey>,
+}
+
+impl Inheritance {
+    /// Nothing.
+    pub(super) fn none(sizes: Sizes) -> Self {
+        let (services, backends) = (sizes.services + 1, sizes.backends + 1);
+        Self {
+            names: Names {
+                services: Numbers::new(services),
+                backends: Numbers::new(backends),
+                groups: Numbers::new(services),
+            },
+            backends: BTreeMap::new(),
+            keys: BTreeMap::new(),
         }
     }
-    let groups = services
-        .iter()
-        .map(|(service, number)| {
-            let entry = entries.read(place(*number, bank));
-            (
-                Group::of(*service, Some(entry.mark).filter(|mark| *mark != 0)),
-                entry.group,
-            )
-        })
-        .collect();
-    let mut backends: BTreeMap<BackendKey, u32> = BTreeMap::new();
-    let entries = maps.backends.whole()?;
-    for number in 1..=maps.sizes().backends {
-        let entry = entries.read(place(number, bank));
-        if entry.method == Method::NONE {
-            continue;
+
+    /// What a predecessor tells. A number that is too high for these sizes does not go on.
+    ///
+    /// # Errors
+    ///
+    /// If it does not answer.
+    pub(super) fn of(predecessor: &Predecessor, sizes: Sizes) -> Result<Self, Error> {
+        let mut services: BTreeMap<ServiceAddress, u32> = BTreeMap::new();
+        let mut backends = BTreeMap::new();
+        let mut entries = BTreeMap::new();
+        let mut keys = BTreeMap::new();
+        for record in predecessor.backends()? {
+            let Some(key) = key(&record) else { continue };
+            services.insert(key.0, record.service);
+            keys.insert(record.number, key);
+            if record.number <= sizes.backends {
+                backends.insert(key, record.number);
+                entries.insert(record.number, entry(&record));
+            }
         }
-        let ip = |address: [u64; 2]| match entry.flags & Backend::IPV6 {
+        let mut groups = BTreeMap::new();
+        for (service, number) in &services {
+            if let Some(record) = predecessor.service(*number)? {
+                let mark = Some(record.mark).filter(|mark| *mark != 0);
+                groups.insert(Group::of(*service, mark), record.group);
+            }
+        }
+        services.retain(|_, number| *number <= sizes.services);
+        groups.retain(|_, number| *number <= sizes.services);
+        Ok(Self {
+            names: Names {
+                services: Numbers::recovered(sizes.services + 1, services),
+                backends: Numbers::recovered(sizes.backends + 1, backends),
+                groups: Numbers::recovered(sizes.services + 1, groups),
+            },
+            backends: entries,
+            keys,
+        })
+    }
+}
+
+/// What a backend is told apart by.
+fn key(record: &BackendRecord) -> Option<BackendKey> {
+    let ip = |address: [u64; 2]| -> IpAddr {
+        match record.is_v6 {
             0 => words::v4(address[0] as u32),
             _ => words::v6(address),
-        };
-        if let Some(protocol) = protocol(entry.protocol) {
-            let service = ServiceAddress {
-                protocol,
-                ip: ip(entry.vip),
-                port: entry.vport.get(),
-            };
-            backends.insert((service, ip(entry.address), entry.port.get()), number);
         }
+    };
+    let service = ServiceAddress {
+        protocol: protocol(record.protocol)?,
+        ip: ip(record.vip),
+        port: record.vport.get(),
+    };
+    Some((service, ip(record.address), record.port.get()))
+}
+
+/// As much of a backend's entry as packets need to be dropped.
+fn entry(record: &BackendRecord) -> Backend {
+    Backend {
+        address: record.address,
+        vip: record.vip,
+        port: record.port,
+        vport: record.vport,
+        protocol: record.protocol,
+        method: Method(record.method),
+        service: record.service as u16,
+        flags: if record.is_v6 == 0 { 0 } else { Backend::IPV6 },
+        ..Backend::NONE
     }
-    Ok(Names {
-        services: Numbers::recovered(maps.sizes().services + 1, services),
-        backends: Numbers::recovered(maps.sizes().backends + 1, backends),
-        groups: Numbers::recovered(maps.sizes().services + 1, groups),
-    })
 }
 
 /// The protocol with IP's number.

@@ -132,25 +132,28 @@ impl Rules {
         }
     }
 
-    /// How long a flow may be idle in its state, jiffies.
-    fn keep(&self, flow: &Flow) -> u32 {
-        let set = self.set_of.get(flow.backend as usize).copied().unwrap_or(0);
+    /// How long a backend's flow may be idle in a state, jiffies.
+    #[must_use]
+    pub fn idle_timeout(&self, backend: u32, state: State) -> u32 {
+        let set = self.set_of.get(backend as usize).copied().unwrap_or(0);
         self.sets
             .get(usize::from(set))
-            .map_or(0, |set| set[flow.state as usize % STATES])
+            .map_or(0, |set| set[state as usize % STATES])
     }
 
     /// Whether a flow has been idle for longer than its backend allows in its state.
     #[must_use]
     pub fn is_expired(&self, flow: &Flow, now: u64) -> bool {
         let age = flow.seen.age(now, self.tick);
-        flow.seen.is_expired(age, self.tick, self.keep(flow))
+        flow.seen
+            .is_expired(age, self.tick, self.idle_timeout(flow.backend, flow.state))
     }
 
     /// When a flow was last seen, if it is to be noted in another unit: what its backend allows has changed since.
     #[must_use]
     pub fn restamp(&self, flow: &Flow, now: u64) -> Option<Seen> {
-        flow.seen.in_unit_of(now, self.tick, self.keep(flow))
+        flow.seen
+            .in_unit_of(now, self.tick, self.idle_timeout(flow.backend, flow.state))
     }
 
     /// The backends whose connections packets count, and their thresholds.

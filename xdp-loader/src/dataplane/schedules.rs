@@ -102,41 +102,6 @@ pub struct Schedules {
 }
 
 impl Schedules {
-    /// The state that the services of the bank in use describe.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel does not say which segments there are.
-    pub fn recovered(map: &mut Map, services: &BTreeMap<u32, layout::Service>) -> Result<Self, Error> {
-        let placed: BTreeMap<u32, Placed> = services
-            .iter()
-            .map(|(number, service)| {
-                let block = (service.slots > 0).then(|| Block {
-                    start: service.members,
-                    chunks: chunks(service.members_length, service.slots),
-                });
-                let placed = Placed {
-                    fingerprint: service.fingerprint,
-                    slots: service.slots,
-                    members_length: service.members_length,
-                    block,
-                };
-                (*number, placed)
-            })
-            .collect();
-        let outer = ArrayOfMaps::<&mut MapData, MapData>::try_from(map)?;
-        let segments: BTreeSet<u32> = (0..SEGMENTS).filter(|segment| outer.get(segment, 0).is_ok()).collect();
-        let used: Vec<Block> = placed.values().filter_map(|placed| placed.block).collect();
-        let blocks = Blocks::recovered(segments.iter().copied(), &used);
-        Ok(Self {
-            placed,
-            blocks,
-            segments,
-            leaving: Vec::new(),
-            left: Vec::new(),
-        })
-    }
-
     /// Writes the tables that are new or have changed where no packet looks yet, and enters into `services` where each
     /// service's table is.
     ///

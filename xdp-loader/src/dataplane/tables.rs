@@ -14,22 +14,26 @@ use tracing::warn;
 use xdp_common::layout::{self, BackendCounters, ClientKeys, Control, Interface, Sizes};
 
 use super::{
-    Clock, Error, Maps, attach, counters, endpoints,
+    Clock, Error, Maps,
+    attach::{self, Attachment},
+    counters, endpoints,
     flows::{Census, Gone},
     image::{self, BackendKey, Image, Names, World},
     interfaces::Interfaces,
     maps::Opened,
     memory::grace_period,
-    recovery,
+    predecessor::Predecessor,
+    recovery::Inheritance,
     rules::{Rules, TimeoutSets},
     schedules::Schedules,
+    succession::Succession,
     words,
 };
 use crate::{
-    config::UnknownFragments,
+    config::{UnknownFragments, XdpMode},
     health::view::HealthView,
     model::{self, Desired, OnLoss, ServiceAddress},
-    netlink::{LinkTable, NextHops},
+    netlink::{Link, LinkTable, NextHops},
 };
 
 /// How long an answer of the clock program is good for.
@@ -55,7 +59,6 @@ pub struct Tables {
     schedule_map: Map,
     egress: Map,
     ebpf: Ebpf,
-    taken_over: bool,
     names: Names,
     schedules: Schedules,
     interfaces: Interfaces,
@@ -67,59 +70,124 @@ pub struct Tables {
     node: Node,
     /// Backends that are gone, but whose flows are to be dropped for as long as there are any.
     lingering: BTreeSet<BackendKey>,
+    /// What the predecessor's entries of backends were, by number: some may be gone, and linger.
+    inherited: BTreeMap<u32, layout::Backend>,
     rules: Arc<Rules>,
     endpoints: endpoints::Banks,
+    /// [`Control::WAITING`] and [`Control::SUCCEEDING`], as they are now.
+    phase: u64,
+    succession: Succession,
 }
 
 impl Tables {
-    /// Loads the program with new maps, or with those pinned in `pins`, whose services and backends keep their numbers.
+    /// Loads the program with maps of its own, to take over from the dataplane that is pinned in `pins`, if there is one: its
+    /// services, backends and interfaces keep their numbers. No packet comes to it before [`Self::take_over`].
     ///
     /// # Errors
     ///
     /// If the kernel refuses the program or a map, or the pins cannot be made.
     pub fn open(pins: Option<&Path>, sizes: Sizes, node: Node) -> Result<Self, Error> {
+        let cpus = aya::util::nr_cpus().map_err(|(_, source)| Error::Load(source.to_string()))? as u32;
+        let mut succession = Succession::prepare(pins, cpus)?;
         let Opened {
             maps,
-            mut schedules,
+            schedules,
             egress,
+            tail_calls,
             mut ebpf,
-            taken_over,
-        } = Maps::open(pins, sizes)?;
-        let hertz = taken_over
-            .then(|| maps.control().read(0).hertz)
-            .filter(|hertz| *hertz > 0);
-        let clock = Clock::start(attach::program(&mut ebpf, "lvx_clock")?, hertz)?;
-        if !taken_over {
-            initialise(&maps, &clock);
-        }
-        let bank = bank(&maps);
-        let services = maps.services.whole()?;
-        let names = recovery::names(&maps, bank)?;
-        let rules = Rules::read(&maps, bank, names.backends.highest())?;
-        let entries = names
-            .services
-            .iter()
-            .map(|(_, number)| (number, services.read(place(number, bank))))
-            .collect();
-        let recovered = Schedules::recovered(&mut schedules, &entries)?;
-        let interfaces = Interfaces::recovered(&maps.interface_slots.whole()?);
-        Ok(Self {
+            shared,
+        } = Maps::open(succession.generation(), succession.predecessor(), sizes, cpus)?;
+        let facts = succession.predecessor().map(|it| *it.facts());
+        let clock = Clock::start(attach::program(&mut ebpf, "lvx_clock")?, facts.map(|facts| facts.hertz))?;
+        // Flows that are gone on with stand where these keys have them stand.
+        let keys = facts.filter(|_| shared.contains("FLOWS_V4")).map(|facts| facts.keys);
+        initialise(&maps, &clock, keys);
+        let inheritance = match succession.predecessor() {
+            Some(predecessor) => Inheritance::of(predecessor, sizes)?,
+            None => Inheritance::none(sizes),
+        };
+        succession.introduce(&mut ebpf, tail_calls, shared, inheritance.keys)?;
+        let mut tables = Self {
             maps: Arc::new(maps),
             schedule_map: schedules,
             egress,
             ebpf,
-            taken_over,
-            names,
-            schedules: recovered,
-            interfaces,
+            names: inheritance.names,
+            schedules: Schedules::default(),
+            interfaces: Interfaces::default(),
             clock,
             draining: true,
             departed: BTreeMap::new(),
             node,
             lingering: BTreeSet::new(),
-            rules: Arc::new(rules),
+            inherited: inheritance.backends,
+            rules: Arc::default(),
             endpoints: endpoints::Banks::default(),
-        })
+            phase: Control::WAITING,
+            succession,
+        };
+        tables.keep_interfaces()?;
+        if pins.is_none() {
+            // Nobody comes before, and nothing is attached.
+            tables.turn(0);
+        }
+        Ok(tables)
+    }
+
+    /// Gives the predecessor's interfaces the slots that they have there, by which flows know them.
+    fn keep_interfaces(&mut self) -> Result<(), Error> {
+        let Some(predecessor) = self.succession.predecessor() else {
+            return Ok(());
+        };
+        let slots = self.maps.interface_slots.whole()?;
+        for interface in predecessor.interfaces()? {
+            self.interfaces
+                .keep(interface.ifindex, interface.slot, &slots, &mut self.egress);
+        }
+        Ok(())
+    }
+
+    /// Attaches the program to these interfaces, and has all packets come to this dataplane instead of its predecessor, whose
+    /// flows and counts go on. Before, the tables must have been [applied](Self::apply).
+    ///
+    /// # Errors
+    ///
+    /// If an interface does not take the program. The predecessor is then in force as it was before.
+    pub fn take_over(&mut self, pins: &Path, links: &[Link], choice: XdpMode) -> Result<Vec<Attachment>, Error> {
+        let mut copy = self
+            .succession
+            .copy(&self.maps, bank(&self.maps), &self.rules, &self.names, self.clock)?;
+        self.succession.pass(&mut copy)?;
+        let is_new = self.succession.predecessor().is_none();
+        if is_new {
+            self.turn(0);
+        }
+        let attachments = attach::attach(&mut self.ebpf, self.succession.lvx(), pins, links, choice)?;
+        if !is_new {
+            // From here on this dataplane is in force. What fails is told, and takes nothing back.
+            self.turn(if copy.is_some() { Control::SUCCEEDING } else { 0 });
+            grace_period();
+            if let Err(error) = self.succession.pass(&mut copy) {
+                warn!(%error, "flows of the last moments of the previous dataplane may not be known any more");
+            }
+            self.turn(0);
+            grace_period();
+        }
+        if let Err(error) = self.succession.conclude(&self.maps, &self.names, pins) {
+            warn!(%error, "what is left of the previous dataplane could not be removed");
+        }
+        attach::release(pins, links)?;
+        Ok(attachments)
+    }
+
+    /// Whether packets go to the predecessor, or flows may be its.
+    fn turn(&mut self, phase: u64) {
+        let mode = self.maps.control().word(0, MODE);
+        mode.store(
+            mode.load(Ordering::Acquire) & !(Control::WAITING | Control::SUCCEEDING) | phase,
+            Ordering::Release,
+        );
+        self.phase = phase;
     }
 
     /// The maps, for reading.
@@ -133,10 +201,16 @@ impl Tables {
         &mut self.ebpf
     }
 
-    /// Whether the maps were there before.
+    /// The dataplane that this one takes over from, as long as it has not.
     #[must_use]
-    pub fn taken_over(&self) -> bool {
-        self.taken_over
+    pub fn predecessor(&self) -> Option<&Predecessor> {
+        self.succession.predecessor()
+    }
+
+    /// The predecessor's maps that are gone on with.
+    #[must_use]
+    pub fn shared(&self) -> &BTreeSet<&'static str> {
+        self.succession.shared()
     }
 
     /// The time of packets, asked for anew when the last answer is old: this process's clock and the ticks that packets
@@ -268,7 +342,7 @@ impl Tables {
         self.maps
             .control()
             .word(0, MODE)
-            .store(u64::from(next) | answers, Ordering::Release);
+            .store(u64::from(next) | answers | self.phase, Ordering::Release);
         self.maps
             .control()
             .word(0, UNKNOWN_FRAGMENTS)
@@ -294,6 +368,11 @@ impl Tables {
                 .get(&key.0)
                 .is_some_and(|service| service.on_loss == OnLoss::Drop);
             let mut entry = backends.read(place(number, bank));
+            if entry.method == layout::Method::NONE
+                && let Some(inherited) = self.inherited.get(&number)
+            {
+                entry = *inherited;
+            }
             if !drops || image.backends.contains_key(&number) || entry.method == layout::Method::NONE {
                 continue;
             }
@@ -400,18 +479,18 @@ pub(super) fn place(number: u32, bank: u32) -> usize {
     (number << 1 | bank) as usize
 }
 
-/// Writes what new maps need before the first packet.
-fn initialise(maps: &Maps, clock: &Clock) {
+/// Writes what new maps need before the first packet; with these keys, or new ones.
+fn initialise(maps: &Maps, clock: &Clock, keys: Option<[u64; 6]>) {
+    let keys = keys.unwrap_or_else(|| std::array::from_fn(|_| rand::rng().next_u64()));
     maps.control().write(
         0,
         &Control {
-            mode: 0,
+            mode: Control::WAITING,
             tick: clock.tick(),
             hertz: clock.hertz(),
-            keys: ClientKeys::new(std::array::from_fn(|_| rand::rng().next_u64())),
-            version: layout::VERSION,
+            keys: ClientKeys::new(keys),
             unknown_fragments: layout::UnknownFragments::Pass as u64,
-            room: [0; 6],
+            room: [0; 7],
         },
     );
 }

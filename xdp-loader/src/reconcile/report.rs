@@ -79,7 +79,7 @@ pub(super) async fn status(shared: &Shared) -> Status {
         pid: std::process::id(),
         uptime_seconds: shared.started.elapsed().as_secs(),
         interfaces: shared
-            .attachments
+            .attachments()
             .iter()
             .map(|attachment| InterfaceStatus {
                 name: attachment.name.clone(),
@@ -186,7 +186,7 @@ pub(super) async fn stats(shared: &Shared) -> Stats {
 fn read(shared: &Shared, known: &Known, tables: &mut Tables) -> Result<Stats, Error> {
     let desired = known.desired.clone().unwrap_or_default();
     let mut interfaces = Vec::new();
-    for attachment in &shared.attachments {
+    for attachment in shared.attachments() {
         let Some(slot) = tables.slot_of(attachment.ifindex) else {
             continue;
         };

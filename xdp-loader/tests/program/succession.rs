@@ -7,7 +7,7 @@ use crate::{
     balancer::{Balancer, sizes},
     frame::{ACK, SYN, tcp},
     network::{self, OUTSIDE},
-    takeover::Pins,
+    takeover::{Pins, take_over},
 };
 
 const HTTP: &str = "tcp://10.9.9.9:80";
@@ -15,17 +15,20 @@ const HTTPS: &str = "tcp://10.9.9.9:443";
 const HOSTS: [&str; 3] = ["10.0.1.11", "10.0.1.12", "10.0.1.13"];
 
 fn first(pins: &Pins) -> Balancer {
-    Balancer::with(Some(pins.path()), sizes(), network::enter())
+    let mut balancer = Balancer::with(Some(pins.path()), sizes(), network::enter());
+    take_over(&mut balancer, pins);
+    balancer
 }
 
 /// Another daemon, which desires the same and has applied it.
 fn next(pins: &Pins, last: Balancer) -> Balancer {
     let mut balancer = Balancer::with(Some(pins.path()), sizes(), last.links.clone());
-    assert!(balancer.tables.taken_over());
+    assert!(balancer.tables.predecessor().is_some());
     balancer.desired = last.desired.clone();
     balancer.hops = last.hops.clone();
     drop(last);
     balancer.apply();
+    take_over(&mut balancer, pins);
     balancer
 }
 

@@ -1,20 +1,23 @@
 //! Maps that are pinned outlive the daemon: the next one takes over the numbers, the flows and the services.
 
 use std::{
+    collections::BTreeMap,
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use xdp_common::verdict::Verdict;
+use xdp_common::{layout::Control, tcp_state::State, verdict::Verdict};
 use xdp_loader::{
-    dataplane::{Error, Node, Sizes, Tables},
+    config::XdpMode,
+    dataplane::{Error, Node, Sizes, Tables, flows::Flow},
     model::{Forward, Scheduler},
 };
 
 use crate::{
     balancer::{Action, Balancer, sizes},
-    frame::{ACK, SYN, tcp},
+    frame::{ACK, FIN, Frame, SYN, tcp},
     network::{self, INSIDE, OUTSIDE},
 };
 
@@ -51,7 +54,7 @@ impl Drop for Pins {
 /// The first daemon, with services and a flow in each.
 fn first(pins: &Pins) -> Balancer {
     let mut balancer = Balancer::with(Some(pins.path()), sizes(), network::enter());
-    assert!(!balancer.tables.taken_over());
+    assert!(balancer.tables.predecessor().is_none());
     balancer.add("udp://10.9.9.8:53", Forward::Dr, Scheduler::Rr, &["10.0.1.11"]);
     balancer.apply();
     balancer.add(SERVICE, Forward::Nat, Scheduler::Rr, &["10.0.1.12", "10.0.1.11:8080"]);
@@ -62,18 +65,26 @@ fn first(pins: &Pins) -> Balancer {
         .del_service("udp://10.9.9.8:53".parse().unwrap())
         .unwrap();
     balancer.apply();
+    take_over(&mut balancer, pins);
     balancer.host(&tcp(CLIENT, VIP, SYN));
     balancer.host(&tcp(CLIENT, VIP, ACK));
     balancer.host(&tcp("[2001:db8:7::1]:40001", "[2001:db8:9::9]:80", ACK));
     balancer
 }
 
-/// The daemon after that one, which knows what was desired and where backends are.
+/// The daemon after that one, which knows what was desired and where backends are, and has not taken over yet.
 fn second(pins: &Pins, sizes: Sizes, before: &Balancer) -> Balancer {
     let mut balancer = Balancer::with(Some(pins.path()), sizes, before.links.clone());
     balancer.desired = before.desired.clone();
     balancer.hops = before.hops.clone();
+    balancer.apply();
     balancer
+}
+
+/// Takes over, without an interface: the tests run the program themselves.
+pub fn take_over(balancer: &mut Balancer, pins: &Pins) {
+    let attached = balancer.tables.take_over(pins.path(), &[], XdpMode::Auto).unwrap();
+    assert!(attached.is_empty());
 }
 
 /// All numbers of services and backends.
@@ -87,60 +98,198 @@ fn numbers(balancer: &Balancer) -> Vec<(String, u32)> {
     services.chain(backends).collect()
 }
 
+/// The directories of generations.
+fn generations(pins: &Pins) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(pins.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Flows of many clients to both services: whom each is with.
+fn populate(balancer: &mut Balancer) -> Vec<(Frame, u8)> {
+    (0..100)
+        .flat_map(|port| {
+            let v4 = format!("10.7.1.1:{}", 20_000 + port);
+            let v6 = format!("[2001:db8:7::2]:{}", 20_000 + port);
+            [(v4, VIP), (v6, "[2001:db8:9::9]:80")]
+        })
+        .map(|(client, vip)| {
+            let host = balancer.host(&tcp(&client, vip, SYN));
+            (tcp(&client, vip, ACK), host)
+        })
+        .collect()
+}
+
 #[test]
 fn numbers_flows_services_and_counters_survive_a_new_daemon() {
     let pins = Pins::new();
-    let before = first(&pins);
+    let mut before = first(&pins);
+    let known = populate(&mut before);
     let (names, flows) = (numbers(&before), before.flows());
     let control = before.control();
-    let host = flows[&crate::frame::socket(CLIENT)].backend;
     let counted = before.counters(SERVICE, "10.0.1.11:8080");
-    let ring = before.service_entry(SERVICE);
+    let verdicts = before.verdicts(OUTSIDE);
     let saved = (before.links.clone(), before.desired.clone(), before.hops.clone());
     drop(before.tables);
 
     let mut after = Balancer::with(Some(pins.path()), sizes(), saved.0);
     (after.desired, after.hops) = (saved.1, saved.2);
-    assert!(after.tables.taken_over());
-    assert_eq!((numbers(&after), after.flows()), (names.clone(), flows));
+    after.apply();
+    assert!(after.tables.shared().contains("FLOWS_V4"));
+    take_over(&mut after, &pins);
+    assert_eq!((numbers(&after), after.flows()), (names, flows));
     assert_eq!(
         (after.control().keys, after.control().tick),
         (control.keys, control.tick)
     );
     assert_eq!(after.counters(SERVICE, "10.0.1.11:8080"), counted);
-    // The services are served before anything is applied.
-    let (action, frame) = after.run(OUTSIDE, &tcp(CLIENT, VIP, ACK).bytes());
-    assert_eq!(action, Action::Redirect);
-    after.apply();
-    assert_eq!(numbers(&after), names);
-    assert_eq!(after.flows()[&crate::frame::socket(CLIENT)].backend, host);
-    assert_eq!(after.run(OUTSIDE, &tcp(CLIENT, VIP, ACK).bytes()), (action, frame));
-    let same = after.service_entry(SERVICE);
-    assert_eq!(
-        (same.ring, same.members, same.fingerprint),
-        (ring.ring, ring.members, ring.fingerprint)
-    );
+    assert_eq!(after.verdicts(OUTSIDE), verdicts);
+    for (frame, host) in &known {
+        assert_eq!(after.host(frame), *host);
+    }
     let answer = tcp("10.0.1.11:8080", CLIENT, ACK);
     assert_eq!(after.run(INSIDE, &answer.bytes()).0, Action::Redirect);
+    assert_eq!(generations(&pins), ["generation_2"]);
 }
 
 #[test]
-fn a_program_that_is_still_attached_follows_the_new_daemon_s_changes() {
+fn packets_go_on_in_the_predecessor_until_its_successor_takes_over() {
     let pins = Pins::new();
     let mut before = first(&pins);
-    let mut after = second(&pins, sizes(), &before);
-    after.apply();
-    after.del_backend(SERVICE, "10.0.1.11:8080");
-    after.add_backend(SERVICE, "10.0.1.13");
-    after.apply();
-    let reached: Vec<u8> = (0..4)
-        .map(|port| before.host(&tcp(&format!("10.7.0.2:{}", 40_000 + port), VIP, SYN)))
-        .collect();
-    assert!(
-        reached == [12, 13, 12, 13] || reached == [13, 12, 13, 12],
-        "{reached:?}"
+    let mut after = second(&pins, Sizes::new(16, 64, 65_536, 65_536), &before);
+    assert!(!after.tables.shared().contains("FLOWS_V4"));
+    let known = populate(&mut after);
+    assert!(after.flows().is_empty());
+    assert_eq!(before.flows().len(), known.len() + 2);
+    for (frame, host) in &known {
+        assert_eq!(before.host(frame), *host);
+    }
+    take_over(&mut after, &pins);
+    assert_eq!(after.flows().len(), known.len() + 2);
+    for (frame, host) in &known {
+        assert_eq!(after.host(frame), *host);
+    }
+}
+
+#[test]
+fn flows_counts_and_numbers_go_on_in_tables_of_other_sizes() {
+    for sizes in [
+        Sizes::new(16, 64, 65_536, 65_536),
+        Sizes::new(100, 1000, 100_000, 100_000),
+        Sizes::new(8, 16, 4096, 4096),
+    ] {
+        let pins = Pins::new();
+        let mut before = first(&pins);
+        let known = populate(&mut before);
+        let (names, flows) = (numbers(&before), before.flows());
+        let counted = before.counters(SERVICE, "10.0.1.11:8080");
+        before.passes(
+            OUTSIDE,
+            &tcp(CLIENT, "10.9.9.9:81", SYN).bytes(),
+            Verdict::PassedNoService,
+        );
+        let verdicts = before.verdicts(OUTSIDE);
+        let mut after = second(&pins, sizes, &before);
+        take_over(&mut after, &pins);
+        assert_eq!(after.tables.maps().sizes(), sizes);
+        assert_eq!(numbers(&after), names);
+        let states = |flows: BTreeMap<SocketAddr, Flow>| -> Vec<_> {
+            let flows = flows.into_iter();
+            flows.map(|(client, flow)| (client, flow.backend, flow.state)).collect()
+        };
+        assert_eq!(states(after.flows()), states(flows));
+        assert_eq!(after.counters(SERVICE, "10.0.1.11:8080"), counted);
+        assert_eq!(after.verdicts(OUTSIDE), verdicts);
+        for (frame, host) in &known {
+            assert_eq!(after.host(frame), *host);
+        }
+        // And on from there: the next one's counts are the sum.
+        let counted = after.counters(SERVICE, "10.0.1.11:8080");
+        let mut third = second(&pins, self::sizes(), &after);
+        take_over(&mut third, &pins);
+        assert_eq!(third.counters(SERVICE, "10.0.1.11:8080"), counted);
+        // Answers of NAT backends find their clients too.
+        let answer = tcp("10.0.1.11:8080", CLIENT, ACK);
+        assert_eq!(third.run(INSIDE, &answer.bytes()).0, Action::Redirect);
+    }
+}
+
+#[test]
+fn what_changed_after_the_first_pass_of_the_copy_is_looked_up_in_the_predecessor_and_copied_after() {
+    let pins = Pins::new();
+    let mut before = first(&pins);
+    let mut after = second(&pins, Sizes::new(16, 64, 65_536, 65_536), &before);
+    // As if all interfaces had been turned, and the second pass were still to come.
+    after.control_set(|control| control.mode = control.mode & !Control::WAITING | Control::SUCCEEDING);
+    let moved = after.host(&tcp(CLIENT, VIP, ACK));
+    assert_eq!(
+        moved,
+        before.host(&tcp(CLIENT, VIP, ACK)),
+        "a flow that is known there only"
     );
-    assert_eq!(before.flows(), after.flows());
+    assert_eq!(after.state(crate::frame::socket(CLIENT)), Some(State::Established));
+    let host = after.host(&tcp("10.7.0.9:1", VIP, SYN));
+    assert!(
+        before.state(crate::frame::socket("10.7.0.9:1")).is_none(),
+        "a new flow is the new one's"
+    );
+    assert_eq!(after.host(&tcp("10.7.0.9:1", VIP, ACK)), host);
+    // An answer whose flow is known there only goes on there.
+    before.host(&tcp("10.7.0.10:1", VIP, SYN));
+    let real = before.flows()[&crate::frame::socket("10.7.0.10:1")].backend;
+    let real = match real == before.backend_number(SERVICE, "10.0.1.12:80") {
+        true => "10.0.1.12:80",
+        false => "10.0.1.11:8080",
+    };
+    let answer = tcp(real, "10.7.0.10:1", SYN | ACK);
+    assert_eq!(after.run(INSIDE, &answer.bytes()).0, Action::Redirect);
+    // Neither touches what the other has in between.
+    before.host(&tcp(CLIENT, VIP, FIN | ACK));
+    take_over(&mut after, &pins);
+    assert_eq!(
+        after.state(crate::frame::socket(CLIENT)),
+        Some(State::Established),
+        "an entry that packets have touched here stays"
+    );
+    assert!(after.state(crate::frame::socket("10.7.0.10:1")).is_some());
+    assert_eq!(after.host(&tcp("10.7.0.9:1", VIP, ACK)), host);
+}
+
+#[test]
+fn a_successor_that_is_given_up_leaves_its_predecessor_as_it_was() {
+    let pins = Pins::new();
+    let mut before = first(&pins);
+    let known = populate(&mut before);
+    let after = second(&pins, sizes(), &before);
+    assert_eq!(generations(&pins), ["generation_1", "generation_2"]);
+    drop(after);
+    assert_eq!(generations(&pins), ["generation_1"]);
+    for (frame, host) in &known {
+        assert_eq!(before.host(frame), *host);
+    }
+    let mut third = second(&pins, sizes(), &before);
+    take_over(&mut third, &pins);
+    for (frame, host) in &known {
+        assert_eq!(third.host(frame), *host);
+    }
+}
+
+#[test]
+fn a_successor_that_died_before_it_took_over_is_no_predecessor() {
+    let pins = Pins::new();
+    let mut before = first(&pins);
+    let known = populate(&mut before);
+    // Killed: nothing of it is cleaned up.
+    std::mem::forget(second(&pins, sizes(), &before));
+    let mut third = second(&pins, sizes(), &before);
+    take_over(&mut third, &pins);
+    assert_eq!(generations(&pins), ["generation_3"]);
+    for (frame, host) in &known {
+        assert_eq!(third.host(frame), *host);
+    }
 }
 
 #[test]
@@ -156,6 +305,7 @@ fn a_takeover_gives_no_number_out_that_flows_may_still_know() {
     // It dies before it has forgotten the flows.
     let mut after = second(&pins, sizes(), &before);
     drop(before);
+    take_over(&mut after, &pins);
     after.add_backend(SERVICE, "10.0.1.13");
     after.apply();
     assert_ne!(after.backend_number(SERVICE, "10.0.1.13:80"), number);
@@ -169,44 +319,41 @@ fn a_takeover_gives_no_number_out_that_flows_may_still_know() {
 }
 
 #[test]
-fn maps_of_other_sizes_are_taken_over_as_they_are() {
+fn what_versions_before_generations_had_pinned_is_removed() {
     let pins = Pins::new();
     let before = first(&pins);
-    let flows = before.flows();
-    let mut after = second(&pins, Sizes::new(100, 1000, 100_000, 100_000), &before);
-    assert!(after.tables.taken_over());
-    assert_eq!(after.tables.maps().sizes(), sizes());
-    assert_eq!(after.flows(), flows);
-    after.apply();
-    assert_eq!(after.run(OUTSIDE, &tcp(CLIENT, VIP, ACK).bytes()).0, Action::Redirect);
-}
-
-#[test]
-fn maps_of_another_version_are_replaced() {
-    let pins = Pins::new();
-    let mut before = first(&pins);
-    before.control_set(|control| control.version += 1);
+    let generation = pins.path().join("generation_1");
+    fs::rename(generation.join("FLOWS_V4"), pins.path().join("FLOWS_V4")).unwrap();
+    fs::rename(generation.join("CONTROL"), pins.path().join("CONTROL")).unwrap();
+    fs::remove_dir_all(generation).unwrap();
     let mut after = second(&pins, sizes(), &before);
-    assert!(!after.tables.taken_over());
-    assert!(after.flows().is_empty() && numbers(&after).is_empty());
-    after.passes(OUTSIDE, &tcp(CLIENT, VIP, ACK).bytes(), Verdict::PassedNoService);
-    after.apply();
-    assert_eq!(after.run(OUTSIDE, &tcp(CLIENT, VIP, ACK).bytes()).0, Action::Redirect);
-    // What is pinned now is the new daemon's.
-    let third = second(&pins, sizes(), &after);
-    assert!(third.tables.taken_over());
-    assert_eq!(third.flows(), after.flows());
+    assert!(after.tables.predecessor().is_none());
+    take_over(&mut after, &pins);
+    assert_eq!(generations(&pins), ["generation_1"]);
 }
 
 #[test]
-fn maps_of_which_one_is_missing_are_replaced() {
-    for missing in ["CONTROL", "FLOWS_V6", "EGRESS"] {
+fn a_pin_that_somebody_has_removed_is_put_back_and_nothing_is_lost() {
+    for missing in [
+        "CONTROL",
+        "BACKENDS",
+        "FLOWS_V6",
+        "CLIENTS_V6",
+        "TAIL_CALLS",
+        "SUCCESSOR",
+        "program_lvx",
+        "program_lvx_find",
+        "program_lvx_tell",
+    ] {
         let pins = Pins::new();
-        let before = first(&pins);
-        fs::remove_file(pins.path().join(missing)).unwrap();
-        let after = second(&pins, sizes(), &before);
-        assert!(!after.tables.taken_over(), "without {missing}");
-        assert!(after.flows().is_empty());
+        let mut before = first(&pins);
+        let host = before.host(&tcp(CLIENT, VIP, ACK));
+        fs::remove_file(pins.path().join("generation_1").join(missing)).unwrap();
+        let mut after = second(&pins, sizes(), &before);
+        assert!(after.tables.predecessor().is_some(), "without {missing}");
+        take_over(&mut after, &pins);
+        assert_eq!(after.flows(), before.flows(), "without {missing}");
+        assert_eq!(after.host(&tcp(CLIENT, VIP, ACK)), host, "without {missing}");
     }
 }
 

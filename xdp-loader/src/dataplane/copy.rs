@@ -1,0 +1,188 @@
+//! Copy: the flows of a predecessor whose tables this dataplane cannot share, in two passes. The first copies what there is
+//! while packets still go to the predecessor. The second, once no packet changes the predecessor's tables any more, brings
+//! what has changed since; never over an entry that packets have touched here.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use xdp_common::{
+    layout::{BucketClients, BucketFlow, Client, ClientKeys, Flow, Hop, HopBucket, Seen},
+    succession::FlowRecord,
+    tcp_state::State,
+};
+
+use super::{Clock, Error, Maps, memory::Memory, rules::Rules};
+
+/// A copy under way.
+pub struct Copy {
+    tables: [Table; 2],
+    keys: ClientKeys,
+    clock: Clock,
+    rules: Arc<Rules>,
+    /// The services of backends, by number.
+    services: Vec<u16>,
+    /// The numbers that the predecessor's backends have here.
+    numbers: BTreeMap<u32, u32>,
+    /// What was written where: packets have not touched an entry that is still the same.
+    written: HashMap<(bool, usize, usize), Flow>,
+}
+
+/// The flow table of a family.
+struct Table {
+    flows: Memory<BucketFlow>,
+    hops: Memory<HopBucket>,
+    /// IPv6 only.
+    clients: Option<Memory<BucketClients>>,
+    mask: u32,
+}
+
+/// What a copy came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Flows that were written.
+    pub flows: u64,
+    /// Flows that found no place.
+    pub lost: u64,
+}
+
+impl Copy {
+    /// Into the tables of these maps, of whose bank in use `rules` tells.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not map a table.
+    pub fn into(
+        maps: &Maps,
+        bank: u32,
+        rules: Arc<Rules>,
+        numbers: BTreeMap<u32, u32>,
+        clock: Clock,
+    ) -> Result<Self, Error> {
+        let sizes = maps.sizes();
+        let backends = maps.backends.whole()?;
+        let services = (0..=sizes.backends)
+            .map(|number| backends.read((number << 1 | bank) as usize).service)
+            .collect();
+        Ok(Self {
+            tables: [
+                Table {
+                    flows: maps.flows_v4.whole()?,
+                    hops: maps.hops_v4.whole()?,
+                    clients: None,
+                    mask: sizes.buckets_v4() - 1,
+                },
+                Table {
+                    flows: maps.flows_v6.whole()?,
+                    hops: maps.hops_v6.whole()?,
+                    clients: Some(maps.clients_v6.whole()?),
+                    mask: sizes.buckets_v6() - 1,
+                },
+            ],
+            keys: maps.control().read(0).keys,
+            clock,
+            rules,
+            services,
+            numbers,
+            written: HashMap::new(),
+        })
+    }
+
+    /// Takes a flow in. Flows of backends that are gone are not taken.
+    pub fn take(&mut self, is_v6: bool, record: &FlowRecord, copied: &mut Copied) {
+        let Some(&number) = self.numbers.get(&record.backend) else {
+            return;
+        };
+        let table = &self.tables[usize::from(is_v6)];
+        let client = match is_v6 {
+            false => Client::v4(record.address[0] as u32, record.port.0, &self.keys),
+            true => Client::v6(record.address, record.port.0, &self.keys),
+        };
+        let entry = self.entry(table.mask, client, number, record);
+        let bucket = client.bucket(table.mask) as usize;
+        let words = table.flows.words(bucket);
+        let same = |flow: Flow| {
+            let service = |number: u32| self.services.get(number as usize);
+            flow.is_of(client, table.mask)
+                && service(flow.backend(table.mask)) == service(number)
+                && (flow.state() == State::Template) == (entry.state() == State::Template)
+        };
+        let there = words.iter().position(|word| same(Flow(word.load(Ordering::Acquire))));
+        let (slot, old) = match there {
+            Some(slot) => {
+                let old = Flow(words[slot].load(Ordering::Acquire));
+                if old == entry || self.written.get(&(is_v6, bucket, slot)) != Some(&old) {
+                    return;
+                }
+                (slot, old)
+            }
+            None => match self.place(words, client, record.idle) {
+                Some(found) => found,
+                None => {
+                    copied.lost += 1;
+                    return;
+                }
+            },
+        };
+        if table.put(bucket, slot, old, entry, record) {
+            copied.flows += 1;
+            self.written.insert((is_v6, bucket, slot), entry);
+        }
+    }
+
+    /// A flow as it stands in the tables here.
+    fn entry(&self, mask: u32, client: Client, number: u32, record: &FlowRecord) -> Flow {
+        let state = State::from_bits(record.state);
+        let timeout = self.rules.idle_timeout(number, state);
+        let last = self.clock.now().saturating_sub(record.idle);
+        let mark = |told: u8, mark: u64| if record.marks & told != 0 { mark } else { 0 };
+        let flow = Flow::new(client, mask, number, state, Seen::at(last, self.clock.tick(), timeout));
+        Flow(flow.0 | mark(FlowRecord::UNCONFIRMED, Flow::UNCONFIRMED) | mark(FlowRecord::LEARNT, Flow::LEARNT))
+    }
+
+    /// The slot for a flow that is not there: a free one, or that of a flow which was idle for longer.
+    fn place(&self, words: &[AtomicU64], client: Client, idle: u64) -> Option<(usize, Flow)> {
+        let (now, tick) = (self.clock.now(), self.clock.tick());
+        (0..words.len())
+            .map(|step| (client.slot() + step) % words.len())
+            .map(|slot| (slot, Flow(words[slot].load(Ordering::Acquire))))
+            .filter(|(_, flow)| *flow != Flow::BUSY)
+            .map(|(slot, flow)| {
+                let rank = if flow == Flow::FREE {
+                    u64::MAX
+                } else {
+                    flow.seen().idle(now, tick)
+                };
+                (rank, slot, flow)
+            })
+            // Of equals the first.
+            .reduce(|best, other| if other.0 > best.0 { other } else { best })
+            .filter(|(rank, ..)| *rank > idle)
+            .map(|(_, slot, flow)| (slot, flow))
+    }
+}
+
+impl Table {
+    /// Writes an entry as packets do, if the slot still has what was there.
+    fn put(&self, bucket: usize, slot: usize, old: Flow, entry: Flow, record: &FlowRecord) -> bool {
+        let word = self.flows.word(bucket, slot);
+        let held = word.compare_exchange(old.0, Flow::BUSY.0, Ordering::AcqRel, Ordering::Relaxed);
+        if held.is_err() {
+            return false;
+        }
+        if let Some(clients) = &self.clients {
+            let words = clients.words(bucket);
+            for (half, value) in record.address.into_iter().enumerate() {
+                words[2 * slot + half].store(value, Ordering::Relaxed);
+            }
+        }
+        let hop = Hop::new(record.mac, u32::from(record.interface));
+        self.hops.word(bucket, slot).store(hop.0, Ordering::Relaxed);
+        word.store(entry.0, Ordering::Release);
+        true
+    }
+}
