@@ -60,6 +60,7 @@ fn build() -> Result<(), Box<dyn Error>> {
     cargo
         .args(["run", toolchain, "cargo", "build", "--release", "--package", "xdp-ebpf"])
         .args(["--target", &format!("{endian}-unknown-none"), "-Zbuild-std=core"])
+        .args(["--features", &layouts()])
         .arg("--target-dir")
         .arg(&target)
         .current_dir(&root)
@@ -90,6 +91,20 @@ fn build() -> Result<(), Box<dyn Error>> {
         fs::copy(built.join(object), out.join(object))?;
     }
     Ok(())
+}
+
+/// The features of this crate that change layouts: the program has the same.
+fn layouts() -> String {
+    let is_set = |feature: &str| {
+        let variable = format!("CARGO_FEATURE_{}", feature.to_uppercase().replace('-', "_"));
+        env::var_os(variable).is_some()
+    };
+    let features = ["other-configuration", "other-flows"];
+    features
+        .into_iter()
+        .filter(|feature| is_set(feature))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// The toolchain to build with.

@@ -33,6 +33,18 @@ pub fn program() -> Result<PathBuf> {
         .with_context(|| format!("no lvx at {}: build it with `cargo xtask build`", path.display()))
 }
 
+/// A build of `lvx` that differs in its layouts: `other-configuration` or `other-flows`. `cargo xtask test` builds them and
+/// names them in `LVX_BIN_OTHER_CONFIGURATION` and `LVX_BIN_OTHER_FLOWS`.
+pub fn variant(feature: &str) -> Result<PathBuf> {
+    let variable = format!("LVX_BIN_{}", feature.to_uppercase().replace('-', "_"));
+    let path = env::var_os(variable).map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../target/variants/lvx-{feature}")),
+        PathBuf::from,
+    );
+    path.canonicalize()
+        .with_context(|| format!("no lvx at {}: `cargo xtask test` builds it", path.display()))
+}
+
 /// How to start `lvx run`.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -91,6 +103,16 @@ impl<'lab> Balancer<'lab> {
             options,
             daemon: None,
         })
+    }
+
+    /// The next daemon is another build of `lvx`.
+    pub fn upgrade(&mut self, program: PathBuf) {
+        self.program = program;
+    }
+
+    /// The next daemon is started with these further arguments.
+    pub fn reconfigure(&mut self, further: Vec<String>) {
+        self.options.further = further;
     }
 
     /// Starts the daemon, again too, and waits until it answers.

@@ -52,13 +52,20 @@ pub const fn spread(hash: u64, slots: u32) -> u32 {
     (((hash >> 32) * slots as u64) >> 32) as u32
 }
 
+/// The first factor of [`endpoint_v4`].
+const ENDPOINT_FACTOR: u64 = if cfg!(feature = "other-configuration") {
+    0xd6e8_feb8_6659_fd93
+} else {
+    0x9e37_79b9_7f4a_7c15
+};
+
 /// The bucket of the IPv4 endpoint table for a packed endpoint key. Nobody outside says what is in that table: it is enough
 /// that no grid of addresses and ports crowds a bucket. The bytes are swapped first, as those that tell endpoints apart are the
 /// highest on most machines, and a multiplication carries upwards only.
 #[inline(always)]
 #[must_use]
 pub const fn endpoint_v4(key: u64) -> u32 {
-    let key = key.swap_bytes().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let key = key.swap_bytes().wrapping_mul(ENDPOINT_FACTOR);
     ((key ^ key >> 32).wrapping_mul(0xff51_afd7_ed55_8ccd) >> 32) as u32
 }
 

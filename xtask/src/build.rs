@@ -53,6 +53,34 @@ pub fn release() -> Result<Built> {
     built()
 }
 
+/// Builds of `lvx` with other layouts, for the tests of upgrades: their features, and where they are.
+pub fn variants() -> Result<Vec<(&'static str, PathBuf)>> {
+    let target = target()?;
+    let directory = target.join("variants");
+    std::fs::create_dir_all(&directory)?;
+    ["other-configuration", "other-flows"]
+        .into_iter()
+        .map(|feature| {
+            // Unoptimised, with the dependencies that the tests are built with anyway; the XDP program is always optimised.
+            let build = [
+                "build",
+                "--package",
+                "xdp-loader",
+                "--bin",
+                "lvx",
+                "--features",
+                feature,
+            ];
+            command::run(cargo().args(build))?;
+            let variant = directory.join(format!("lvx-{feature}"));
+            // Its own file, not one that is linked anew while it runs.
+            let _ = std::fs::remove_file(&variant);
+            std::fs::copy(target.join("debug/lvx"), &variant)?;
+            Ok((feature, variant))
+        })
+        .collect()
+}
+
 /// Where a build for release puts things.
 fn built() -> Result<Built> {
     let release = target()?.join("release");

@@ -50,7 +50,12 @@ pub fn test(arguments: &Arguments) -> Result<ExitCode> {
         runner
             .args(["test", "--no-fail-fast", "--"])
             .args(&arguments.filters)
-            .env("LVX_BIN", &built.lvx);
+            .env("LVX_BIN", &built.lvx)
+            .envs(
+                build::variants()?
+                    .into_iter()
+                    .map(|(feature, path)| (variable(feature), path)),
+            );
         if env::var_os("RUST_TEST_THREADS").is_none() {
             runner.env("RUST_TEST_THREADS", threads.to_string());
         }
@@ -63,6 +68,11 @@ pub fn test(arguments: &Arguments) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// The variable that names the build with another layout.
+fn variable(feature: &str) -> String {
+    format!("LVX_BIN_{}", feature.to_uppercase().replace('-', "_"))
 }
 
 /// How the tests went.

@@ -15,10 +15,13 @@ pub struct BackendCounters {
     /// Flows begun.
     pub connections: u64,
     /// Zero.
-    pub room: [u64; 3],
+    pub room: [u64; ROOM],
 }
+
+/// Words that are left in the counters of a backend.
+const ROOM: usize = if cfg!(feature = "other-flows") { 11 } else { 3 };
 
 /// What a CPU has counted on an interface, by [`crate::verdict::Verdict`]. Place `cpu * MAX_INTERFACES + slot`.
 pub type Verdicts = [u64; VERDICTS];
 
-const _: () = assert!(size_of::<BackendCounters>() == 64 && size_of::<Verdicts>() == 1024);
+const _: () = assert!(size_of::<BackendCounters>() == 40 + 8 * ROOM && size_of::<Verdicts>() == 1024);

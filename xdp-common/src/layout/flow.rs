@@ -47,7 +47,7 @@ impl Flow {
     #[inline(always)]
     #[must_use]
     pub const fn with(self, state: State, seen: Seen) -> Self {
-        Self(self.0 & !0xffff | (state as u64) << 13 | seen.0 as u64)
+        Self(self.0 & !0xffff | (state as u64) << STATE | (seen.0 as u64) << SEEN)
     }
 
     /// Whether this is an entry of the client, of which the bucket says the rest.
@@ -74,16 +74,20 @@ impl Flow {
     #[inline(always)]
     #[must_use]
     pub const fn state(self) -> State {
-        State::from_bits((self.0 >> 13) as u8)
+        State::from_bits((self.0 >> STATE) as u8)
     }
 
     /// When a packet of it was last seen.
     #[inline(always)]
     #[must_use]
     pub const fn seen(self) -> Seen {
-        Seen(self.0 as u16 & 0x1fff)
+        Seen((self.0 >> SEEN) as u16 & 0x1fff)
     }
 }
+
+/// Where state and last-seen time stand in a flow's word.
+const STATE: u32 = if cfg!(feature = "other-flows") { 0 } else { 13 };
+const SEEN: u32 = if cfg!(feature = "other-flows") { 3 } else { 0 };
 
 /// The bits of a client's word that the place of its bucket says.
 #[inline(always)]

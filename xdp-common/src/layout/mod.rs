@@ -44,10 +44,10 @@ pub use sizes::Sizes;
 
 /// Version of all that a flow's entry is: its word, how its place is found, its next hop, and the tables of fragments.
 /// Dataplanes with the same one share these tables.
-pub const FLOW_VERSION: u32 = 4;
+pub const FLOW_VERSION: u32 = if cfg!(feature = "other-flows") { u32::MAX } else { 4 };
 
 /// Version of the layouts of counters: [`BackendCounters`], [`Verdicts`], [`Connections`], and the turns of services.
-pub const COUNTER_VERSION: u32 = 4;
+pub const COUNTER_VERSION: u32 = if cfg!(feature = "other-flows") { u32::MAX } else { 4 };
 
 /// Banks of the configuration maps.
 pub const BANKS: u32 = 2;

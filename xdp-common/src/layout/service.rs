@@ -47,7 +47,7 @@ pub enum Overload {
     Drop = 2,
 }
 
-/// A service, read when a new flow needs a backend: 64 bytes.
+/// A service, read when a new flow needs a backend: 64 bytes, one cache line.
 ///
 /// Its scheduling table is one block of chunks: first the [`super::Member`]s, then the ring, whose slots are indices into the
 /// members.
@@ -83,8 +83,11 @@ pub struct Service {
     /// How members are compared.
     pub measure: Measure,
     /// Zero.
-    pub room: u64,
+    pub room: [u64; ROOM],
 }
+
+/// Words that are left in a service's entry.
+const ROOM: usize = if cfg!(feature = "other-configuration") { 9 } else { 1 };
 
 impl Service {
     /// In `flags`: each packet is scheduled by itself.
@@ -93,4 +96,4 @@ impl Service {
     pub const PERSISTENT: u8 = 1 << 1;
 }
 
-const _: () = assert!(size_of::<Service>() == 64);
+const _: () = assert!(size_of::<Service>() == 56 + 8 * ROOM);

@@ -39,7 +39,7 @@ pub fn add(a: BackendCounters, b: BackendCounters) -> BackendCounters {
         packets_out: a.packets_out + b.packets_out,
         bytes_out: a.bytes_out + b.bytes_out,
         connections: a.connections + b.connections,
-        room: [0; 3],
+        room: a.room,
     }
 }
 

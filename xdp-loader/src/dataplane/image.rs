@@ -316,7 +316,7 @@ fn service_entry(service: &Service) -> layout::Service {
         mark: service.mark.unwrap_or(0),
         sorry: 0,
         measure: Measure::NONE,
-        room: 0,
+        room: Default::default(),
     }
 }
 

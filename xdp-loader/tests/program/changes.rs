@@ -15,7 +15,7 @@ use crate::{
     balancer::{Action, Balancer, sizes},
     frame::{Frame, SYN, socket, tcp},
     network::{self, INSIDE, OUTSIDE, backend_mac, mac},
-    takeover::Pins,
+    takeover::{Pins, take_over},
 };
 
 const SERVICE: &str = "tcp://10.9.9.9:80";
@@ -38,7 +38,8 @@ fn a_packet_meets_all_of_a_change_or_nothing_of_it() {
     let mut changing = Balancer::with(Some(pins.path()), sizes(), network::enter());
     changing.add(SERVICE, Forward::Nat, Scheduler::Mh, &["10.0.1.11:8080"]);
     changing.apply();
-    // The same maps with a program of its own, so that packets come while maps change.
+    take_over(&mut changing, &pins);
+    // A successor that has not taken over: its packets go on in the program of the one that changes.
     let mut forwarding = Balancer::with(Some(pins.path()), sizes(), changing.links.clone());
     let done = AtomicBool::new(false);
     let reached = thread::scope(|scope| {
