@@ -1,0 +1,12 @@
+//! The packet path, run on the host over tables in plain memory: without root and without an eBPF toolchain. Whole frames are
+//! compared, byte for byte, with frames that are built here from nothing, their checksums summed in full.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod balancer;
+mod configuration;
+mod flows;
+mod forwarding;
+mod frame;
+mod image;
+mod network;
+mod timeouts;
