@@ -7,6 +7,8 @@ mod configuration;
 mod flows;
 mod forwarding;
 mod frame;
+mod icmp;
 mod image;
 mod network;
+mod quoted;
 mod timeouts;
