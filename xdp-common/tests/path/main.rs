@@ -9,6 +9,7 @@ mod forwarding;
 mod frame;
 mod icmp;
 mod image;
+mod malformed;
 mod network;
 mod quoted;
 mod timeouts;
