@@ -10,6 +10,8 @@ mod frame;
 mod icmp;
 mod image;
 mod malformed;
+mod mutations;
 mod network;
 mod quoted;
+mod random;
 mod timeouts;
