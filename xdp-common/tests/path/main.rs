@@ -3,9 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod balancer;
+mod concurrency;
 mod configuration;
+mod counting;
 mod flows;
 mod forwarding;
+mod fragments;
 mod frame;
 mod icmp;
 mod image;
