@@ -286,14 +286,15 @@ fn packet<P: Platform, F: Family>(
     bytes: u64,
     piece: Piece,
 ) -> Result<Packet<F>, Outcome> {
-    // SAFETY, for both headers: the view was checked.
     let (ports, checksum, flags) = match protocol {
         protocol::TCP => {
             let tcp: *mut Tcp = env.frame.view(at).ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
+            // SAFETY: the view was checked.
             unsafe { (tcp.cast::<Ports>(), &raw mut (*tcp).checksum, (*tcp).flags) }
         }
         protocol::UDP => {
             let udp: *mut Udp = env.frame.view(at).ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
+            // SAFETY: the view was checked.
             unsafe { (udp.cast::<Ports>(), &raw mut (*udp).checksum, 0) }
         }
         _ => return Err(Outcome::Pass(Verdict::PassedOtherProtocol)),
