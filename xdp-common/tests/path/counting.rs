@@ -8,15 +8,10 @@ use xdp_common::{
 use crate::{
     balancer::{Action, Balancer, CPUS},
     forwarding::Case,
-    frame::{Frame, IP},
+    frame::Frame,
     image,
     network::{INSIDE, OUTSIDE, slot},
 };
-
-/// Bytes of a frame from the IP header on.
-fn bytes(frame: &Frame) -> u64 {
-    (frame.bytes().len() - IP - 4 * frame.tags.len() - frame.padding.len()) as u64
-}
 
 #[test]
 fn packets_bytes_and_flows_are_counted_for_the_backend_both_ways() {
@@ -36,9 +31,9 @@ fn packets_bytes_and_flows_are_counted_for_the_backend_both_ways() {
         }
         let expected = BackendCounters {
             packets_in: 3,
-            bytes_in: 3 * bytes(&request),
+            bytes_in: 3 * request.ip_length(),
             packets_out: 2,
-            bytes_out: 2 * bytes(&answer),
+            bytes_out: 2 * answer.ip_length(),
             connections: 1,
             room: [0; 3],
         };

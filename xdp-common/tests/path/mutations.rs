@@ -7,7 +7,8 @@ use crate::{
     balancer::{Action, Balancer},
     configuration::Service,
     forwarding::{Case, dressed},
-    frame::{FRAGMENT, Frame},
+    fragments::fragments,
+    frame::Frame,
     network::{INSIDE, OUTSIDE, VETH},
     quoted::IcmpError,
     random::Random,
@@ -36,19 +37,8 @@ fn frames() -> Vec<(u32, Vec<u8>)> {
             frames.extend([frame, other].map(|frame| (OUTSIDE, frame.bytes())));
         }
         frames.extend(dressed(&case.answer()).iter().map(|frame| (INSIDE, frame.bytes())));
-        let mut fragment = case.request().bytes();
-        match case.client.is_ipv4() {
-            true => fragment[20] = 0x20,
-            false => {
-                let extensions = vec![(FRAGMENT, vec![0, 0, 0, 1, 0, 0, 0, 9])];
-                let frame = Frame {
-                    extensions,
-                    ..case.request()
-                };
-                fragment = frame.bytes();
-            }
-        }
-        frames.push((OUTSIDE, fragment));
+        let pieces = fragments(&case.request(), 32, 7);
+        frames.extend(pieces.into_iter().map(|piece| (OUTSIDE, piece)));
         let sent = Frame::new(case.vip, case.client, case.transport);
         frames.push((OUTSIDE, IcmpError::new(case.client.ip(), &sent).bytes()));
         let sent = Frame::new(case.client, case.real, case.transport);
