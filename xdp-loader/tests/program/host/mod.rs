@@ -7,7 +7,7 @@ mod traffic;
 use std::{collections::BTreeMap, os::fd::AsFd as _};
 
 use aya::maps::{ArrayOfMaps, MapData};
-use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use xdp_common::{
     for_each_map, host,
     layout::{CHUNKS_PER_SEGMENT, Chunk, ClientKeys, Flow, MAX_INTERFACES, SEGMENTS, Seen, Sizes, Verdicts},
@@ -28,8 +28,8 @@ use crate::{
     random::Random,
 };
 
-/// The logarithm of the jiffies in the shortest unit of a flow's time: so many that time stands still. Flows age when the test
-/// says so.
+/// The logarithm of the jiffies in the shortest unit of a flow's time: so many that time stands still (but for the
+/// moment when they come to a multiple of 2^31). Flows age when the test says so.
 const TICK: u32 = 31;
 
 /// A balancer in the kernel and one on the host.
@@ -39,20 +39,31 @@ struct Both {
     verdicts: Memory<Verdicts>,
     /// The CPU that this thread is kept on, whose counters both share.
     cpu: u32,
+    /// Those that it may use otherwise.
+    cpus: CpuSet,
+}
+
+impl Drop for Both {
+    fn drop(&mut self) {
+        // A thread that is still on one CPU only runs the next test more slowly.
+        let _: Result<(), rustix::io::Errno> = sched_setaffinity(None, &self.cpus);
+    }
 }
 
 impl Both {
     /// Both with what the kernel's maps say.
     fn new(kernel: Balancer) -> Self {
-        let (cpu, mut cpus) = (sched_getcpu(), CpuSet::new());
-        cpus.set(cpu);
-        sched_setaffinity(None, &cpus).unwrap();
+        let (cpu, mut one) = (sched_getcpu(), CpuSet::new());
+        one.set(cpu);
+        let cpus = sched_getaffinity(None).unwrap();
+        sched_setaffinity(None, &one).unwrap();
         let maps = kernel.tables.maps();
         let mut both = Self {
             host: host::Tables::new(maps.sizes(), maps.cpus()),
             verdicts: maps.verdict_counters.whole().unwrap(),
             kernel,
             cpu: cpu as u32,
+            cpus,
         };
         both.copy();
         both
@@ -68,12 +79,12 @@ impl Both {
             let chunks = (0..chunks.len()).map(|place| chunks.read(place)).collect();
             self.host.set_segment(number as usize, chunks);
         }
-        self.host.set_jiffies(self.kernel.tables.clock().now());
     }
 
     /// A frame that comes in by an interface comes to the same in both.
     #[track_caller]
     fn run(&mut self, ingress: u32, frame: &[u8]) -> Action {
+        self.host.set_jiffies(self.kernel.tables.clock().now());
         let (action, after) = self.kernel.run(ingress, frame);
         let mut on_host = frame.to_vec();
         let of_host = self.host.run(self.cpu, ingress, &mut on_host);
