@@ -122,6 +122,16 @@ impl Tables {
     /// Runs the program that is attached on a frame that comes in by an interface: the XDP action. The frame is then what it
     /// has become.
     pub fn run(&self, cpu: u32, ingress: u32, frame: &mut [u8]) -> u32 {
+        // The packet path takes a checksum for an aligned word, which it is in every frame that begins at an even address.
+        if !frame.as_ptr().addr().is_multiple_of(2) {
+            let mut copy = std::vec![0; frame.len() + 1];
+            let start = copy.as_ptr().addr() % 2;
+            let even = &mut copy[start..start + frame.len()];
+            even.copy_from_slice(frame);
+            let action = self.run(cpu, ingress, even);
+            frame.copy_from_slice(even);
+            return action;
+        }
         let bytes = frame.as_mut_ptr_range();
         let context = Ingress {
             start: bytes.start.expose_provenance(),

@@ -26,8 +26,8 @@ fn members<P: Platform>(platform: P, first: u64, further: u32) -> Option<*const 
 pub fn best<P: Platform>(platform: P, number: u32, service: &Service, measure: Measure) -> Option<Member> {
     let chunks = service.members_length.div_ceil(MEMBERS_PER_CHUNK);
     let begin = match platform.turns(number) {
-        // SAFETY: the word is a table's.
         Some(turn) if chunks > CHUNKS && measure.heaviest == 0 => {
+            // SAFETY: the word is a table's.
             unsafe { platform.add(turn, 1) }.wrapping_mul(u64::from(CHUNKS))
         }
         _ => 0,

@@ -180,7 +180,7 @@ fn ipv4<P: Platform>(env: &Env<P>, at: usize) -> Result<Header<V4>, Outcome> {
     Ok(Header {
         ip,
         protocol: header.protocol,
-        at: env.platform.bounded::<127>(at + length, usize::from(header.protocol)),
+        at: env.platform.bounded::<255>(at + length, usize::from(header.protocol)),
         end,
         piece,
     })
@@ -229,7 +229,7 @@ fn ipv6<P: Platform>(env: &Env<P>, at: usize) -> Result<Header<V6>, Outcome> {
     if leads_on && !matches!(piece, Piece::Later(_)) {
         return Err(Outcome::Pass(Verdict::PassedTooDeep));
     }
-    let at = env.platform.bounded::<0x3fff>(at, usize::from(next));
+    let at = env.platform.bounded::<0x7fff>(at, usize::from(next));
     Ok(Header {
         ip,
         protocol: next,
@@ -286,14 +286,15 @@ fn packet<P: Platform, F: Family>(
     bytes: u64,
     piece: Piece,
 ) -> Result<Packet<F>, Outcome> {
-    // SAFETY, for both headers: the view was checked.
     let (ports, checksum, flags) = match protocol {
         protocol::TCP => {
             let tcp: *mut Tcp = env.frame.view(at).ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
+            // SAFETY: the view was checked.
             unsafe { (tcp.cast::<Ports>(), &raw mut (*tcp).checksum, (*tcp).flags) }
         }
         protocol::UDP => {
             let udp: *mut Udp = env.frame.view(at).ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
+            // SAFETY: the view was checked.
             unsafe { (udp.cast::<Ports>(), &raw mut (*udp).checksum, 0) }
         }
         _ => return Err(Outcome::Pass(Verdict::PassedOtherProtocol)),

@@ -196,6 +196,12 @@ impl Tables {
         &self.maps
     }
 
+    /// The scheduling tables, by segment.
+    #[must_use]
+    pub fn schedules(&self) -> &Map {
+        &self.schedule_map
+    }
+
     /// The program and its companions.
     pub fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf

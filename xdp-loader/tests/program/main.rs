@@ -13,6 +13,7 @@ mod forwarding;
 mod fragments;
 mod frame;
 mod headers;
+mod host;
 mod icmp;
 mod lent;
 mod loads;

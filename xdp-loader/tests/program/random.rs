@@ -29,4 +29,12 @@ impl Random {
     pub fn one<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())]
     }
+
+    /// A byte, often one at the end of a range, where mistakes are.
+    pub fn byte(&mut self) -> u8 {
+        match self.below(4) {
+            0 => self.one(&[0, 1, 0x7f, 0x80, 0xfe, 0xff, 0x45, 0x4f, 0x60]),
+            _ => self.word() as u8,
+        }
+    }
 }

@@ -1,0 +1,93 @@
+//! Idle timeouts: a flow is known until its state's, and scheduled anew after it.
+
+use xdp_common::tcp_state::{State, TIMEOUTS};
+
+use crate::{
+    balancer::Balancer,
+    configuration::Service,
+    frame::{ACK, FIN, Frame, RST, SYN, tcp, udp},
+    network::OUTSIDE,
+};
+
+const HOSTS: [&str; 2] = ["10.0.1.11:80", "10.0.1.12:80"];
+/// By how much a unit of time may lengthen a timeout, seconds: a sixteenth, or a quarter of a second.
+const fn slack(seconds: u64) -> u64 {
+    seconds / 16 + 2
+}
+
+fn tcp_service() -> Service {
+    Service::dr("tcp://10.9.9.9:80", &HOSTS)
+}
+
+fn segment(flags: u8) -> Frame {
+    tcp("10.7.0.1:40000", "10.9.9.9:80", flags)
+}
+
+#[test]
+fn a_flow_is_known_until_its_states_timeout_and_scheduled_anew_after_it() {
+    for (packets, state) in [
+        (&[SYN][..], State::SynReceived),
+        (&[SYN, ACK], State::Established),
+        (&[SYN, ACK, FIN | ACK], State::FinClient),
+        (&[SYN, ACK, RST], State::Closed),
+    ] {
+        let idle = u64::from(TIMEOUTS[state as usize]);
+        for (after, host) in [(idle, 11), (idle + slack(idle), 12)] {
+            let mut balancer = Balancer::new(&[tcp_service()]);
+            for flags in packets {
+                assert_eq!(balancer.host(&segment(*flags)), 11);
+            }
+            assert_eq!(balancer.flow(segment(0).source).state, state);
+            balancer.wait(after);
+            assert_eq!(balancer.host(&segment(ACK)), host, "{state:?} after {after} s");
+        }
+    }
+}
+
+#[test]
+fn every_packet_begins_the_time_anew() {
+    let mut balancer = Balancer::new(&[Service::dr("udp://10.9.9.9:80", &HOSTS)]);
+    let query = udp("10.7.0.1:40000", "10.9.9.9:80");
+    for _ in 0..10 {
+        assert_eq!(balancer.host(&query), 11);
+        balancer.wait(290);
+    }
+    balancer.wait(40);
+    assert_eq!(balancer.host(&query), 12);
+}
+
+#[test]
+fn a_service_has_timeouts_of_its_own() {
+    let mut service = tcp_service();
+    service.timeouts[State::SynReceived as usize] = 5;
+    let other = Service::dr("tcp://10.9.9.9:81", &HOSTS);
+    let mut balancer = Balancer::new(&[service, other]);
+    let late = tcp("10.7.0.1:40000", "10.9.9.9:81", SYN);
+    assert_eq!((balancer.host(&segment(SYN)), balancer.host(&late)), (11, 11));
+    balancer.wait(8);
+    assert_eq!((balancer.host(&segment(SYN)), balancer.host(&late)), (12, 11));
+}
+
+#[test]
+fn the_new_flow_of_one_that_is_expired_takes_its_place() {
+    let mut balancer = Balancer::new(&[tcp_service()]);
+    balancer.host(&segment(SYN));
+    let old = balancer.flow(segment(0).source);
+    balancer.wait(70);
+    balancer.run(OUTSIDE, &segment(SYN).bytes());
+    let new = balancer.flow(segment(0).source);
+    assert_eq!((new.at, new.backend), (old.at, 2));
+}
+
+#[test]
+fn days_are_counted_too() {
+    const DAY: u64 = 86_400;
+    let mut service = tcp_service();
+    service.timeouts[State::Established as usize] = DAY as u32 * 10;
+    let mut balancer = Balancer::new(&[service]);
+    assert_eq!(balancer.host(&segment(ACK)), 11);
+    balancer.wait(DAY * 10);
+    assert_eq!(balancer.host(&segment(ACK)), 11);
+    balancer.wait(DAY * 11);
+    assert_eq!(balancer.host(&segment(ACK)), 12);
+}
