@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use xdp_common::{
     host::Tables,
-    layout::{BackendCounters, Client, ClientKeys, Connections, Control, Flow, Hop, MAX_INTERFACES, Sizes, VERSION},
+    layout::{BackendCounters, Client, ClientKeys, Connections, Control, Flow, Hop, MAX_INTERFACES, Sizes},
     path::outcome::action,
     tcp_state::State,
     verdict::Verdict,
@@ -80,9 +80,8 @@ impl Balancer {
             tick: (HERTZ / 4).next_power_of_two().ilog2(),
             hertz: HERTZ,
             keys: KEYS,
-            version: VERSION,
             unknown_fragments: 0,
-            room: [0; 6],
+            room: [0; 7],
         };
         tables.control.write(0, control);
         for ifindex in [OUTSIDE, INSIDE, VETH] {

@@ -117,7 +117,7 @@ pub fn write(tables: &mut Tables, bank: u32, services: &[Service], any_ports: bo
             mark: 0,
             sorry: service.sorry.map_or(0, |place| first + place as u32),
             measure: service.measure,
-            room: 0,
+            room: Default::default(),
         };
         tables.services.write(place(service_number), entry);
     }

@@ -160,7 +160,7 @@ mod values {
     macro_rules! values {
         ($($type:ty),* $(,)?) => {
             $(
-                // SAFETY: `xdp_common::layout` has no padding in its types and asserts their sizes.
+                // SAFETY: `xdp_common` has no padding in the types of its maps and asserts their sizes.
                 unsafe impl Value for $type {}
             )*
         };
@@ -185,6 +185,7 @@ mod values {
         layout::BackendCounters,
         layout::Verdicts,
         layout::Handover,
+        xdp_common::succession::Found,
         u64,
     );
 }
