@@ -26,7 +26,7 @@ impl Control {
     /// In `mode`: packets go to the predecessor until all interfaces have this dataplane's program. The same bit in every
     /// version: by it a dataplane is known that has not taken over yet.
     pub const WAITING: u64 = 1 << 2;
-    /// In `mode`: flows that are not known here may be the predecessor's.
+    /// In `mode`: flows that are not known here may be the predecessor's. The same bit in every version.
     pub const SUCCEEDING: u64 = 1 << 3;
 
     /// The bank that packets use.

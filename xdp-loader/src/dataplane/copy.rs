@@ -1,13 +1,10 @@
-//! Copy: the flows of a predecessor whose tables this dataplane cannot share, in two passes. The first copies what there is
-//! while packets still go to the predecessor. The second, once no packet changes the predecessor's tables any more, brings
-//! what has changed since; never over an entry that packets have touched here.
+//! Copy: the flows of a predecessor whose tables this dataplane cannot share. They are copied once packets come to this one:
+//! no flow begins in the predecessor any more, and those that packets ask for meanwhile are looked up there and recorded
+//! here. What stands here is newer, and stays.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use xdp_common::{
@@ -18,18 +15,16 @@ use xdp_common::{
 
 use super::{Clock, Error, Maps, memory::Memory, rules::Rules};
 
-/// A copy under way.
-pub struct Copy {
+/// Takes the predecessor's flows in.
+pub struct Copy<'a> {
     tables: [Table; 2],
     keys: ClientKeys,
     clock: Clock,
-    rules: Arc<Rules>,
+    rules: &'a Rules,
     /// The services of backends, by number.
     services: Vec<u16>,
     /// The numbers that the predecessor's backends have here.
-    numbers: BTreeMap<u32, u32>,
-    /// What was written where: packets have not touched an entry that is still the same.
-    written: HashMap<(bool, usize, usize), Flow>,
+    numbers: &'a BTreeMap<u32, u32>,
 }
 
 /// The flow table of a family.
@@ -50,21 +45,16 @@ pub struct Copied {
     pub lost: u64,
 }
 
-impl Copy {
-    /// Into the tables of these maps, of whose bank in use `rules` tells.
+impl<'a> Copy<'a> {
+    /// Into the tables of these maps, by the rules of the bank in use.
     ///
     /// # Errors
     ///
     /// If the kernel does not map a table.
-    pub fn into(
-        maps: &Maps,
-        bank: u32,
-        rules: Arc<Rules>,
-        numbers: BTreeMap<u32, u32>,
-        clock: Clock,
-    ) -> Result<Self, Error> {
+    pub fn into(maps: &Maps, rules: &'a Rules, numbers: &'a BTreeMap<u32, u32>, clock: Clock) -> Result<Self, Error> {
         let sizes = maps.sizes();
-        let backends = maps.backends.whole()?;
+        let control = maps.control().read(0);
+        let (backends, bank) = (maps.backends.whole()?, control.bank());
         let services = (0..=sizes.backends)
             .map(|number| backends.read((number << 1 | bank) as usize).service)
             .collect();
@@ -83,17 +73,16 @@ impl Copy {
                     mask: sizes.buckets_v6() - 1,
                 },
             ],
-            keys: maps.control().read(0).keys,
+            keys: control.keys,
             clock,
             rules,
             services,
             numbers,
-            written: HashMap::new(),
         })
     }
 
     /// Takes a flow in. Flows of backends that are gone are not taken.
-    pub fn take(&mut self, is_v6: bool, record: &FlowRecord, copied: &mut Copied) {
+    pub fn take(&self, is_v6: bool, record: &FlowRecord, copied: &mut Copied) {
         let Some(&number) = self.numbers.get(&record.backend) else {
             return;
         };
@@ -111,26 +100,12 @@ impl Copy {
                 && service(flow.backend(table.mask)) == service(number)
                 && (flow.state() == State::Template) == (entry.state() == State::Template)
         };
-        let there = words.iter().position(|word| same(Flow(word.load(Ordering::Acquire))));
-        let (slot, old) = match there {
-            Some(slot) => {
-                let old = Flow(words[slot].load(Ordering::Acquire));
-                if old == entry || self.written.get(&(is_v6, bucket, slot)) != Some(&old) {
-                    return;
-                }
-                (slot, old)
-            }
-            None => match self.place(words, client, record.idle) {
-                Some(found) => found,
-                None => {
-                    copied.lost += 1;
-                    return;
-                }
-            },
-        };
-        if table.put(bucket, slot, old, entry, record) {
-            copied.flows += 1;
-            self.written.insert((is_v6, bucket, slot), entry);
+        if words.iter().any(|word| same(Flow(word.load(Ordering::Acquire)))) {
+            return;
+        }
+        match self.place(words, client, record.idle) {
+            Some((slot, old)) if table.put(bucket, slot, old, entry, record) => copied.flows += 1,
+            _ => copied.lost += 1,
         }
     }
 

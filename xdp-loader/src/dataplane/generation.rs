@@ -88,18 +88,27 @@ impl Generation {
         self.path.join(format!("program_{name}"))
     }
 
+    /// Its [`Control::mode`].
+    fn mode(&self) -> Option<u64> {
+        let map = MapData::from_pin(self.map("CONTROL")).ok()?;
+        // The first word of the map, in every version.
+        let words: Memory<u64> = Memory::map(map.fd().as_fd(), 0, 1).ok()?;
+        Some(words.read(0))
+    }
+
     /// Whether it has not taken over: its packets go to its predecessor, or it was not completed.
     fn is_waiting(&self) -> bool {
-        let control = || -> Option<Control> {
-            let map = MapData::from_pin(self.map("CONTROL")).ok()?;
-            Some(Memory::map(map.fd().as_fd(), 0, 1).ok()?.read(0))
-        };
-        match control() {
-            Some(control) => control.mode & Control::WAITING != 0,
-            // A generation begins with this pin; if it is not there, somebody has removed it from a dataplane in force, or the
-            // daemon died in between.
+        match self.mode() {
+            Some(mode) => mode & Control::WAITING != 0,
+            // The programs are pinned last: where they are, somebody has removed the map's pin.
             None => !self.program("lvx").exists(),
         }
+    }
+
+    /// Whether flows may be its predecessor's: its daemon died before it had copied all.
+    #[must_use]
+    pub fn is_succeeding(&self) -> bool {
+        self.mode().is_some_and(|mode| mode & Control::SUCCEEDING != 0)
     }
 
     /// Removes its pins. What nobody uses any more is then gone from the kernel.

@@ -49,11 +49,13 @@ impl Inheritance {
         let mut services: BTreeMap<ServiceAddress, u32> = BTreeMap::new();
         let mut backends = BTreeMap::new();
         let mut entries = BTreeMap::new();
-        let mut keys = BTreeMap::new();
-        for record in predecessor.backends()? {
-            let Some(key) = key(&record) else { continue };
+        let records = predecessor.backends()?;
+        let keys = keys(&records);
+        for record in records {
+            let Some(key) = keys.get(&record.number).copied() else {
+                continue;
+            };
             services.insert(key.0, record.service);
-            keys.insert(record.number, key);
             if record.number <= sizes.backends {
                 backends.insert(key, record.number);
                 entries.insert(record.number, entry(&record));
@@ -78,6 +80,14 @@ impl Inheritance {
             keys,
         })
     }
+}
+
+/// The keys of backends, by their numbers.
+pub(super) fn keys(records: &[BackendRecord]) -> BTreeMap<u32, BackendKey> {
+    records
+        .iter()
+        .filter_map(|record| Some((record.number, key(record)?)))
+        .collect()
 }
 
 /// What a backend is told apart by.

@@ -4,10 +4,10 @@
 //! 1. [`Succession::prepare`] finds the generation in force and asks it what it is; [`super::Maps::open`] loads the new one
 //!    with maps of its own, and with the old one's where nothing has changed in them.
 //! 2. [`Succession::introduce`] tells each of the programs that packets go on in the other.
-//! 3. The configuration is written, all of it, and the flows are copied, if their tables are not shared: the first pass.
+//! 3. The configuration is written, all of it.
 //! 4. The new program replaces the old one in every link. It passes packets on to the old one ([`Control::WAITING`]).
-//! 5. One store turns all interfaces. What the new dataplane does not know it looks up in the old one
-//!    ([`Control::SUCCEEDING`]), until a second pass of the copy has brought what changed since the first.
+//! 5. One store turns all interfaces. If the tables of flows are not shared, the new dataplane looks up what it does not know
+//!    in the old one ([`Control::SUCCEEDING`]), until [`Succession::copy`] has brought all flows over.
 //! 6. [`Succession::conclude`] adds what the old dataplane had counted, and removes its pins.
 //!
 //! Until step 5 nothing has changed for packets, and whatever fails leaves the old dataplane in force. A daemon that is
@@ -19,7 +19,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::Arc,
 };
 
 use aya::{
@@ -38,6 +37,7 @@ use super::{
     image::{BackendKey, Names},
     maps::{prepare, remove_ungrouped},
     predecessor::Predecessor,
+    recovery,
     rules::Rules,
 };
 
@@ -48,6 +48,8 @@ pub struct Succession {
     /// Generations that go when this one is in force.
     before: Vec<Generation>,
     predecessor: Option<Predecessor>,
+    /// Whom the predecessor took over from, if its daemon died before all flows were copied.
+    elder: Option<Predecessor>,
     tail_calls: Option<Map>,
     shared: BTreeSet<&'static str>,
     keys: BTreeMap<u32, BackendKey>,
@@ -74,17 +76,23 @@ impl Succession {
             .partition(|generation| in_force.as_ref().is_some_and(|in_force| generation <= in_force));
         // Left behind by a daemon that did not get far. Its program may be attached: it goes on to the one in force.
         let generation = Generation::next(pins, &all)?;
-        let predecessor = in_force.and_then(|in_force| match Predecessor::open(in_force, cpus) {
+        let ask = |generation: &Generation| match Predecessor::open(generation.clone(), cpus) {
             Ok(predecessor) => Some(predecessor),
             Err(error) => {
                 warn!(%error, "flows that have begun are not known any more");
                 None
             }
-        });
+        };
+        let predecessor = in_force.as_ref().and_then(ask);
+        let elder = in_force
+            .filter(Generation::is_succeeding)
+            .and_then(|in_force| before.iter().rev().find(|elder| **elder != in_force))
+            .and_then(ask);
         let mut succession = Self::default();
         succession.generation = Some(generation);
         succession.before = before.into_iter().chain(waiting).collect();
         succession.predecessor = predecessor;
+        succession.elder = elder;
         Ok(succession)
     }
 
@@ -98,6 +106,12 @@ impl Succession {
     #[must_use]
     pub fn predecessor(&self) -> Option<&Predecessor> {
         self.predecessor.as_ref()
+    }
+
+    /// Whether its flow tables have all flows in them.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.elder.is_none()
     }
 
     /// Its maps that are gone on with.
@@ -140,37 +154,48 @@ impl Succession {
         Ok(())
     }
 
-    /// A copy of the predecessor's flows, if their tables are not shared.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel does not map a table.
-    pub fn copy(
-        &self,
-        maps: &Maps,
-        bank: u32,
-        rules: &Arc<Rules>,
-        names: &Names,
-        clock: Clock,
-    ) -> Result<Option<Copy>, Error> {
-        if self.predecessor.is_none() || self.shared.contains("FLOWS_V4") {
-            return Ok(None);
-        }
-        Copy::into(maps, bank, Arc::clone(rules), self.numbers(names), clock).map(Some)
+    /// Whether the predecessor's flows must be copied, as their tables are not shared.
+    #[must_use]
+    pub fn copies(&self) -> bool {
+        self.predecessor.is_some() && !self.shared.contains("FLOWS_V4")
     }
 
-    /// Copies the flows that there are and were not copied yet.
+    /// Copies the predecessor's flows into the tables of these maps.
     ///
     /// # Errors
     ///
-    /// If the predecessor does not answer.
-    pub fn pass(&self, copy: &mut Option<Copy>) -> Result<(), Error> {
-        let (Some(predecessor), Some(copy)) = (&self.predecessor, copy) else {
+    /// If the kernel does not map a table, or the predecessor does not answer.
+    pub fn copy(&self, maps: &Maps, rules: &Rules, names: &Names, clock: Clock) -> Result<(), Error> {
+        match &self.predecessor {
+            Some(predecessor) => Self::copy_from(predecessor, &self.numbers(names), maps, rules, clock),
+            None => Ok(()),
+        }
+    }
+
+    /// Copies the flows that the predecessor had not copied. No packet changes them any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::copy`].
+    pub fn copy_from_elder(&self, maps: &Maps, rules: &Rules, names: &Names, clock: Clock) -> Result<(), Error> {
+        let Some(elder) = &self.elder else {
             return Ok(());
         };
+        let keys = recovery::keys(&elder.backends()?);
+        Self::copy_from(elder, &numbers(&keys, names), maps, rules, clock)
+    }
+
+    fn copy_from(
+        predecessor: &Predecessor,
+        numbers: &BTreeMap<u32, u32>,
+        maps: &Maps,
+        rules: &Rules,
+        clock: Clock,
+    ) -> Result<(), Error> {
+        let copy = Copy::into(maps, rules, numbers, clock)?;
         let mut copied = Copied::default();
         predecessor.flows(|is_v6, record| copy.take(is_v6, &record, &mut copied))?;
-        info!(flows = copied.flows, "copied flows of the previous dataplane");
+        info!(flows = copied.flows, "copied the flows of the previous dataplane");
         if copied.lost > 0 {
             warn!(flows = copied.lost, "flows of the previous dataplane had no room");
         }
@@ -179,10 +204,7 @@ impl Succession {
 
     /// The numbers that the predecessor's backends have here, by those that they have there.
     fn numbers(&self, names: &Names) -> BTreeMap<u32, u32> {
-        self.keys
-            .iter()
-            .filter_map(|(there, key)| Some((*there, names.backends.get(key)?)))
-            .collect()
+        numbers(&self.keys, names)
     }
 
     /// This dataplane is in force, and no packet is in the predecessor any more: what that had counted is gone on with, and its
@@ -223,6 +245,13 @@ impl Succession {
         }
         remove_ungrouped(pins)
     }
+}
+
+/// The numbers of backends here, by those that they have elsewhere.
+fn numbers(keys: &BTreeMap<u32, BackendKey>, names: &Names) -> BTreeMap<u32, u32> {
+    keys.iter()
+        .filter_map(|(there, key)| Some((*there, names.backends.get(key)?)))
+        .collect()
 }
 
 /// Removes the pins of all dataplanes; no program is attached any more.

@@ -96,7 +96,13 @@ impl Tables {
             tail_calls,
             mut ebpf,
             shared,
-        } = Maps::open(succession.generation(), succession.predecessor(), sizes, cpus)?;
+        } = Maps::open(
+            succession.generation(),
+            succession.predecessor(),
+            succession.is_whole(),
+            sizes,
+            cpus,
+        )?;
         let facts = succession.predecessor().map(|it| *it.facts());
         let clock = Clock::start(attach::program(&mut ebpf, "lvx_clock")?, facts.map(|facts| facts.hertz))?;
         // Flows that are gone on with stand where these keys have them stand.
@@ -154,22 +160,23 @@ impl Tables {
     ///
     /// If an interface does not take the program. The predecessor is then in force as it was before.
     pub fn take_over(&mut self, pins: &Path, links: &[Link], choice: XdpMode) -> Result<Vec<Attachment>, Error> {
-        let mut copy = self
-            .succession
-            .copy(&self.maps, bank(&self.maps), &self.rules, &self.names, self.clock)?;
-        self.succession.pass(&mut copy)?;
+        self.succession
+            .copy_from_elder(&self.maps, &self.rules, &self.names, self.clock)?;
         let is_new = self.succession.predecessor().is_none();
         if is_new {
             self.turn(0);
         }
         let attachments = attach::attach(&mut self.ebpf, self.succession.lvx(), pins, links, choice)?;
-        if !is_new {
-            // From here on this dataplane is in force. What fails is told, and takes nothing back.
-            self.turn(if copy.is_some() { Control::SUCCEEDING } else { 0 });
+        // From here on this dataplane is in force. What fails is told, and takes nothing back.
+        if self.succession.copies() {
+            self.turn(Control::SUCCEEDING);
             grace_period();
-            if let Err(error) = self.succession.pass(&mut copy) {
-                warn!(%error, "flows of the last moments of the previous dataplane may not be known any more");
+            let copied = self.succession.copy(&self.maps, &self.rules, &self.names, self.clock);
+            if let Err(error) = copied {
+                warn!(%error, "flows of the previous dataplane may not be known any more");
             }
+        }
+        if !is_new {
             self.turn(0);
             grace_period();
         }

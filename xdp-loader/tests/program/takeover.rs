@@ -217,20 +217,25 @@ fn flows_counts_and_numbers_go_on_in_tables_of_other_sizes() {
     }
 }
 
+/// As if all interfaces had been turned, and the copy were still to come.
+fn turn(balancer: &mut Balancer) {
+    balancer.control_set(|control| control.mode = control.mode & !Control::WAITING | Control::SUCCEEDING);
+}
+
 #[test]
-fn what_changed_after_the_first_pass_of_the_copy_is_looked_up_in_the_predecessor_and_copied_after() {
+fn flows_that_are_not_copied_yet_are_looked_up_in_the_predecessor() {
     let pins = Pins::new();
     let mut before = first(&pins);
     let mut after = second(&pins, Sizes::new(16, 64, 65_536, 65_536), &before);
-    // As if all interfaces had been turned, and the second pass were still to come.
-    after.control_set(|control| control.mode = control.mode & !Control::WAITING | Control::SUCCEEDING);
+    turn(&mut after);
+    let client = crate::frame::socket(CLIENT);
     let moved = after.host(&tcp(CLIENT, VIP, ACK));
     assert_eq!(
         moved,
         before.host(&tcp(CLIENT, VIP, ACK)),
         "a flow that is known there only"
     );
-    assert_eq!(after.state(crate::frame::socket(CLIENT)), Some(State::Established));
+    assert_eq!(after.state(client), Some(State::Established));
     let host = after.host(&tcp("10.7.0.9:1", VIP, SYN));
     assert!(
         before.state(crate::frame::socket("10.7.0.9:1")).is_none(),
@@ -238,24 +243,44 @@ fn what_changed_after_the_first_pass_of_the_copy_is_looked_up_in_the_predecessor
     );
     assert_eq!(after.host(&tcp("10.7.0.9:1", VIP, ACK)), host);
     // An answer whose flow is known there only goes on there.
+    let other = crate::frame::socket("10.7.0.10:1");
     before.host(&tcp("10.7.0.10:1", VIP, SYN));
-    let real = before.flows()[&crate::frame::socket("10.7.0.10:1")].backend;
-    let real = match real == before.backend_number(SERVICE, "10.0.1.12:80") {
+    let number = before.flows()[&other].backend;
+    let real = match number == before.backend_number(SERVICE, "10.0.1.12:80") {
         true => "10.0.1.12:80",
         false => "10.0.1.11:8080",
     };
     let answer = tcp(real, "10.7.0.10:1", SYN | ACK);
     assert_eq!(after.run(INSIDE, &answer.bytes()).0, Action::Redirect);
-    // Neither touches what the other has in between.
+    // What stands here is newer than what stands there.
     before.host(&tcp(CLIENT, VIP, FIN | ACK));
     take_over(&mut after, &pins);
-    assert_eq!(
-        after.state(crate::frame::socket(CLIENT)),
-        Some(State::Established),
-        "an entry that packets have touched here stays"
-    );
-    assert!(after.state(crate::frame::socket("10.7.0.10:1")).is_some());
+    assert_eq!(after.state(client), Some(State::Established));
+    assert_eq!(after.state(other), Some(State::SynReceived), "it was copied");
     assert_eq!(after.host(&tcp("10.7.0.9:1", VIP, ACK)), host);
+    assert_eq!(after.flows().len(), 4);
+}
+
+#[test]
+fn a_daemon_that_died_while_it_copied_loses_no_flow() {
+    let pins = Pins::new();
+    let mut before = first(&pins);
+    let known = populate(&mut before);
+    let mut after = second(&pins, Sizes::new(16, 64, 65_536, 65_536), &before);
+    turn(&mut after);
+    let began = ["10.7.0.9:1", "10.7.0.9:2"].map(|client| (tcp(client, VIP, ACK), after.host(&tcp(client, VIP, SYN))));
+    let (frame, host) = &known[0];
+    assert_eq!(after.host(frame), *host);
+    // The second daemon is killed: nothing of it is cleaned up.
+    std::mem::forget(after);
+    let mut third = second(&pins, Sizes::new(16, 64, 65_536, 65_536), &before);
+    assert!(!third.tables.shared().contains("FLOWS_V4"), "not all are in there");
+    take_over(&mut third, &pins);
+    for (frame, host) in known.iter().chain(&began) {
+        assert_eq!(third.host(frame), *host);
+    }
+    assert_eq!(third.flows().len(), known.len() + 4);
+    assert_eq!(generations(&pins), ["generation_3"]);
 }
 
 #[test]
