@@ -58,9 +58,7 @@ pub trait Dataplane: Send + Sync + 'static {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DataplaneError {
     /// The maps have no room.
-    #[error(
-        "no room for more than {limit} {what} on this node: raise `{setting}` in lvx.toml, `lvx detach` and start again"
-    )]
+    #[error("no room for more than {limit} {what} on this node: raise `{setting}` in lvx.toml, and restart lvx")]
     Full {
         /// What there is too much of, in the plural.
         what: &'static str,

@@ -47,7 +47,7 @@ pub enum Error {
     #[error("packets can go through at most {0} interfaces")]
     TooManyInterfaces(u32),
     /// The maps have no room.
-    #[error("no room for more than {limit} {what}: raise `{setting}` in lvx.toml, `lvx detach` and start again")]
+    #[error("no room for more than {limit} {what}: raise `{setting}` in lvx.toml, and restart lvx")]
     Full {
         /// What there is too much of, in the plural.
         what: &'static str,

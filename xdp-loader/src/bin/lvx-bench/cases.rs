@@ -35,7 +35,11 @@ pub fn one_cpu() -> Vec<Case> {
         Case::known(Nat, Udp, Way::Back, false, in_and_back),
         Case::known(Nat, Ack, Way::In, false, in_and_back),
         Case::known(Nat, Ack, Way::Back, false, in_and_back),
-        Case::known(Dr, Udp, Way::In, true, in_and_back),
+        Case {
+            room: HALF_ROOM,
+            flows: vec![1, 10_000, 100_000, 131_072, 524_288],
+            ..Case::known(Dr, Udp, Way::In, true, in_and_back)
+        },
         Case::known(Dr, Ack, Way::In, true, in_and_back),
         Case::known(Nat, Udp, Way::In, true, in_and_back),
         Case::known(Nat, Udp, Way::Back, true, in_and_back),
