@@ -110,6 +110,11 @@ impl<'lab> Balancer<'lab> {
         self.program = program;
     }
 
+    /// The next daemon is started with this `--xdp-mode`.
+    pub fn set_mode(&mut self, mode: &str) {
+        self.options.mode = Some(mode.to_owned());
+    }
+
     /// The next daemon is started with these further arguments.
     pub fn reconfigure(&mut self, further: Vec<String>) {
         self.options.further = further;

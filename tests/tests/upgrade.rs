@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use lvx_tests::{
-    Balancer, Lab, balancer,
+    Balancer, Lab, Options, balancer,
     client::{self, Download, Stream},
     load::{self, Held, Outcome},
     topology::{VIP_DR, VIP_NAT},
@@ -330,6 +330,72 @@ impl Drop for MemoryLimit {
     fn drop(&mut self) {
         let _ = fs::remove_dir(&self.path);
     }
+}
+
+/// The interfaces of the balancer, each with the mode that its program runs in.
+fn modes(lvx: &Balancer<'_>) -> Result<Vec<(String, String)>> {
+    let status = lvx.json(["status"])?;
+    let interfaces = status["interfaces"].as_array().context("no interfaces")?;
+    let text = |interface: &Value, field: &str| interface[field].as_str().unwrap_or_default().to_owned();
+    Ok(interfaces
+        .iter()
+        .map(|interface| (text(interface, "name"), text(interface, "mode")))
+        .collect())
+}
+
+#[test]
+fn an_xdp_mode_that_an_interface_does_not_take_leaves_all_interfaces_as_they_were() -> Result<()> {
+    let lab = Lab::one_armed()?;
+    // A bridge takes no program in its driver.
+    lab.balancer.ip("link add br9 type bridge\nlink set br9 up\n")?;
+    let options = Options {
+        interfaces: vec!["eth0".to_owned(), "br9".to_owned()],
+        ..Options::default()
+    };
+    let mut lvx = Balancer::start_with(&lab, options)?;
+    let before = modes(&lvx)?;
+    assert_eq!(before[0].1, "native");
+    assert_eq!(before[1].1, "generic");
+    let backend = lab.backends[0].v4.to_string();
+    lvx.serve("tcp://10.0.0.101:80", "nat", "rr", [backend.as_str()])?;
+    let address = SocketAddr::new(VIP_NAT.0.into(), 80);
+    let mut held = Held::open(&lab.client, address)?;
+    lvx.kill()?;
+    lvx.set_mode("native");
+    let output = lvx.run_in_vain(&mut lvx.run_command())?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot attach to br9 in native mode"), "{said}");
+    held.ask()?;
+    client::requests(&lab.client, "10.0.0.101", 20)?;
+    let links = lab.balancer.run("ip", ["-details", "link", "show", "dev", "br9"])?;
+    assert!(links.contains("xdpgeneric"), "{links}");
+    lvx.set_mode("auto");
+    lvx.run()?;
+    assert_eq!(modes(&lvx)?, before);
+    held.ask()?;
+    Ok(())
+}
+
+#[test]
+fn another_xdp_mode_is_that_of_the_next_daemon_and_flows_go_on() -> Result<()> {
+    let lab = Lab::one_armed()?;
+    let mut lvx = Balancer::start(&lab)?;
+    let backends: Vec<String> = lab.backends.iter().map(|backend| backend.v4.to_string()).collect();
+    lvx.serve("tcp://10.0.0.101:80", "nat", "rr", backends.iter().map(String::as_str))?;
+    let mut held = Held::open_many(&lab.client, SocketAddr::new(VIP_NAT.0.into(), 80), HELD)?;
+    for mode in ["generic", "native", "auto"] {
+        lvx.kill()?;
+        lvx.set_mode(mode);
+        lvx.run()?;
+        let expected = if mode == "generic" { "generic" } else { "native" };
+        assert_eq!(modes(&lvx)?, [("eth0".to_owned(), expected.to_owned())]);
+        for each in &mut held {
+            let before = each.backend.clone();
+            assert_eq!(each.ask()?, before, "{mode}");
+        }
+    }
+    Ok(())
 }
 
 /// What `lvx stats` says is used by these tests as it is documented.

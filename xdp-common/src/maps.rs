@@ -138,9 +138,3 @@ macro_rules! declarations {
 }
 
 for_each_map!(declarations);
-
-/// The declaration of a map.
-#[must_use]
-pub fn declaration(name: &str) -> Option<&'static MapDeclaration> {
-    MAPS.iter().find(|map| map.name == name)
-}

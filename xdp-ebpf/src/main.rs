@@ -44,6 +44,18 @@ pub fn lvx_new_flow_v6(context: XdpContext) -> u32 {
     path::lvx_new_flow::<Kernel, V6>(Kernel, context.ctx)
 }
 
+/// The program of IPv4 packets for whose flow the predecessor was asked.
+#[xdp]
+pub fn lvx_adopt_v4(context: XdpContext) -> u32 {
+    path::lvx_adopt::<Kernel, V4>(Kernel, context.ctx)
+}
+
+/// The same for IPv6.
+#[xdp]
+pub fn lvx_adopt_v6(context: XdpContext) -> u32 {
+    path::lvx_adopt::<Kernel, V6>(Kernel, context.ctx)
+}
+
 /// The program of fragments.
 #[xdp]
 pub fn lvx_fragment(context: XdpContext) -> u32 {

@@ -6,7 +6,12 @@ use core::sync::atomic::{
     AtomicU32, AtomicU64,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
-use std::{boxed::Box, collections::HashMap, sync::Mutex, vec::Vec};
+use std::{
+    boxed::Box,
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    vec::Vec,
+};
 
 pub use self::table::Table;
 use crate::{
@@ -47,6 +52,7 @@ macro_rules! tables {
             random: AtomicU64,
             warned: AtomicU32,
             predecessor: Option<Box<Self>>,
+            cpus: Box<[Mutex<()>]>,
         }
 
         impl Tables {
@@ -66,6 +72,7 @@ macro_rules! tables {
                     random: AtomicU64::new(0),
                     warned: AtomicU32::new(0),
                     predecessor: None,
+                    cpus: (0..cpus).map(|_| Mutex::new(())).collect(),
                 }
             }
         }
@@ -120,15 +127,24 @@ impl Tables {
     }
 
     /// Runs the program that is attached on a frame that comes in by an interface: the XDP action. The frame is then what it
-    /// has become.
+    /// has become. A CPU runs one packet at a time, whichever thread plays it.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such CPU.
     pub fn run(&self, cpu: u32, ingress: u32, frame: &mut [u8]) -> u32 {
+        let _one = self.cpus[cpu as usize].lock().unwrap_or_else(PoisonError::into_inner);
+        self.run_alone(cpu, ingress, frame)
+    }
+
+    fn run_alone(&self, cpu: u32, ingress: u32, frame: &mut [u8]) -> u32 {
         // The packet path takes a checksum for an aligned word, which it is in every frame that begins at an even address.
         if !frame.as_ptr().addr().is_multiple_of(2) {
             let mut copy = std::vec![0; frame.len() + 1];
             let start = copy.as_ptr().addr() % 2;
             let even = &mut copy[start..start + frame.len()];
             even.copy_from_slice(frame);
-            let action = self.run(cpu, ingress, even);
+            let action = self.run_alone(cpu, ingress, even);
             frame.copy_from_slice(even);
             return action;
         }
@@ -255,8 +271,8 @@ impl Platform for Host<'_> {
         let found = self.tables.found.read(self.cpu as usize);
         successor.tables.found.write(self.cpu as usize, found);
         Some(match to {
-            successor::V4 => path::lvx_new_flow::<_, V4>(successor, context),
-            successor::V6 => path::lvx_new_flow::<_, V6>(successor, context),
+            successor::V4 => path::lvx_adopt::<_, V4>(successor, context),
+            successor::V6 => path::lvx_adopt::<_, V6>(successor, context),
             _ => return None,
         })
     }

@@ -4,14 +4,16 @@
 //! the shuffle is one to one. So a table that finds a flow by some bits of the number and keeps the others has kept the whole
 //! client (Knuth, "The Art of Computer Programming", volume 3, section 6.4, exercise 13: quotienting).
 //!
-//! An IPv6 address is hashed to 48 bits first, which the port then changes one to one. So the ports of one address never
-//! share a number; two clients at different addresses share one with a probability of about 2^-48, whoever chose the
-//! addresses, since the hash is keyed: NH, as in UMAC (Black, Halevi, Krawczyk, Krovetz, Rogaway, "UMAC: Fast and Secure
-//! Message Authentication", 1999, section 4.1: at most 2^-32 for a collision of its 64 bits), then a multiplication by a
-//! secret odd number. With a million flows in the table that is one new client in 2^28 whose packets are taken for another
-//! flow's. Both then share that flow's entry, if they go to the same service: its backend, and its state, so that
-//! the end of one connection shortens the idle timeout of the other's. Packets are rewritten by what stands in them, so they
-//! are never sent to the other client's address.
+//! An IPv6 address is hashed to 48 bits first, which the port then changes one to one: the ports of one address never share a
+//! number. The hash is keyed: NH, as in UMAC (Black, Halevi, Krawczyk, Krovetz, Rogaway, "UMAC: Fast and Secure Message
+//! Authentication", 1999, section 4.1), then a multiplication by a secret odd number. Two clients at different addresses share
+//! a number with a probability of about 2^-48: with a million flows in the table, one new client in 2^28 is taken for another
+//! flow's. Who chooses addresses may bring that to 2^-32 for a pair (NH's bound: where a half of an address is the negative of
+//! a key, the other half does not count), and cannot see when it happened.
+//!
+//! Two clients that share a number and go to the same service share an entry: its backend; its state, so that the end of
+//! one connection shortens the idle timeout of the other's; and under NAT the next hop of answers, which is that of whichever
+//! packet was noted last. Packets are rewritten by what stands in them, so none is sent to the other client's address.
 //!
 //! All keys are random, so that nobody outside can aim at one bucket: neither at a victim's nor at any at all.
 

@@ -16,8 +16,10 @@ pub struct Control {
     pub keys: ClientKeys,
     /// [`UnknownFragments`].
     pub unknown_fragments: u64,
+    /// The highest number that a backend was ever given.
+    pub highest: u64,
     /// Zero.
-    pub room: [u64; 7],
+    pub room: [u64; 6],
 }
 
 impl Control {

@@ -23,8 +23,8 @@ pub struct Handover {
     pub backend: u32,
     /// [`super::Control::mode`] as the program before has read it: a packet sees one configuration.
     pub mode: u64,
-    /// 1 if the predecessor was asked for the packet's flow ([`crate::succession::Found`]).
-    pub asked: u64,
+    /// The number of the backend that a predecessor says the client persists with; 0 if it says none.
+    pub persistent: u64,
 }
 
 const _: () = assert!(size_of::<Handover>() == 64);

@@ -42,7 +42,8 @@ pub use seen::{Seen, longest};
 pub use service::{Overload, Scheduler, Service};
 pub use sizes::Sizes;
 
-/// Version of all that a flow's entry is: its word, how its place is found, its next hop, and the tables of fragments.
+/// Version of all that a flow's entry is: its word, the units of its time, how its place is found, its next hop, and the
+/// tables of fragments.
 /// Dataplanes with the same one share these tables.
 pub const FLOW_VERSION: u32 = if cfg!(feature = "other-flows") { u32::MAX } else { 4 };
 

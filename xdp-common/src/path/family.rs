@@ -4,6 +4,7 @@ use super::platform::Platform;
 use crate::{
     hash,
     layout::{BucketFlow, Client, ClientKeys, EndpointV4, FLOWS_PER_BUCKET, HopBucket, REACH, TailCall, Target},
+    succession::successor,
     wire::{Ipv4, Ipv6, protocol},
 };
 
@@ -20,6 +21,8 @@ pub trait Family: Copy {
     const IS_V6: bool;
     /// The program in which its flows begin.
     const NEW_FLOW: TailCall;
+    /// Where a predecessor that was asked for a flow goes on.
+    const SUCCESSOR: u32;
 
     /// Source, destination and length from the IP header on.
     ///
@@ -67,6 +70,7 @@ impl Family for V4 {
     const ICMP: u8 = protocol::ICMP;
     const IS_V6: bool = false;
     const NEW_FLOW: TailCall = TailCall::NewFlowV4;
+    const SUCCESSOR: u32 = successor::V4;
 
     #[inline(always)]
     unsafe fn addresses(ip: *const Ipv4) -> (u32, u32, u64) {
@@ -149,6 +153,7 @@ impl Family for V6 {
     const ICMP: u8 = protocol::ICMPV6;
     const IS_V6: bool = true;
     const NEW_FLOW: TailCall = TailCall::NewFlowV6;
+    const SUCCESSOR: u32 = successor::V6;
 
     #[inline(always)]
     unsafe fn addresses(ip: *const Ipv6) -> ([u64; 2], [u64; 2], u64) {

@@ -72,9 +72,23 @@ pub fn new_flow<P: Platform, F: Family>(
         (*handover).reuse = reuse as u32;
         (*handover).backend = backend;
         (*handover).mode = env.mode;
-        (*handover).asked = u64::from(asks);
+        (*handover).persistent = 0;
     }
-    tail_call(env, if asks { TailCall::Find } else { F::NEW_FLOW })
+    if asks {
+        return ask::<P, F>(env);
+    }
+    tail_call(env, F::NEW_FLOW)
+}
+
+/// Has the predecessor look the packet's flow up, and go on in the program for new flows.
+#[inline(always)]
+fn ask<P: Platform, F: Family>(env: &Env<P>) -> Outcome {
+    let Some(found) = env.platform.found(env.platform.cpu()) else {
+        return Outcome::Drop(Verdict::DroppedNoProgram);
+    };
+    // SAFETY: the entry is this CPU's, and programs on a CPU do not interrupt each other.
+    unsafe { (*found).successor = F::SUCCESSOR };
+    tail_call(env, TailCall::Find)
 }
 
 /// What the program before has left.
@@ -84,15 +98,29 @@ pub fn received<'a, P: Platform + 'a>(platform: P) -> Option<&'a Handover> {
     handover(platform).map(|handover| unsafe { &*handover.cast_const() })
 }
 
-/// The flow that the predecessor has found, if it was asked and knows it.
+/// The flow that the predecessor has found: with a backend of number 0 if it knows none.
 #[inline(always)]
-pub fn found<P: Platform>(env: &Env<P>, handover: &Handover) -> Option<Found> {
-    if handover.asked == 0 {
-        return None;
+pub fn found<P: Platform>(env: &Env<P>) -> Found {
+    match env.platform.found(env.platform.cpu()) {
+        // SAFETY: the predecessor has left it for this program, as above.
+        Some(found) => unsafe {
+            Found {
+                backend: (*found).backend,
+                state: (*found).state,
+                ..Found::default()
+            }
+        },
+        None => Found::default(),
     }
-    // SAFETY: the predecessor has left it for this program, as above.
-    let found = unsafe { *env.platform.found(env.platform.cpu())? };
-    (found.backend != 0).then_some(found)
+}
+
+/// The client persists with this backend, for who begins its flow.
+#[inline(always)]
+pub fn persist<P: Platform>(env: &Env<P>, backend: u32) {
+    if let Some(handover) = handover(env.platform) {
+        // SAFETY: the entry is this CPU's, as above.
+        unsafe { (*handover).persistent = u64::from(backend) };
+    }
 }
 
 /// The packet that the program before has parsed.

@@ -9,6 +9,7 @@
 //! verifier to walk. Within a program everything is inlined; [`family`] lets IPv4 and IPv6 share each step. A packet that is
 //! not for a service is passed as it came; nothing is written into a packet before its fate is known.
 
+pub mod adopt;
 pub mod compare;
 pub mod connections;
 pub mod count;
@@ -68,6 +69,18 @@ pub fn lvx_new_flow<P: Platform, F: Ip>(platform: P, context: P::Context) -> u32
     };
     match Env::with(platform, context, handover.mode) {
         Some(env) => conclude(&env, new_flow::go_on::<P, F>(&env, handover)),
+        None => action::PASS,
+    }
+}
+
+/// The program of packets for whose flow the predecessor was asked.
+#[inline(always)]
+pub fn lvx_adopt<P: Platform, F: Ip>(platform: P, context: P::Context) -> u32 {
+    let Some(handover) = handover::received(platform) else {
+        return action::PASS;
+    };
+    match Env::with(platform, context, handover.mode) {
+        Some(env) => conclude(&env, adopt::go_on::<P, F>(&env, handover)),
         None => action::PASS,
     }
 }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     layout::{Backend, Client, Handover, MAX_BACKENDS, Service},
-    tcp_state::{ACK, From, SYN, State},
+    tcp_state::State,
     verdict::Verdict,
     wire::protocol,
 };
@@ -33,11 +33,7 @@ pub fn go_on<P: Platform, F: Ip>(env: &Env<P>, handover: &Handover) -> Result<Ou
             return Err(none);
         };
         let reuse = handover.reuse as usize;
-        if let Some((number, backend)) = adopt(env, &packet, &place, handover) {
-            deliver::deliverable(&packet, backend)?;
-            return Ok(deliver::to_backend(env, &packet, number, backend, false));
-        }
-        let (number, backend) = begin(env, &packet, &place, service, handover.service, reuse)?;
+        let (number, backend) = begin(env, &packet, &place, service, handover, reuse)?;
         return Ok(deliver::to_backend(env, &packet, number, backend, true));
     }
     // A template lasts at least as long as the connections that it made.
@@ -49,32 +45,6 @@ pub fn go_on<P: Platform, F: Ip>(env: &Env<P>, handover: &Handover) -> Result<Ou
     Ok(deliver::to_backend(env, &packet, handover.backend, backend, false))
 }
 
-/// The backend of a flow that the predecessor knows; it is recorded here. A client that begins anew has a new flow all the
-/// same.
-#[inline(always)]
-fn adopt<'a, P: Platform, F: Ip>(
-    env: &'a Env<P>,
-    packet: &Packet<F>,
-    place: &Place<F>,
-    handover: &Handover,
-) -> Option<(u32, &'a Backend)> {
-    let found = handover::found(env, handover)?;
-    let state = State::from_bits(found.state as u8);
-    let opens = packet.flags & (SYN | ACK) == SYN;
-    let backend = env.backend(found.backend)?;
-    let is_there = u32::from(backend.service) == handover.service && backend.flags & Backend::UNUSABLE == 0;
-    if !is_there || opens && state.is_closed() {
-        return None;
-    }
-    let state = match packet.tuple.protocol {
-        protocol::TCP => state.next(packet.flags, From::Client),
-        _ => State::Udp,
-    };
-    // Without a record the copy of the predecessor's, which is under way, serves the next packet.
-    let _: Insertion = place.insert(env, state, handover.reuse as usize, found.backend, backend);
-    Some((found.backend, backend))
-}
-
 /// The backend of a new flow. A packet that cannot be delivered begins none.
 #[inline(always)]
 fn begin<'a, P: Platform, F: Ip>(
@@ -82,13 +52,13 @@ fn begin<'a, P: Platform, F: Ip>(
     packet: &Packet<F>,
     place: &Place<F>,
     service: &Service,
-    number: u32,
+    handover: &Handover,
     reuse: usize,
 ) -> Result<(u32, &'a Backend), Outcome> {
-    let source = packet.tuple.source;
+    let (source, number) = (packet.tuple.source, handover.service);
     let persists = service.flags & Service::PERSISTENT != 0;
     let persistent = match persists {
-        true => persistence::backend::<P, F>(env, number, service, source).unwrap_or(0),
+        true => persistence::backend::<P, F>(env, number, service, source).unwrap_or(handover.persistent as u32),
         false => 0,
     };
     let chosen = match persistent {

@@ -88,8 +88,10 @@ pub struct Facts {
     pub reserved: u32,
     /// What places flows; of meaning only for who has the same [`Facts::flow_version`].
     pub keys: [u64; 6],
+    /// The highest number that a backend was ever given: flows may know it.
+    pub highest: u64,
     /// Zero.
-    pub room: [u64; 6],
+    pub room: [u64; 5],
 }
 
 /// A backend: 64 bytes.
@@ -110,14 +112,18 @@ pub struct BackendRecord {
     pub vport: Be16,
     /// IP protocol of the service.
     pub protocol: u8,
-    /// 1 over IPv6.
-    pub is_v6: u8,
+    /// 1 if its address is IPv6.
+    pub address_v6: u8,
+    /// 1 if the service's address is IPv6.
+    pub vip_v6: u8,
     /// How packets reach it ([`crate::layout::Method`]).
     pub method: u8,
+    /// Destination and source MAC of the frames to it, in the order of the wire; zero if its next hop is not known.
+    pub macs: [Be16; 6],
+    /// The slot of the interface that it is behind.
+    pub interface: u16,
     /// Zero.
-    pub reserved: u8,
-    /// Zero.
-    pub room: [u64; 2],
+    pub reserved: u16,
 }
 
 /// What a CPU has counted for a backend: 64 bytes.
@@ -204,16 +210,21 @@ impl FlowRecord {
     pub const LEARNT: u8 = 2;
 }
 
-/// What `lvx_find` has found of a packet's flow: 32 bytes, one for each CPU, in a map that all dataplanes share.
+/// What `lvx_find` is asked and has found of a packet's flow: 32 bytes, one for each CPU, in a map that all dataplanes share.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Found {
+    /// Where to go on ([`successor`]): written by who asks.
+    pub successor: u32,
     /// The number of the flow's backend; 0 if there is no flow.
     pub backend: u32,
-    /// The flow's state ([`crate::tcp_state::State`]).
+    /// The flow's state ([`crate::tcp_state::State`]). That of a template: there is no flow, but the client persists with this
+    /// backend.
     pub state: u32,
     /// Zero.
-    pub room: [u64; 3],
+    pub reserved: u32,
+    /// Zero.
+    pub room: [u64; 2],
 }
 
 /// Where `lvx_find` goes on: places in its map `SUCCESSOR`.

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     layout::{
-        Backend, COUNTER_VERSION, FLOW_VERSION, FLOWS_PER_BUCKET, Flow, INTERFACES_PER_BUCKET, InterfaceSlot,
+        Backend, COUNTER_VERSION, FLOW_VERSION, FLOWS_PER_BUCKET, Flow, Hop, INTERFACES_PER_BUCKET, InterfaceSlot,
         MAX_INTERFACES, Method, VERDICTS,
     },
     path::{
@@ -15,6 +15,7 @@ use crate::{
         outcome::action,
         platform::Platform,
     },
+    wire::Be16,
 };
 
 /// A family whose flows are told.
@@ -132,7 +133,8 @@ fn facts<P: Platform>(env: &Env<P>) -> u32 {
             keys.addends[1],
             keys.multiplier,
         ],
-        room: [0; 6],
+        highest: control.highest,
+        room: [0; 5],
     };
     // SAFETY: the view was checked.
     unsafe { view.write_unaligned(facts) };
@@ -150,10 +152,16 @@ fn backend<P: Platform>(env: &Env<P>, number: u32) -> BackendRecord {
             port: backend.port,
             vport: backend.vport,
             protocol: backend.protocol,
-            is_v6: u8::from(backend.flags & Backend::IPV6 != 0),
+            address_v6: u8::from(backend.flags & Backend::IPV6 != 0),
+            vip_v6: u8::from(backend.flags & Backend::IPV6 != 0),
             method: backend.method.0,
+            macs: if backend.ifindex == 0 {
+                [Be16(0); 6]
+            } else {
+                backend.macs
+            },
+            interface: backend.interface,
             reserved: 0,
-            room: [0; 2],
         },
         _ => BackendRecord::default(),
     }
@@ -248,7 +256,7 @@ fn flow<P: Platform, F: Told>(env: &Env<P>, number: u32, slot: usize) -> FlowRec
     }
     let (address, port) = F::ends(env, number, slot, flow);
     // SAFETY: a hop is one word.
-    let hop = crate::layout::Hop(unsafe { env.platform.load(hop) });
+    let hop = Hop(unsafe { env.platform.load(hop) });
     // Another flow may have come into this slot since its word was read.
     // SAFETY: as above.
     if unsafe { env.platform.load_last(word) } != flow.0 {
@@ -261,7 +269,7 @@ fn flow<P: Platform, F: Told>(env: &Env<P>, number: u32, slot: usize) -> FlowRec
         marks: mark(Flow::UNCONFIRMED, FlowRecord::UNCONFIRMED) | mark(Flow::LEARNT, FlowRecord::LEARNT),
         interface: hop.interface() as u16,
         address,
-        port: crate::wire::Be16(port),
+        port: Be16(port),
         mac: hop.mac(),
         idle: flow.seen().idle(env.platform.jiffies(), env.control().tick),
         room: [0; 3],

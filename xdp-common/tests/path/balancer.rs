@@ -81,7 +81,8 @@ impl Balancer {
             hertz: HERTZ,
             keys: KEYS,
             unknown_fragments: 0,
-            room: [0; 7],
+            highest: 0,
+            room: [0; 6],
         };
         tables.control.write(0, control);
         for ifindex in [OUTSIDE, INSIDE, VETH] {

@@ -5,6 +5,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     thread,
+    time::{Duration, Instant},
 };
 
 use aya::{
@@ -143,7 +144,7 @@ fn objection(log: &str) -> Option<&str> {
 }
 
 /// Attaches the loaded program to these interfaces: where an earlier daemon's link is pinned, the program is replaced in it,
-/// between two packets.
+/// between two packets. That comes last, as it is what fails least.
 ///
 /// # Errors
 ///
@@ -151,44 +152,76 @@ fn objection(log: &str) -> Option<&str> {
 /// is one.
 pub fn attach(
     ebpf: &mut Ebpf,
-    mut predecessor: Option<&mut Xdp>,
+    predecessor: Option<&mut Xdp>,
     pins: &Path,
     links: &[Link],
     choice: Choice,
 ) -> Result<Vec<Attachment>, Error> {
     let program = program(ebpf, "lvx")?;
     let before = pinned(pins)?;
+    let known = |link: &Link| before.iter().find(|(ifindex, ..)| *ifindex == link.index);
+    let stays = |link: &&Link| known(link).is_some_and(|(_, mode, _)| allows(choice, *mode));
+    let (staying, others): (Vec<&Link>, Vec<&Link>) = links.iter().partition(stays);
     let mut attachments = Vec::new();
-    for link in links {
-        let known = before.iter().find(|(ifindex, ..)| *ifindex == link.index);
-        let attachment = match known {
-            Some((_, mode, path)) if allows(choice, *mode) && replace(program, path).is_ok() => {
-                info!(interface = link.name, mode = mode.name(), "took the interface over");
-                Ok(Attachment {
-                    name: link.name.clone(),
-                    ifindex: link.index,
-                    mode: *mode,
-                    note: None,
-                })
-            }
-            _ => {
-                // An interface has programs in one mode only: the one there must go before another mode can come.
-                if let Some((_, _, path)) = known {
-                    remove(path)?;
-                }
-                create(program, pins, link, choice)
-                    .inspect(|attachment| info!(interface = link.name, mode = attachment.mode.name(), "attached"))
-            }
-        };
-        match attachment {
+    for link in others.into_iter().chain(staying) {
+        match attach_one(program, pins, link, known(link), choice) {
             Ok(attachment) => attachments.push(attachment),
             Err(error) => {
-                restore(program, predecessor.as_deref_mut(), pins, &before);
+                restore(program, predecessor, pins, &before);
                 return Err(error);
             }
         }
     }
+    // In the order in which they were asked for.
+    attachments.sort_by_key(|attachment| links.iter().position(|link| link.index == attachment.ifindex));
     Ok(attachments)
+}
+
+/// Attaches the program to an interface, for which a link may be pinned.
+fn attach_one(
+    program: &mut Xdp,
+    pins: &Path,
+    link: &Link,
+    known: Option<&(u32, AttachMode, PathBuf)>,
+    choice: Choice,
+) -> Result<Attachment, Error> {
+    if let Some((_, mode, path)) = known {
+        let replaced = allows(choice, *mode).then(|| replace(program, path));
+        match replaced {
+            Some(Ok(())) => {
+                info!(interface = link.name, mode = mode.name(), "took the interface over");
+                return Ok(Attachment {
+                    name: link.name.clone(),
+                    ifindex: link.index,
+                    mode: *mode,
+                    note: None,
+                });
+            }
+            Some(Err(error)) if errno(&error) != Some(libc::ENOLINK) => return Err(error),
+            // The link is dead, or of a mode that is not wanted any more: an interface has programs in one mode only, so the one
+            // there must go before another can come.
+            _ => remove(path)?,
+        }
+    }
+    create(program, pins, link, choice)
+        .inspect(|attachment| info!(interface = link.name, mode = attachment.mode.name(), "attached"))
+}
+
+/// Whether a program is attached to any interface.
+pub fn is_attached(pins: &Path) -> bool {
+    pinned(pins).is_ok_and(|links| !links.is_empty())
+}
+
+/// The kernel's number of an error, if it has one.
+fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return error.raw_os_error();
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// Makes the links what they were before. What cannot be is told: there is nothing else to be done.
@@ -265,13 +298,24 @@ fn create(program: &mut Xdp, pins: &Path, link: &Link, choice: Choice) -> Result
     })
 }
 
+/// How long a link that was removed may take to be gone: the kernel takes it off its interface a moment later.
+const GONE_WITHIN: Duration = Duration::from_secs(1);
+
 /// Attaches the program in a mode and pins the link.
 fn create_in(program: &mut Xdp, pins: &Path, ifindex: u32, mode: AttachMode) -> Result<(), ProgramError> {
     let flag = match mode {
         AttachMode::Native => XdpMode::Driver,
         AttachMode::Generic => XdpMode::Skb,
     };
-    let id = program.attach_to_if_index(ifindex, flag)?;
+    let end = Instant::now() + GONE_WITHIN;
+    let id = loop {
+        match program.attach_to_if_index(ifindex, flag) {
+            Err(error) if matches!(errno(&error), Some(libc::EBUSY | libc::EEXIST)) && Instant::now() < end => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            attached => break attached?,
+        }
+    };
     let io = |error: &dyn std::error::Error| ProgramError::IOError(io::Error::other(error.to_string()));
     let link = FdLink::try_from(program.take_link(id)?).map_err(|error| io(&error))?;
     // Dropping the pinned link closes this end; the pin stays.

@@ -15,6 +15,15 @@ use xdp_common::{
 
 use super::{Clock, Error, Maps, memory::Memory, rules::Rules};
 
+/// The numbers that what is a predecessor's has here, by those that it has there.
+#[derive(Debug, Default)]
+pub struct Numbering {
+    /// Of backends.
+    pub backends: BTreeMap<u32, u32>,
+    /// Of what shares persistence.
+    pub groups: BTreeMap<u32, u32>,
+}
+
 /// Takes the predecessor's flows in.
 pub struct Copy<'a> {
     tables: [Table; 2],
@@ -23,8 +32,7 @@ pub struct Copy<'a> {
     rules: &'a Rules,
     /// The services of backends, by number.
     services: Vec<u16>,
-    /// The numbers that the predecessor's backends have here.
-    numbers: &'a BTreeMap<u32, u32>,
+    numbers: &'a Numbering,
 }
 
 /// The flow table of a family.
@@ -51,7 +59,7 @@ impl<'a> Copy<'a> {
     /// # Errors
     ///
     /// If the kernel does not map a table.
-    pub fn into(maps: &Maps, rules: &'a Rules, numbers: &'a BTreeMap<u32, u32>, clock: Clock) -> Result<Self, Error> {
+    pub fn into(maps: &Maps, rules: &'a Rules, numbers: &'a Numbering, clock: Clock) -> Result<Self, Error> {
         let sizes = maps.sizes();
         let control = maps.control().read(0);
         let (backends, bank) = (maps.backends.whole()?, control.bank());
@@ -81,24 +89,38 @@ impl<'a> Copy<'a> {
         })
     }
 
-    /// Takes a flow in. Flows of backends that are gone are not taken.
+    /// Takes a flow in. Flows of backends that are gone are not taken, nor those that are expired.
     pub fn take(&self, is_v6: bool, record: &FlowRecord, copied: &mut Copied) {
-        let Some(&number) = self.numbers.get(&record.backend) else {
+        let state = State::from_bits(record.state);
+        // A template's port is the number of its group.
+        let port = match state {
+            State::Template => self
+                .numbers
+                .groups
+                .get(&u32::from(record.port.0))
+                .map(|group| *group as u16),
+            _ => Some(record.port.0),
+        };
+        let (Some(&number), Some(port)) = (self.numbers.backends.get(&record.backend), port) else {
             return;
         };
+        if record.idle > u64::from(self.rules.idle_timeout(number, state)) + u64::from(self.clock.hertz()) {
+            return;
+        }
         let table = &self.tables[usize::from(is_v6)];
         let client = match is_v6 {
-            false => Client::v4(record.address[0] as u32, record.port.0, &self.keys),
-            true => Client::v6(record.address, record.port.0, &self.keys),
+            false => Client::v4(record.address[0] as u32, port, &self.keys),
+            true => Client::v6(record.address, port, &self.keys),
         };
         let entry = self.entry(table.mask, client, number, record);
         let bucket = client.bucket(table.mask) as usize;
         let words = table.flows.words(bucket);
         let same = |flow: Flow| {
             let service = |number: u32| self.services.get(number as usize);
+            let is_template = flow.state() == State::Template;
             flow.is_of(client, table.mask)
-                && service(flow.backend(table.mask)) == service(number)
-                && (flow.state() == State::Template) == (entry.state() == State::Template)
+                && is_template == (state == State::Template)
+                && (is_template || service(flow.backend(table.mask)) == service(number))
         };
         if words.iter().any(|word| same(Flow(word.load(Ordering::Acquire)))) {
             return;

@@ -80,23 +80,28 @@ pub fn verdicts(maps: &Maps, slot: u32) -> Result<Vec<(Verdict, u64)>, Error> {
         .collect())
 }
 
-/// Enters what a predecessor had counted for backends, by number, and on interfaces, by slot, into the rows for that.
+/// Enters what had been counted for backends, by number, before these maps were made.
 ///
 /// # Errors
 ///
 /// If the kernel does not map the counters.
-pub fn go_on(
-    maps: &Maps,
-    backends: &BTreeMap<u32, BackendCounters>,
-    interfaces: &[VerdictRecord],
-) -> Result<(), Error> {
+pub fn before_of_backends(maps: &Maps, counted: impl IntoIterator<Item = (u32, BackendCounters)>) -> Result<(), Error> {
     let counters = maps.backend_counters.whole()?;
     let first = maps.cpus() as usize * (maps.sizes().backends as usize + 1);
-    for (number, counted) in backends {
-        counters.write(first + *number as usize, counted);
+    for (number, counted) in counted {
+        counters.write(first + number as usize, &counted);
     }
+    Ok(())
+}
+
+/// Enters what had been counted on interfaces, by slot, before these maps were made.
+///
+/// # Errors
+///
+/// If the kernel does not map the counters.
+pub fn before_of_interfaces(maps: &Maps, counted: &[VerdictRecord]) -> Result<(), Error> {
     let counters = maps.verdict_counters.whole()?;
-    for (slot, counted) in interfaces.iter().enumerate() {
+    for (slot, counted) in counted.iter().enumerate() {
         counters.write((maps.cpus() * MAX_INTERFACES) as usize + slot, counted);
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Interfaces: the slots that they have in the maps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aya::maps::{Map, MapData, xdp::DevMap};
 use xdp_common::{
@@ -14,6 +14,8 @@ use super::{Error, memory::Memory};
 #[derive(Debug, Default)]
 pub struct Interfaces {
     by_index: BTreeMap<u32, u32>,
+    /// Slots of a predecessor's interfaces that have gone: flows may know them, so they are given last.
+    former: BTreeSet<u32>,
 }
 
 impl Interfaces {
@@ -25,6 +27,8 @@ impl Interfaces {
         if let (Some(place), true, 1..MAX_INTERFACES) = (place, is_there, slot) {
             enter(slots, place, InterfaceSlot::new(ifindex, slot));
             self.by_index.insert(ifindex, slot);
+        } else {
+            self.former.insert(slot);
         }
     }
 
@@ -38,8 +42,11 @@ impl Interfaces {
             return Ok(*slot);
         }
         let full = || Error::TooManyInterfaces(MAX_INTERFACES - 1);
-        let slot = (1..MAX_INTERFACES)
-            .find(|slot| !self.by_index.values().any(|taken| taken == slot))
+        let is_free = |slot: &u32| !self.by_index.values().any(|taken| taken == slot);
+        let mut fresh = (1..MAX_INTERFACES).filter(|slot| is_free(slot) && !self.former.contains(slot));
+        let slot = fresh
+            .next()
+            .or_else(|| self.former.iter().copied().find(is_free))
             .ok_or_else(full)?;
         let place = place(slots, ifindex, |entry| entry == InterfaceSlot::NONE).ok_or_else(full)?;
         DevMap::<&mut MapData>::try_from(egress)?

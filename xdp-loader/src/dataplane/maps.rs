@@ -7,6 +7,7 @@ use std::{
     os::fd::AsFd as _,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
 };
 
 use aya::{
@@ -106,8 +107,8 @@ macro_rules! maps {
 for_each_map!(maps);
 
 impl Maps {
-    /// Loads the program with new maps, and with those of a predecessor that can be gone on with; `is_whole` says whether that
-    /// one's flow tables have all flows in them. All are pinned in a generation, if there is one.
+    /// Loads the program with new maps, and with those of a predecessor that can be gone on with. All are pinned in a
+    /// generation, if there is one.
     ///
     /// # Errors
     ///
@@ -115,17 +116,18 @@ impl Maps {
     pub fn open(
         generation: Option<&Generation>,
         predecessor: Option<&Predecessor>,
-        is_whole: bool,
         sizes: Sizes,
         cpus: u32,
     ) -> Result<Opened, Error> {
         let shared: BTreeMap<_, _> = match predecessor {
-            Some(predecessor) => shared(predecessor, is_whole, sizes, cpus),
+            Some(predecessor) => shared(predecessor, sizes, cpus),
             None => BTreeMap::new(),
         };
         let mut ebpf = load(&shared, sizes, cpus)?;
         // Programs first: they refer to the maps by descriptors that are given away below.
         attach::load(&mut ebpf)?;
+        // Whoever finds the pins is to know that this dataplane has not taken over.
+        steering(&ebpf)?.word(0, 0).store(Control::WAITING, Ordering::Release);
         if let Some(generation) = generation {
             pin(&mut ebpf, generation)?;
         }
@@ -184,8 +186,8 @@ fn take<V>(ebpf: &mut Ebpf, name: &'static str, entries: u32) -> Result<Array<V>
     }
 }
 
-/// The predecessor's maps that can be gone on with, and their pins; `is_whole` says whether all flows are in its tables.
-fn shared(predecessor: &Predecessor, is_whole: bool, sizes: Sizes, cpus: u32) -> BTreeMap<&'static str, PathBuf> {
+/// The predecessor's maps that can be gone on with, and their pins.
+fn shared(predecessor: &Predecessor, sizes: Sizes, cpus: u32) -> BTreeMap<&'static str, PathBuf> {
     let facts = predecessor.facts();
     let pinned = |map: &MapDeclaration| -> Option<(&'static str, PathBuf)> {
         let path = predecessor.map(map.name)?;
@@ -198,8 +200,7 @@ fn shared(predecessor: &Predecessor, is_whole: bool, sizes: Sizes, cpus: u32) ->
     let of_kind = |kind| MAPS.iter().filter(move |map| map.sharing == kind);
     let flows: Vec<_> = of_kind(Sharing::Flows).filter_map(pinned).collect();
     // All of them or none. A number that there is no room for here must not stand in them.
-    let shares_flows = is_whole
-        && facts.flow_version == FLOW_VERSION
+    let shares_flows = facts.flow_version == FLOW_VERSION
         && facts.backends <= sizes.backends + 1
         && flows.len() == of_kind(Sharing::Flows).count();
     let counts = of_kind(Sharing::Counts)

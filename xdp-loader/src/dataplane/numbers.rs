@@ -32,11 +32,12 @@ impl<K: Ord + Clone + Debug> Numbers<K> {
         }
     }
 
-    /// With these owners, as found in maps that were taken over. All other numbers below the highest count as retired:
-    /// flows may still know them.
+    /// With these owners, as a predecessor tells. All other numbers up to the highest, and up to the highest that it has ever
+    /// given, count as retired: flows may still know them.
     #[must_use]
-    pub fn recovered(end: u32, owners: BTreeMap<K, u32>) -> Self {
-        let fresh = owners.values().max().map_or(1, |highest| highest + 1);
+    pub fn recovered(end: u32, owners: BTreeMap<K, u32>, given: u32) -> Self {
+        let highest = owners.values().max().copied().unwrap_or(0).max(given.min(end - 1));
+        let fresh = highest + 1;
         let taken: std::collections::BTreeSet<u32> = owners.values().copied().collect();
         let retired = (1..fresh).filter(|number| !taken.contains(number)).collect();
         Self {
@@ -116,6 +117,11 @@ impl<K: Ord + Clone + Debug> Numbers<K> {
         self.retired.clone()
     }
 
+    /// Frees all retired numbers: no flow knows any of them.
+    pub fn release_all(&mut self) {
+        self.free.append(&mut self.retired);
+    }
+
     /// Frees retired numbers that no flow knows any more.
     pub fn release(&mut self, numbers: &[u32]) {
         self.retired.retain(|number| !numbers.contains(number));
@@ -181,8 +187,19 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_was_given_before_and_has_no_owner_any_more_waits_too() {
+        let mut numbers = Numbers::recovered(10, BTreeMap::from([("a", 2)]), 5);
+        assert_eq!(numbers.retired(), [1, 3, 4, 5]);
+        assert_eq!(numbers.give(&"b").map(|given| given.number), Some(6));
+        numbers.release_all();
+        assert_eq!(numbers.give(&"c").map(|given| given.number), Some(5));
+        let limited = Numbers::recovered(4, BTreeMap::from([("a", 2)]), 50);
+        assert_eq!(limited.retired(), [1, 3]);
+    }
+
+    #[test]
     fn recovered_numbers_stay_and_gaps_wait() {
-        let mut numbers = Numbers::recovered(10, BTreeMap::from([("a", 2), ("b", 4)]));
+        let mut numbers = Numbers::recovered(10, BTreeMap::from([("a", 2), ("b", 4)]), 0);
         assert_eq!(numbers.get(&"a"), Some(2));
         assert_eq!(numbers.retired(), [1, 3]);
         assert_eq!(

@@ -13,11 +13,15 @@ use xdp_common::{
     layout::{BackendCounters, INTERFACE_BUCKETS, MAX_INTERFACES},
     succession::{
         ABI, BackendRecord, CounterRecord, FRAME, Facts, FlowRecord, InterfaceRecord, Question, RECORDS, ServiceRecord,
-        Topic, VerdictRecord,
+        Topic, VerdictRecord, successor,
     },
 };
 
-use super::{Error, counters, generation::Generation, repair::repair};
+use super::{
+    Error, counters,
+    generation::{Generation, PROGRAMS},
+    repair::repair,
+};
 
 /// The dataplane in force before this daemon's.
 pub struct Predecessor {
@@ -30,13 +34,17 @@ pub struct Predecessor {
 }
 
 impl Predecessor {
-    /// The dataplane of a generation. Pins that somebody has removed are put back, as far as the kernel lets them be found.
+    /// The dataplane of a generation. Pins that somebody has removed are put back, as far as the kernel lets them be found; if
+    /// that does not do, it cannot be asked any more.
     ///
     /// # Errors
     ///
-    /// If it cannot be asked.
-    pub fn open(generation: Generation, cpus: u32) -> Result<Self, Error> {
+    /// If it does not answer although it is there.
+    pub fn open(generation: Generation, cpus: u32) -> Result<Option<Self>, Error> {
         repair(&generation);
+        if PROGRAMS.iter().any(|name| !generation.program(name).exists()) {
+            return Ok(None);
+        }
         let program = |name| Xdp::from_pin(generation.program(name), XdpAttachType::Interface);
         let (lvx, find, tell) = (program("lvx")?, program("lvx_find")?, program("lvx_tell")?);
         let mut predecessor = Self {
@@ -51,7 +59,9 @@ impl Predecessor {
         if predecessor.facts.backends == 0 {
             return Err(Error::Predecessor("it tells nothing of itself".to_owned()));
         }
-        Ok(predecessor)
+        // What an attempt before this one may have left.
+        predecessor.clear_successor()?;
+        Ok(Some(predecessor))
     }
 
     /// The dataplane as a whole.
@@ -97,6 +107,21 @@ impl Predecessor {
         let mut successor = ProgramArray::try_from(Map::ProgramArray(map))?;
         for (place, program) in programs {
             successor.set(*place, program, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the programs of a successor out again: it holds them, and their maps, in memory.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not say which there are.
+    pub fn clear_successor(&self) -> Result<(), Error> {
+        let map = MapData::from_pin(self.generation.map("SUCCESSOR"))?;
+        let mut programs = ProgramArray::try_from(Map::ProgramArray(map))?;
+        for place in 0..successor::PLACES as u32 {
+            // An empty place is as it should be.
+            let _ = programs.clear_index(&place);
         }
         Ok(())
     }

@@ -19,10 +19,12 @@ use crate::model::{Protocol, ServiceAddress};
 pub(super) struct Inheritance {
     /// Their numbers.
     pub(super) names: Names,
-    /// The entries of backends as far as flows that are to be dropped need them, by number.
+    /// The entries of backends, as far as their flows need them, by number.
     pub(super) backends: BTreeMap<u32, Backend>,
     /// The keys that the predecessor's backends have, by the numbers that they have there.
     pub(super) keys: BTreeMap<u32, BackendKey>,
+    /// What shares persistence, likewise.
+    pub(super) groups: BTreeMap<u32, Group>,
 }
 
 impl Inheritance {
@@ -37,15 +39,17 @@ impl Inheritance {
             },
             backends: BTreeMap::new(),
             keys: BTreeMap::new(),
+            groups: BTreeMap::new(),
         }
     }
 
-    /// What a predecessor tells. A number that is too high for these sizes does not go on.
+    /// What a predecessor tells. A number that is too high for these sizes does not go on. Numbers that have no owner wait for
+    /// a sweep, as flows may know them, unless the flows are copied: those of nobody are not.
     ///
     /// # Errors
     ///
     /// If it does not answer.
-    pub(super) fn of(predecessor: &Predecessor, sizes: Sizes) -> Result<Self, Error> {
+    pub(super) fn of(predecessor: &Predecessor, sizes: Sizes, are_copied: bool) -> Result<Self, Error> {
         let mut services: BTreeMap<ServiceAddress, u32> = BTreeMap::new();
         let mut backends = BTreeMap::new();
         let mut entries = BTreeMap::new();
@@ -68,16 +72,25 @@ impl Inheritance {
                 groups.insert(Group::of(*service, mark), record.group);
             }
         }
+        let group_keys = groups.iter().map(|(group, number)| (*number, *group)).collect();
         services.retain(|_, number| *number <= sizes.services);
         groups.retain(|_, number| *number <= sizes.services);
+        let highest = u32::try_from(predecessor.facts().highest).unwrap_or(u32::MAX);
+        let mut names = Names {
+            services: Numbers::recovered(sizes.services + 1, services, 0),
+            backends: Numbers::recovered(sizes.backends + 1, backends, highest),
+            groups: Numbers::recovered(sizes.services + 1, groups, 0),
+        };
+        if are_copied {
+            names.services.release_all();
+            names.backends.release_all();
+            names.groups.release_all();
+        }
         Ok(Self {
-            names: Names {
-                services: Numbers::recovered(sizes.services + 1, services),
-                backends: Numbers::recovered(sizes.backends + 1, backends),
-                groups: Numbers::recovered(sizes.services + 1, groups),
-            },
+            names,
             backends: entries,
             keys,
+            groups: group_keys,
         })
     }
 }
@@ -92,21 +105,21 @@ pub(super) fn keys(records: &[BackendRecord]) -> BTreeMap<u32, BackendKey> {
 
 /// What a backend is told apart by.
 fn key(record: &BackendRecord) -> Option<BackendKey> {
-    let ip = |address: [u64; 2]| -> IpAddr {
-        match record.is_v6 {
+    let ip = |address: [u64; 2], is_v6: u8| -> IpAddr {
+        match is_v6 {
             0 => words::v4(address[0] as u32),
             _ => words::v6(address),
         }
     };
     let service = ServiceAddress {
         protocol: protocol(record.protocol)?,
-        ip: ip(record.vip),
+        ip: ip(record.vip, record.vip_v6),
         port: record.vport.get(),
     };
-    Some((service, ip(record.address), record.port.get()))
+    Some((service, ip(record.address, record.address_v6), record.port.get()))
 }
 
-/// As much of a backend's entry as packets need to be dropped.
+/// As much of a backend's entry as its flows need: to be dropped, if it is gone, or to go on while its next hop is looked up.
 fn entry(record: &BackendRecord) -> Backend {
     Backend {
         address: record.address,
@@ -116,7 +129,9 @@ fn entry(record: &BackendRecord) -> Backend {
         protocol: record.protocol,
         method: Method(record.method),
         service: record.service as u16,
-        flags: if record.is_v6 == 0 { 0 } else { Backend::IPV6 },
+        flags: if record.address_v6 == 0 { 0 } else { Backend::IPV6 },
+        macs: record.macs,
+        interface: record.interface,
         ..Backend::NONE
     }
 }

@@ -9,7 +9,7 @@ use aya::{
 };
 use aya_obj::programs::XdpAttachType;
 use tracing::{info, warn};
-use xdp_common::maps::MAPS;
+use xdp_common::maps::{MAPS, Sharing};
 
 use super::generation::{Generation, PROGRAMS};
 
@@ -30,9 +30,10 @@ pub fn repair(generation: &Generation) {
     if missing_maps.is_empty() && missing_programs.is_empty() {
         return;
     }
-    // What is still pinned tells this dataplane's programs from all others.
+    // What is still pinned, and no other dataplane's, tells this one's programs from all others.
     let pinned: BTreeSet<u32> = MAPS
         .iter()
+        .filter(|map| map.sharing == Sharing::Own)
         .filter_map(|map| MapInfo::from_pin(generation.map(map.name)).ok())
         .map(|info| info.id())
         .collect();
@@ -49,7 +50,7 @@ pub fn repair(generation: &Generation) {
         let found = programs
             .iter()
             .position(|(program, _)| program.name_as_str() == Some(name))
-            .and_then(|place| pin_program(programs.swap_remove(place).0, name, &generation.program(name)));
+            .and_then(|place| pin_program(programs.remove(place).0, name, &generation.program(name)));
         told(found, name);
     }
     for name in missing_maps {

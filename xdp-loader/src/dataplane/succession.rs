@@ -8,7 +8,7 @@
 //! 4. The new program replaces the old one in every link. It passes packets on to the old one ([`Control::WAITING`]).
 //! 5. One store turns all interfaces. If the tables of flows are not shared, the new dataplane looks up what it does not know
 //!    in the old one ([`Control::SUCCEEDING`]), until [`Succession::copy`] has brought all flows over.
-//! 6. [`Succession::conclude`] adds what the old dataplane had counted, and removes its pins.
+//! 6. [`Succession::count_on`] enters what the old dataplane had counted; [`Succession::conclude`] removes its pins.
 //!
 //! Until step 5 nothing has changed for packets, and whatever fails leaves the old dataplane in force. A daemon that is
 //! killed leaves a generation behind that waits; the next one removes it.
@@ -31,10 +31,10 @@ use xdp_common::{layout::TailCall, succession::successor};
 
 use super::{
     Clock, Error, Maps, attach,
-    copy::{Copied, Copy},
+    copy::{Copied, Copy, Numbering},
     counters,
     generation::Generation,
-    image::{BackendKey, Names},
+    image::{BackendKey, Group, Names},
     maps::{prepare, remove_ungrouped},
     predecessor::Predecessor,
     recovery,
@@ -53,6 +53,7 @@ pub struct Succession {
     tail_calls: Option<Map>,
     shared: BTreeSet<&'static str>,
     keys: BTreeMap<u32, BackendKey>,
+    groups: BTreeMap<u32, Group>,
     /// Whether this one is in force.
     is_done: bool,
 }
@@ -70,27 +71,23 @@ impl Succession {
         prepare(pins)?;
         let all = Generation::all(pins)?;
         let in_force = Generation::in_force(&all).cloned();
-        let (before, waiting): (Vec<_>, Vec<_>) = all
-            .iter()
-            .cloned()
-            .partition(|generation| in_force.as_ref().is_some_and(|in_force| generation <= in_force));
-        // Left behind by a daemon that did not get far. Its program may be attached: it goes on to the one in force.
         let generation = Generation::next(pins, &all)?;
-        let ask = |generation: &Generation| match Predecessor::open(generation.clone(), cpus) {
-            Ok(predecessor) => Some(predecessor),
-            Err(error) => {
-                warn!(%error, "flows that have begun are not known any more");
-                None
-            }
+        let predecessor = match &in_force {
+            Some(generation) => ask(generation, cpus)?,
+            None => None,
         };
-        let predecessor = in_force.as_ref().and_then(ask);
-        let elder = in_force
-            .filter(Generation::is_succeeding)
-            .and_then(|in_force| before.iter().rev().find(|elder| **elder != in_force))
-            .and_then(ask);
+        let elder = match in_force.filter(Generation::is_succeeding) {
+            Some(in_force) => match all.iter().rev().find(|elder| **elder < in_force) {
+                Some(elder) => ask(elder, cpus)?,
+                None => None,
+            },
+            None => None,
+        };
         let mut succession = Self::default();
         succession.generation = Some(generation);
-        succession.before = before.into_iter().chain(waiting).collect();
+        // Those that wait were left behind by daemons that did not get far. Their program may be attached, and go on to the one
+        // in force: they are there until this one is.
+        succession.before = all;
         succession.predecessor = predecessor;
         succession.elder = elder;
         Ok(succession)
@@ -108,12 +105,6 @@ impl Succession {
         self.predecessor.as_ref()
     }
 
-    /// Whether its flow tables have all flows in them.
-    #[must_use]
-    pub fn is_whole(&self) -> bool {
-        self.elder.is_none()
-    }
-
     /// Its maps that are gone on with.
     #[must_use]
     pub fn shared(&self) -> &BTreeSet<&'static str> {
@@ -125,8 +116,8 @@ impl Succession {
         self.predecessor.as_mut().map(Predecessor::lvx)
     }
 
-    /// Tells each dataplane of the other's programs. `shared` are the maps that both have, `keys` what the predecessor's
-    /// backends are told apart by.
+    /// Tells each dataplane of the other's programs. `shared` are the maps that both have, `keys` and `groups` what the
+    /// predecessor's backends and what shares persistence are told apart by.
     ///
     /// # Errors
     ///
@@ -137,6 +128,7 @@ impl Succession {
         tail_calls: Map,
         shared: BTreeSet<&'static str>,
         keys: BTreeMap<u32, BackendKey>,
+        groups: BTreeMap<u32, Group>,
     ) -> Result<(), Error> {
         let mut tail_calls = tail_calls;
         if let Some(predecessor) = &self.predecessor {
@@ -144,13 +136,14 @@ impl Succession {
             let mut places = ProgramArray::try_from(&mut tail_calls)?;
             places.set(TailCall::Predecessor as u32, lvx, 0)?;
             places.set(TailCall::Find as u32, find, 0)?;
-            let v4 = attach::descriptor(ebpf, "lvx_new_flow_v4")?;
-            let v6 = attach::descriptor(ebpf, "lvx_new_flow_v6")?;
+            let v4 = attach::descriptor(ebpf, "lvx_adopt_v4")?;
+            let v6 = attach::descriptor(ebpf, "lvx_adopt_v6")?;
             predecessor.set_successor(&[(successor::V4, &v4), (successor::V6, &v6)])?;
         }
         self.tail_calls = Some(tail_calls);
         self.shared = shared;
         self.keys = keys;
+        self.groups = groups;
         Ok(())
     }
 
@@ -167,12 +160,16 @@ impl Succession {
     /// If the kernel does not map a table, or the predecessor does not answer.
     pub fn copy(&self, maps: &Maps, rules: &Rules, names: &Names, clock: Clock) -> Result<(), Error> {
         match &self.predecessor {
-            Some(predecessor) => Self::copy_from(predecessor, &self.numbers(names), maps, rules, clock),
+            Some(predecessor) => {
+                let numbering = numbering(&self.keys, &self.groups, names);
+                Self::copy_from(predecessor, &numbering, maps, rules, clock)
+            }
             None => Ok(()),
         }
     }
 
-    /// Copies the flows that the predecessor had not copied. No packet changes them any more.
+    /// Copies the flows that the predecessor's daemon had not copied when it died, into tables that are gone on with as it
+    /// would have done.
     ///
     /// # Errors
     ///
@@ -182,12 +179,13 @@ impl Succession {
             return Ok(());
         };
         let keys = recovery::keys(&elder.backends()?);
-        Self::copy_from(elder, &numbers(&keys, names), maps, rules, clock)
+        let numbering = numbering(&keys, &self.groups, names);
+        Self::copy_from(elder, &numbering, maps, rules, clock)
     }
 
     fn copy_from(
         predecessor: &Predecessor,
-        numbers: &BTreeMap<u32, u32>,
+        numbers: &Numbering,
         maps: &Maps,
         rules: &Rules,
         clock: Clock,
@@ -202,37 +200,42 @@ impl Succession {
         Ok(())
     }
 
-    /// The numbers that the predecessor's backends have here, by those that they have there.
-    fn numbers(&self, names: &Names) -> BTreeMap<u32, u32> {
-        numbers(&self.keys, names)
-    }
-
-    /// This dataplane is in force, and no packet is in the predecessor any more: what that had counted is gone on with, and its
-    /// pins are removed.
+    /// Enters what the predecessor has counted, where its counters are not gone on with.
     ///
     /// # Errors
     ///
-    /// If the predecessor does not answer, or a pin cannot be removed.
-    pub fn conclude(&mut self, maps: &Maps, names: &Names, pins: &Path) -> Result<(), Error> {
-        self.is_done = true;
-        if let Some(predecessor) = self.predecessor.take() {
-            let backends = match self.shared.contains("BACKEND_COUNTERS") {
-                true => BTreeMap::new(),
-                false => {
-                    let numbers = self.numbers(names);
-                    let counted = predecessor.counters()?;
-                    numbers
-                        .into_iter()
-                        .filter_map(|(there, here)| Some((here, *counted.get(&there)?)))
-                        .collect()
-                }
-            };
-            let interfaces = match self.shared.contains("VERDICT_COUNTERS") {
-                true => Vec::new(),
-                false => predecessor.verdicts()?,
-            };
-            counters::go_on(maps, &backends, &interfaces)?;
+    /// If it does not answer.
+    pub fn count_on(&self, maps: &Maps, names: &Names) -> Result<(), Error> {
+        let Some(predecessor) = &self.predecessor else {
+            return Ok(());
+        };
+        if !self.shared.contains("BACKEND_COUNTERS") {
+            let counted = predecessor.counters()?;
+            let numbers = numbering(&self.keys, &self.groups, names).backends;
+            let counted = numbers
+                .into_iter()
+                .filter_map(|(there, here)| Some((here, *counted.get(&there)?)));
+            counters::before_of_backends(maps, counted)?;
         }
+        if !self.shared.contains("VERDICT_COUNTERS") {
+            counters::before_of_interfaces(maps, &predecessor.verdicts()?)?;
+        }
+        Ok(())
+    }
+
+    /// This dataplane is in force: its pins stay.
+    pub fn is_in_force(&mut self) {
+        self.is_done = true;
+    }
+
+    /// No packet is in the predecessor any more, and all that it knew is known here: its pins are removed.
+    ///
+    /// # Errors
+    ///
+    /// If a pin cannot be removed.
+    pub fn conclude(&mut self, pins: &Path) -> Result<(), Error> {
+        self.predecessor = None;
+        self.elder = None;
         if let Some(tail_calls) = &mut self.tail_calls {
             let mut places = ProgramArray::try_from(tail_calls)?;
             for place in [TailCall::Predecessor, TailCall::Find] {
@@ -247,11 +250,24 @@ impl Succession {
     }
 }
 
-/// The numbers of backends here, by those that they have elsewhere.
-fn numbers(keys: &BTreeMap<u32, BackendKey>, names: &Names) -> BTreeMap<u32, u32> {
-    keys.iter()
-        .filter_map(|(there, key)| Some((*there, names.backends.get(key)?)))
-        .collect()
+/// A generation's dataplane, if it can be asked.
+fn ask(generation: &Generation, cpus: u32) -> Result<Option<Predecessor>, Error> {
+    let predecessor = Predecessor::open(generation.clone(), cpus)?;
+    if predecessor.is_none() {
+        warn!("the programs of the previous dataplane are gone: flows that have begun are not known any more");
+    }
+    Ok(predecessor)
+}
+
+/// The numbers here of what has these numbers elsewhere.
+fn numbering(keys: &BTreeMap<u32, BackendKey>, groups: &BTreeMap<u32, Group>, names: &Names) -> Numbering {
+    let backends = keys.iter().map(|(there, key)| (*there, names.backends.get(key)));
+    let groups = groups.iter().map(|(there, group)| (*there, names.groups.get(group)));
+    let known = |(there, here): (u32, Option<u32>)| here.map(|here| (there, here));
+    Numbering {
+        backends: backends.filter_map(known).collect(),
+        groups: groups.filter_map(known).collect(),
+    }
 }
 
 /// Removes the pins of all dataplanes; no program is attached any more.
@@ -268,6 +284,11 @@ pub fn end(pins: &Path) -> Result<(), Error> {
 
 impl Drop for Succession {
     fn drop(&mut self) {
+        if let Some(predecessor) = self.predecessor.as_ref().filter(|_| !self.is_done)
+            && let Err(error) = predecessor.clear_successor()
+        {
+            warn!(%error, "the maps of a dataplane that did not come into force stay in memory");
+        }
         if let Some(generation) = self.generation.take().filter(|_| !self.is_done)
             && let Err(error) = generation.remove()
         {

@@ -41,6 +41,8 @@ const CLOCK_HOLDS: Duration = Duration::from_secs(60);
 
 /// The word of [`Control`] that selects the bank.
 const MODE: usize = 0;
+/// The word of [`Control`] that has the highest number of a backend.
+const HIGHEST: usize = offset_of!(Control, highest) / size_of::<u64>();
 /// The word of [`Control`] that says what becomes of unknown fragments.
 const UNKNOWN_FRAGMENTS: usize = offset_of!(Control, unknown_fragments) / size_of::<u64>();
 
@@ -96,23 +98,17 @@ impl Tables {
             tail_calls,
             mut ebpf,
             shared,
-        } = Maps::open(
-            succession.generation(),
-            succession.predecessor(),
-            succession.is_whole(),
-            sizes,
-            cpus,
-        )?;
+        } = Maps::open(succession.generation(), succession.predecessor(), sizes, cpus)?;
         let facts = succession.predecessor().map(|it| *it.facts());
         let clock = Clock::start(attach::program(&mut ebpf, "lvx_clock")?, facts.map(|facts| facts.hertz))?;
         // Flows that are gone on with stand where these keys have them stand.
         let keys = facts.filter(|_| shared.contains("FLOWS_V4")).map(|facts| facts.keys);
         initialise(&maps, &clock, keys);
         let inheritance = match succession.predecessor() {
-            Some(predecessor) => Inheritance::of(predecessor, sizes)?,
+            Some(predecessor) => Inheritance::of(predecessor, sizes, !shared.contains("FLOWS_V4"))?,
             None => Inheritance::none(sizes),
         };
-        succession.introduce(&mut ebpf, tail_calls, shared, inheritance.keys)?;
+        succession.introduce(&mut ebpf, tail_calls, shared, inheritance.keys, inheritance.groups)?;
         let mut tables = Self {
             maps: Arc::new(maps),
             schedule_map: schedules,
@@ -160,31 +156,57 @@ impl Tables {
     ///
     /// If an interface does not take the program. The predecessor is then in force as it was before.
     pub fn take_over(&mut self, pins: &Path, links: &[Link], choice: XdpMode) -> Result<Vec<Attachment>, Error> {
-        self.succession
-            .copy_from_elder(&self.maps, &self.rules, &self.names, self.clock)?;
+        if !self.succession.copies() {
+            self.succession
+                .copy_from_elder(&self.maps, &self.rules, &self.names, self.clock)?;
+        }
         let is_new = self.succession.predecessor().is_none();
         if is_new {
             self.turn(0);
         }
-        let attachments = attach::attach(&mut self.ebpf, self.succession.lvx(), pins, links, choice)?;
-        // From here on this dataplane is in force. What fails is told, and takes nothing back.
+        let attachments = match attach::attach(&mut self.ebpf, self.succession.lvx(), pins, links, choice) {
+            Ok(attachments) => attachments,
+            Err(error) => {
+                if is_new && attach::is_attached(pins) {
+                    // Nobody else's program could be put back: this one goes on.
+                    self.succession.is_in_force();
+                }
+                return Err(error);
+            }
+        };
+        // What fails from here on is told, and takes nothing back.
+        self.succession.is_in_force();
+        let settled = self.settle_succession();
+        if let Err(error) = attach::release(pins, links) {
+            warn!(%error, "an interface that is not asked for any more could not be left");
+        }
+        match settled.and_then(|()| self.succession.conclude(pins)) {
+            Ok(()) => {}
+            Err(error) => warn!(
+                %error,
+                "the previous dataplane is still asked for its flows: the next start of the daemon takes them over"
+            ),
+        }
+        Ok(attachments)
+    }
+
+    /// Turns all interfaces to this dataplane, and has it know all that its predecessor does.
+    fn settle_succession(&mut self) -> Result<(), Error> {
+        if self.succession.predecessor().is_none() {
+            return Ok(());
+        }
         if self.succession.copies() {
             self.turn(Control::SUCCEEDING);
             grace_period();
-            let copied = self.succession.copy(&self.maps, &self.rules, &self.names, self.clock);
-            if let Err(error) = copied {
-                warn!(%error, "flows of the previous dataplane may not be known any more");
-            }
+            self.succession.copy(&self.maps, &self.rules, &self.names, self.clock)?;
+            self.succession
+                .copy_from_elder(&self.maps, &self.rules, &self.names, self.clock)?;
         }
-        if !is_new {
-            self.turn(0);
-            grace_period();
-        }
-        if let Err(error) = self.succession.conclude(&self.maps, &self.names, pins) {
-            warn!(%error, "what is left of the previous dataplane could not be removed");
-        }
-        attach::release(pins, links)?;
-        Ok(attachments)
+        // Before and after the last packets that the predecessor counts.
+        self.succession.count_on(&self.maps, &self.names)?;
+        self.turn(0);
+        grace_period();
+        self.succession.count_on(&self.maps, &self.names)
     }
 
     /// Whether packets go to the predecessor, or flows may be its.
@@ -297,6 +319,7 @@ impl Tables {
         )?;
         counters::reset(&self.maps, &image.new_backends)?;
         self.linger(desired, &mut image)?;
+        self.reach_as_before(&mut image, links);
         self.settle();
         let endpoints = std::mem::take(&mut image.endpoints);
         let answers = if endpoints.has_backends() { Control::ANSWERS } else { 0 };
@@ -358,6 +381,10 @@ impl Tables {
             .store(u64::from(next) | answers | self.phase, Ordering::Release);
         self.maps
             .control()
+            .word(0, HIGHEST)
+            .store(u64::from(self.names.backends.highest()), Ordering::Release);
+        self.maps
+            .control()
             .word(0, UNKNOWN_FRAGMENTS)
             .store(unknown_fragments(self.node) as u64, Ordering::Release);
         self.draining = true;
@@ -394,6 +421,28 @@ impl Tables {
             self.lingering.insert(*key);
         }
         Ok(())
+    }
+
+    /// Has flows go on by the next hops that the predecessor had, until it is known how their backends are reached: new
+    /// connections wait for that, but they need not.
+    fn reach_as_before(&mut self, image: &mut Image, links: &LinkTable) {
+        for (number, backend) in &mut image.backends {
+            let Some(inherited) = self.inherited.get_mut(number) else {
+                continue;
+            };
+            if backend.ifindex != 0 {
+                inherited.macs = layout::Backend::NONE.macs;
+            } else if inherited.macs != layout::Backend::NONE.macs
+                && let Some((ifindex, _)) = self
+                    .interfaces
+                    .iter()
+                    .find(|(_, slot)| *slot == u32::from(inherited.interface))
+            {
+                backend.macs = inherited.macs;
+                backend.interface = inherited.interface;
+                backend.ifindex = image::wire_index(links, ifindex);
+            }
+        }
     }
 
     /// What a sweep must know of backends.
@@ -503,7 +552,8 @@ fn initialise(maps: &Maps, clock: &Clock, keys: Option<[u64; 6]>) {
             hertz: clock.hertz(),
             keys: ClientKeys::new(keys),
             unknown_fragments: layout::UnknownFragments::Pass as u64,
-            room: [0; 7],
+            highest: 0,
+            room: [0; 6],
         },
     );
 }

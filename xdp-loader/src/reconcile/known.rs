@@ -12,7 +12,7 @@ use crate::{
 /// What was last made so.
 #[derive(Clone, Default)]
 pub(super) struct Known {
-    /// Nothing before the first reconcile: what was taken over stays until then.
+    /// Nothing before the first reconcile.
     pub(super) desired: Option<Arc<Desired>>,
     pub(super) hops: Arc<NextHops>,
     pub(super) health: Arc<HealthView>,

@@ -11,8 +11,8 @@ use std::{
 use xdp_common::{layout::Control, tcp_state::State, verdict::Verdict};
 use xdp_loader::{
     config::XdpMode,
-    dataplane::{Error, Node, Sizes, Tables, flows::Flow},
-    model::{Forward, Scheduler},
+    dataplane::{Error, Maps, Node, Sizes, Tables, flows::Flow, generation::Generation},
+    model::{Forward, OnLoss, Period, Scheduler, ServiceChange},
 };
 
 use crate::{
@@ -273,14 +273,148 @@ fn a_daemon_that_died_while_it_copied_loses_no_flow() {
     assert_eq!(after.host(frame), *host);
     // The second daemon is killed: nothing of it is cleaned up.
     std::mem::forget(after);
-    let mut third = second(&pins, Sizes::new(16, 64, 65_536, 65_536), &before);
-    assert!(!third.tables.shared().contains("FLOWS_V4"), "not all are in there");
+    for (sizes, shares) in [
+        (Sizes::new(16, 64, 65_536, 65_536), true),
+        (Sizes::new(16, 64, 200_000, 4096), false),
+    ] {
+        let mut third = second(&pins, sizes, &before);
+        assert_eq!(third.tables.shared().contains("FLOWS_V4"), shares);
+        take_over(&mut third, &pins);
+        for (frame, host) in known.iter().chain(&began) {
+            assert_eq!(third.host(frame), *host);
+        }
+        assert_eq!(third.flows().len(), known.len() + 4);
+    }
+    assert_eq!(generations(&pins).len(), 1);
+}
+
+#[test]
+fn a_daemon_that_died_when_its_maps_were_pinned_is_no_predecessor() {
+    let pins = Pins::new();
+    let mut before = first(&pins);
+    let known = populate(&mut before);
+    let all = Generation::all(pins.path()).unwrap();
+    let generation = Generation::next(pins.path(), &all).unwrap();
+    let cpus = before.tables.maps().cpus();
+    // Killed: nothing of it is cleaned up.
+    std::mem::forget(Maps::open(Some(&generation), None, sizes(), cpus).unwrap());
+    let mut third = second(&pins, sizes(), &before);
+    assert!(third.tables.shared().contains("FLOWS_V4"));
     take_over(&mut third, &pins);
-    for (frame, host) in known.iter().chain(&began) {
+    for (frame, host) in &known {
         assert_eq!(third.host(frame), *host);
     }
-    assert_eq!(third.flows().len(), known.len() + 4);
     assert_eq!(generations(&pins), ["generation_3"]);
+}
+
+#[test]
+fn sizes_may_become_as_small_as_what_is_there_whatever_its_numbers_are() {
+    let pins = Pins::new();
+    let mut before = first(&pins);
+    let hosts: Vec<String> = (20..70).map(|host| format!("10.0.1.{host}")).collect();
+    for host in &hosts {
+        before.add_backend(SERVICE, host);
+    }
+    before.apply();
+    let (gone, left) = hosts.split_at(45);
+    for host in gone {
+        before.del_backend(SERVICE, &format!("{host}:80"));
+    }
+    before.apply();
+    assert!(before.backend_number(SERVICE, &format!("{}:80", left[0])) > 20);
+    let known = populate(&mut before);
+    let mut after = second(&pins, Sizes::new(4, 16, 4096, 4096), &before);
+    take_over(&mut after, &pins);
+    for (frame, host) in &known {
+        assert_eq!(after.host(frame), *host);
+    }
+}
+
+#[test]
+fn a_number_that_flows_may_know_is_not_given_again_though_it_was_the_highest() {
+    let pins = Pins::new();
+    let mut before = first(&pins);
+    before.add_backend(SERVICE, "10.0.1.14");
+    before.apply();
+    let number = before.backend_number(SERVICE, "10.0.1.14:80");
+    before.del_backend(SERVICE, "10.0.1.14:80");
+    before.apply();
+    let mut after = second(&pins, sizes(), &before);
+    take_over(&mut after, &pins);
+    after.add_backend(SERVICE, "10.0.1.15");
+    after.apply();
+    assert!(after.backend_number(SERVICE, "10.0.1.15:80") > number);
+}
+
+#[test]
+fn clients_persist_though_their_templates_are_not_copied_yet() {
+    let pins = Pins::new();
+    let mut before = first(&pins);
+    let persistence = ServiceChange {
+        persistence: Some(Period::from_millis(300_000)),
+        ..ServiceChange::default()
+    };
+    before.set(SERVICE, &persistence);
+    before.apply();
+    let clients: Vec<(u8, u8)> = (1..20)
+        .map(|client| (client, before.host(&tcp(&format!("10.8.0.{client}:1000"), VIP, SYN))))
+        .collect();
+    let mut after = second(&pins, Sizes::new(16, 64, 65_536, 65_536), &before);
+    turn(&mut after);
+    for (client, host) in &clients {
+        assert_eq!(after.host(&tcp(&format!("10.8.0.{client}:2000"), VIP, SYN)), *host);
+    }
+    take_over(&mut after, &pins);
+    for (client, host) in &clients {
+        assert_eq!(after.host(&tcp(&format!("10.8.0.{client}:3000"), VIP, SYN)), *host);
+    }
+}
+
+#[test]
+fn flows_of_a_lost_backend_are_dropped_though_they_are_not_copied_yet() {
+    let pins = Pins::new();
+    let mut before = first(&pins);
+    let change = ServiceChange {
+        on_loss: Some(OnLoss::Drop),
+        ..ServiceChange::default()
+    };
+    before.set(SERVICE, &change);
+    before.apply();
+    let frame = tcp("10.7.0.3:1", VIP, ACK);
+    let host = before.host(&frame);
+    let real = if host == 11 { "10.0.1.11:8080" } else { "10.0.1.12:80" };
+    before.is_up(SERVICE, real, false);
+    let mut after = Balancer::with(
+        Some(pins.path()),
+        Sizes::new(16, 64, 65_536, 65_536),
+        before.links.clone(),
+    );
+    (after.desired, after.hops, after.health) = (before.desired.clone(), before.hops.clone(), before.health.clone());
+    after.apply();
+    turn(&mut after);
+    after.drops(OUTSIDE, &frame, Verdict::DroppedBackendLost);
+}
+
+#[test]
+fn flows_go_on_by_the_next_hops_of_before_until_they_are_known_anew() {
+    let pins = Pins::new();
+    let mut before = first(&pins);
+    let (frame, host) = populate(&mut before).swap_remove(0);
+    let mut after = Balancer::with(Some(pins.path()), sizes(), before.links.clone());
+    after.desired = before.desired.clone();
+    for backend in ["10.0.1.11", "10.0.1.12"] {
+        after.lose(backend);
+    }
+    after.apply();
+    take_over(&mut after, &pins);
+    assert_eq!(after.host(&frame), host);
+    after.drops(OUTSIDE, &tcp("10.7.0.99:1", VIP, SYN), Verdict::DroppedNoBackend);
+    after.hops = before.hops.clone();
+    after.apply();
+    after.lose("10.0.1.11");
+    after.lose("10.0.1.12");
+    after.apply();
+    after.drops(OUTSIDE, &frame, Verdict::DroppedNoNextHop);
 }
 
 #[test]
