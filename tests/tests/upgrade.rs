@@ -24,7 +24,7 @@ const HELD: usize = 20;
 /// How long a client waits between two new connections: with four clients, some 200 begin every second.
 const PAUSE: Duration = Duration::from_millis(18);
 /// How long the UDP streams last, seconds: longer than all that a test does meanwhile.
-const STREAM: u32 = 40;
+const STREAM: u32 = 25;
 /// Longer than 1 MiB takes at nginx's slow rate on a busy machine.
 const LIMIT: Duration = Duration::from_secs(90);
 

@@ -1,7 +1,7 @@
 //! Env: what every step may look at.
 
 use super::{Frame, platform::Platform};
-use crate::layout::{Backend, Control, Service};
+use crate::layout::{Backend, ClientKeys, Control, Service};
 
 /// What every step may look at.
 pub struct Env<P: Platform> {
@@ -60,11 +60,24 @@ impl<P: Platform> Env<P> {
         self.mode & Control::SUCCEEDING != 0
     }
 
-    /// Keys and settings.
+    /// The words that steer the packet path. Some change while packets run.
     #[inline(always)]
-    pub const fn control(&self) -> &Control {
-        // SAFETY: the entry is the table's only one; what is read of it through this does not change while packets run.
-        unsafe { &*self.control }
+    pub const fn control(&self) -> *const Control {
+        self.control
+    }
+
+    /// What makes the places of flows unpredictable.
+    #[inline(always)]
+    pub const fn keys(&self) -> &ClientKeys {
+        // SAFETY: the entry is the table's only one, and its keys are set before the first packet.
+        unsafe { &(*self.control).keys }
+    }
+
+    /// The logarithm of the jiffies in the shortest unit of a flow's last-seen time.
+    #[inline(always)]
+    pub const fn tick(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.control).tick }
     }
 
     /// The backend with this number, in this packet's bank.

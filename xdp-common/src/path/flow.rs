@@ -90,7 +90,7 @@ impl<F: Family> Place<F> {
     /// The place of the client at this address and port.
     #[inline(always)]
     pub fn of<P: Platform>(env: &Env<P>, address: F::Address, port: u16) -> Option<Self> {
-        Self::at(env, address, F::client(address, port, &env.control().keys))
+        Self::at(env, address, F::client(address, port, env.keys()))
     }
 
     /// The place of the client with this address and number.
@@ -209,7 +209,7 @@ impl<F: Family> Place<F> {
             return reuse;
         }
         let now = env.platform.jiffies();
-        let age = found.flow.seen().age(now, env.control().tick);
+        let age = found.flow.seen().age(now, env.tick());
         if age != 0 && is_expired(env, backend, found.flow, age) {
             return reuse;
         }
@@ -236,7 +236,7 @@ impl<F: Family> Place<F> {
             _ => State::Udp,
         };
         let now = env.platform.jiffies();
-        let age = found.flow.seen().age(now, env.control().tick);
+        let age = found.flow.seen().age(now, env.tick());
         found.note(env, now, age, self.backend(env, found.flow), backend, next);
     }
 
@@ -278,7 +278,7 @@ impl<F: Family> Place<F> {
             true => (reuse & (FLOWS_PER_BUCKET - 1), false),
             false => self.eviction_victim(env, now),
         };
-        let seen = Seen::at(now, env.control().tick, entry.idle_timeout);
+        let seen = Seen::at(now, env.tick(), entry.idle_timeout);
         let new = Flow::new(self.client, mask, entry.backend, entry.state, seen);
         let word = self.word(slot);
         // An entry that is more than its word is this CPU's while that is BUSY.
@@ -308,7 +308,7 @@ impl<F: Family> Place<F> {
     /// one whose flow was idle longest, of those that are closed if there are any.
     #[inline(always)]
     fn eviction_victim<P: Platform>(&self, env: &Env<P>, now: u64) -> (usize, bool) {
-        let tick = env.control().tick;
+        let tick = env.tick();
         let (mut best, mut rank) = (0, 0);
         let mut of_best = Flow::FREE;
         for step in 0..FLOWS_PER_BUCKET {
@@ -369,7 +369,7 @@ impl Found {
         if age == 0 && next == state {
             return;
         }
-        let seen = Seen::at(now, env.control().tick, idle_timeout(env, backend, next));
+        let seen = Seen::at(now, env.tick(), idle_timeout(env, backend, next));
         let noted = self.flow.with(next, seen);
         // If another CPU was first, its view of the flow is as good.
         // SAFETY: the word is that of the entry that was found.
@@ -403,5 +403,5 @@ pub fn idle_timeout<P: Platform>(env: &Env<P>, backend: &Backend, state: State) 
 #[inline(always)]
 pub fn is_expired<P: Platform>(env: &Env<P>, backend: &Backend, flow: Flow, age: u32) -> bool {
     let timeout = idle_timeout(env, backend, flow.state());
-    flow.seen().is_expired(age, env.control().tick, timeout)
+    flow.seen().is_expired(age, env.tick(), timeout)
 }

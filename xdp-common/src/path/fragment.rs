@@ -55,7 +55,8 @@ fn orphan<P: Platform, F: Ip>(
     destination: F::Address,
     protocol: u8,
 ) -> Result<FragmentRoute, Outcome> {
-    let wish = env.control().unknown_fragments;
+    // SAFETY: the word is a table's.
+    let wish = unsafe { env.platform.load(&raw const (*env.control()).unknown_fragments) };
     if wish == UnknownFragments::Pass as u64 {
         return Err(Outcome::Pass(Verdict::PassedFragment));
     }

@@ -3,7 +3,7 @@
 use super::{Env, platform::Platform};
 use crate::{
     hash,
-    layout::{Hop, InterfaceSlot, MAX_INTERFACES},
+    layout::{Hop, INTERFACES_PER_BUCKET, InterfaceSlot, MAX_INTERFACES},
     wire::Ethernet,
 };
 
@@ -18,11 +18,9 @@ pub fn ifindex<P: Platform>(env: &Env<P>) -> u32 {
 pub fn interface<P: Platform>(env: &Env<P>) -> u32 {
     let ifindex = ifindex(env);
     if let Some(bucket) = env.platform.interface_slots(hash::interface(ifindex)) {
-        // SAFETY: the entries are words of a table.
-        let entries = unsafe { &*bucket };
-        for entry in entries {
-            // SAFETY: as above.
-            let entry = InterfaceSlot(unsafe { env.platform.load(&raw const entry.0) });
+        for place in 0..INTERFACES_PER_BUCKET {
+            // SAFETY: the entries are words of a table, so many to a bucket.
+            let entry = InterfaceSlot(unsafe { env.platform.load(bucket.cast::<u64>().add(place)) });
             if entry.ifindex() == ifindex {
                 return entry.slot() & (MAX_INTERFACES - 1);
             }

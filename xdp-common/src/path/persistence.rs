@@ -31,7 +31,7 @@ pub fn backend<P: Platform, F: Family>(
     let place = place::<P, F>(env, service, source)?;
     let (found, backend) = place.template(env)?;
     let is_out = backend.service == 0 || backend.flags & (Backend::QUIESCED | Backend::UNUSABLE) != 0;
-    let age = found.flow.seen().age(env.platform.jiffies(), env.control().tick);
+    let age = found.flow.seen().age(env.platform.jiffies(), env.tick());
     if is_out || flow::is_expired(env, backend, found.flow, age) {
         return None;
     }
@@ -49,7 +49,7 @@ pub fn renew<P: Platform, F: Family>(env: &Env<P>, service: &Service, source: F:
         && let Some((found, backend)) = place.template(env)
     {
         let now = env.platform.jiffies();
-        let age = found.flow.seen().age(now, env.control().tick);
+        let age = found.flow.seen().age(now, env.tick());
         found.note(env, now, age, 0, backend, State::Template);
     }
 }

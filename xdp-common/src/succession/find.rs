@@ -65,7 +65,7 @@ fn flow_of<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>) -> Option<(u32,
     let (source, port) = (packet.tuple.source, packet.tuple.source_port);
     let place = Place::<F>::of(env, source, port)?;
     if let Some((found, backend)) = place.inbound(env, number) {
-        let age = found.flow.seen().age(env.platform.jiffies(), env.control().tick);
+        let age = found.flow.seen().age(env.platform.jiffies(), env.tick());
         if !flow::is_expired(env, backend, found.flow, age) {
             return Some((place.backend(env, found.flow), found.flow.state()));
         }

@@ -28,7 +28,7 @@ impl Told for V4 {
     #[inline(always)]
     fn ends<P: Platform>(env: &Env<P>, bucket: u32, _slot: usize, flow: Flow) -> ([u64; 2], u16) {
         let client = flow.client(bucket, Self::mask(env.platform));
-        let (address, port) = client.ends_v4(&env.control().keys);
+        let (address, port) = client.ends_v4(env.keys());
         ([u64::from(address), 0], port)
     }
 }
@@ -49,7 +49,7 @@ impl Told for V6 {
         // SAFETY: both words are the bucket's.
         let address = unsafe { [env.platform.load(words), env.platform.load(words.add(1))] };
         let client = flow.client(bucket, Self::mask(env.platform));
-        (address, client.port_v6(address, &env.control().keys))
+        (address, client.port_v6(address, env.keys()))
     }
 }
 
@@ -114,16 +114,17 @@ fn facts<P: Platform>(env: &Env<P>) -> u32 {
     let Some(view) = env.frame.view::<Facts>(size_of::<Question>()) else {
         return 0;
     };
-    let (platform, control) = (env.platform, env.control());
-    let keys = &control.keys;
+    let (platform, keys, control) = (env.platform, env.keys(), env.control());
+    // SAFETY: the words are the table's; the first is set before the first packet.
+    let (hertz, highest) = unsafe { ((*control).hertz, platform.load(&raw const (*control).highest)) };
     let facts = Facts {
         flow_version: FLOW_VERSION,
         counter_version: COUNTER_VERSION,
         buckets_v4: platform.flows_v4_mask() + 1,
         buckets_v6: platform.flows_v6_mask() + 1,
         backends: platform.backends_size(),
-        hertz: control.hertz,
-        tick: control.tick,
+        hertz,
+        tick: env.tick(),
         reserved: 0,
         keys: [
             keys.whitening,
@@ -133,7 +134,7 @@ fn facts<P: Platform>(env: &Env<P>) -> u32 {
             keys.addends[1],
             keys.multiplier,
         ],
-        highest: control.highest,
+        highest,
         room: [0; 5],
     };
     // SAFETY: the view was checked.
@@ -271,7 +272,7 @@ fn flow<P: Platform, F: Told>(env: &Env<P>, number: u32, slot: usize) -> FlowRec
         address,
         port: Be16(port),
         mac: hop.mac(),
-        idle: flow.seen().idle(env.platform.jiffies(), env.control().tick),
+        idle: flow.seen().idle(env.platform.jiffies(), env.tick()),
         room: [0; 3],
     }
 }

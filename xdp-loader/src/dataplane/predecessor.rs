@@ -59,8 +59,6 @@ impl Predecessor {
         if predecessor.facts.backends == 0 {
             return Err(Error::Predecessor("it tells nothing of itself".to_owned()));
         }
-        // What an attempt before this one may have left.
-        predecessor.clear_successor()?;
         Ok(Some(predecessor))
     }
 

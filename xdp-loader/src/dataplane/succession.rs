@@ -11,7 +11,8 @@
 //! 6. [`Succession::count_on`] enters what the old dataplane had counted; [`Succession::conclude`] removes its pins.
 //!
 //! Until step 5 nothing has changed for packets, and whatever fails leaves the old dataplane in force. A daemon that is
-//! killed leaves a generation behind that waits; the next one removes it.
+//! killed leaves a generation behind that waits; the next one removes it. One that is killed while it copies leaves two behind,
+//! of which the older, the elder, still is asked; the next one copies from it first.
 //!
 //! [`Control::WAITING`]: xdp_common::layout::Control::WAITING
 //! [`Control::SUCCEEDING`]: xdp_common::layout::Control::SUCCEEDING
@@ -76,6 +77,10 @@ impl Succession {
             Some(generation) => ask(generation, cpus)?,
             None => None,
         };
+        if let Some(predecessor) = &predecessor {
+            // What an attempt before this one may have left.
+            predecessor.clear_successor()?;
+        }
         let elder = match in_force.filter(Generation::is_succeeding) {
             Some(in_force) => match all.iter().rev().find(|elder| **elder < in_force) {
                 Some(elder) => ask(elder, cpus)?,

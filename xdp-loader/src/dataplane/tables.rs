@@ -180,12 +180,8 @@ impl Tables {
         if let Err(error) = attach::release(pins, links) {
             warn!(%error, "an interface that is not asked for any more could not be left");
         }
-        match settled.and_then(|()| self.succession.conclude(pins)) {
-            Ok(()) => {}
-            Err(error) => warn!(
-                %error,
-                "the previous dataplane is still asked for its flows: the next start of the daemon takes them over"
-            ),
+        if let Err(error) = settled.and_then(|()| self.succession.conclude(pins)) {
+            warn!(%error, "the previous dataplane stays beside this one until the next start of the daemon");
         }
         Ok(attachments)
     }
@@ -203,10 +199,10 @@ impl Tables {
                 .copy_from_elder(&self.maps, &self.rules, &self.names, self.clock)?;
         }
         // Before and after the last packets that the predecessor counts.
-        self.succession.count_on(&self.maps, &self.names)?;
+        let counted = self.succession.count_on(&self.maps, &self.names);
         self.turn(0);
         grace_period();
-        self.succession.count_on(&self.maps, &self.names)
+        counted.and(self.succession.count_on(&self.maps, &self.names))
     }
 
     /// Whether packets go to the predecessor, or flows may be its.
@@ -427,7 +423,8 @@ impl Tables {
     /// connections wait for that, but they need not.
     fn reach_as_before(&mut self, image: &mut Image, links: &LinkTable) {
         for (number, backend) in &mut image.backends {
-            let Some(inherited) = self.inherited.get_mut(number) else {
+            let inherited = self.inherited.get_mut(number);
+            let Some(inherited) = inherited.filter(|inherited| inherited.address == backend.address) else {
                 continue;
             };
             if backend.ifindex != 0 {

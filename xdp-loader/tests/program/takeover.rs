@@ -279,6 +279,9 @@ fn a_daemon_that_died_while_it_copied_loses_no_flow() {
     ] {
         let mut third = second(&pins, sizes, &before);
         assert_eq!(third.tables.shared().contains("FLOWS_V4"), shares);
+        // Until then packets go on in the second, which goes on to ask the first.
+        let (frame, host) = &known[1];
+        assert_eq!(third.host(frame), *host);
         take_over(&mut third, &pins);
         for (frame, host) in known.iter().chain(&began) {
             assert_eq!(third.host(frame), *host);
