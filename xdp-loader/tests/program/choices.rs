@@ -42,6 +42,7 @@ fn holds_against_the_reference(scheduler: Scheduler) {
             site.weigh(&mut balancer, if round == 0 { 100 } else { 25 });
         }
         balancer.apply();
+        balancer.keep_all();
         for site in &mut sites {
             site.applied(&balancer);
         }
