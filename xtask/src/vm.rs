@@ -16,8 +16,12 @@ const TEST: &str = "program";
 /// Builds the program tests and returns the command that runs those named by `filters` in the virtual machine.
 pub fn program_tests(filters: &[String]) -> Result<Command> {
     let mut runner = Command::new(root().join("scripts/vm-run"));
-    // The machine's serial line looks like a terminal.
-    runner.arg(build()?).args(["--color", "never"]).args(filters);
+    // Emulation is slow. The machine's serial line looks like a terminal.
+    runner
+        .args(["-t", "3600"])
+        .arg(build()?)
+        .args(["--color", "never"])
+        .args(filters);
     Ok(runner)
 }
 
