@@ -1,4 +1,4 @@
-//! The maps: each is declared once, in [`for_each_map`], and from there come the program's static, the name of its pin, its
+//! The maps: each is declared once, in [`for_each_map`](crate::for_each_map), and from there come the program's static, the name of its pin, its
 //! size, and how both sides reach its entries.
 
 use crate::{
