@@ -6,6 +6,7 @@
 mod balancer;
 mod changes;
 mod choices;
+mod copying;
 mod counting;
 mod datagrams;
 mod flows;
