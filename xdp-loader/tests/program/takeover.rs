@@ -1,23 +1,21 @@
 //! Maps that are pinned outlive the daemon: the next one takes over the numbers, the flows and the services.
 
 use std::{
-    collections::BTreeMap,
     fs,
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use xdp_common::{layout::Control, tcp_state::State, verdict::Verdict};
+use xdp_common::verdict::Verdict;
 use xdp_loader::{
     config::XdpMode,
-    dataplane::{Error, Maps, Node, Sizes, Tables, flows::Flow, generation::Generation},
-    model::{Forward, OnLoss, Period, Scheduler, ServiceChange},
+    dataplane::{Error, Maps, Node, Sizes, Tables, generation::Generation},
+    model::{Forward, Scheduler},
 };
 
 use crate::{
     balancer::{Action, Balancer, sizes},
-    frame::{ACK, FIN, Frame, SYN, tcp},
+    frame::{ACK, Frame, SYN, tcp},
     network::{self, INSIDE, OUTSIDE},
 };
 
