@@ -18,6 +18,9 @@ use lvx_tests::{
     topology::{VIP_DR, VIP_NAT},
 };
 
+/// How long a client waits between two requests.
+const PAUSE: Duration = Duration::from_millis(2);
+
 /// Longer than any slow download here.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -52,6 +55,8 @@ fn draining_harms_no_request(lab: &Lab, vip: &str, forward: &str, scheduler: &st
     let stop = AtomicBool::new(false);
     let begun = Mutex::new(Vec::new());
     let answered = |begin: Instant, backend: &str| {
+        // Slow enough that the client uses no port again while packets of its last connection are still under way.
+        thread::sleep(PAUSE);
         if backend == "b2"
             && let Ok(mut begun) = begun.lock()
         {
@@ -87,7 +92,13 @@ fn draining_harms_no_request(lab: &Lab, vip: &str, forward: &str, scheduler: &st
         "{forward} {scheduler}: {:?}, slowest {:?}",
         outcome.answers, outcome.slowest
     );
-    ensure!(outcome.failed == 0, "{} failed: {:?}", outcome.failed, outcome.failures);
+    ensure!(
+        outcome.failed == 0,
+        "{} failed: {:?}; the log of lvx:\n{}",
+        outcome.failed,
+        outcome.failures,
+        lvx.log()
+    );
     let begun = begun.into_inner().map_err(|_| anyhow::anyhow!("poisoned"))?;
     ensure!(begun.iter().any(|begin| *begin < drained), "b2 had no load before");
     let late = begun.iter().filter(|begin| **begin > drained).count();
