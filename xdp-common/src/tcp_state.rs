@@ -89,7 +89,12 @@ impl State {
     #[must_use]
     pub const fn next(self, flags: u8, from: From) -> Self {
         if flags & RST != 0 {
-            return Self::Closed;
+            return match (self, from) {
+                // A client answers so to what is left of its port's last connection, and goes on to open this one (RFC 9293,
+                // section 3.10.7.3): its next SYN must meet the same backend, whose answer to the first is under way.
+                (Self::SynReceived, From::Client) => Self::SynReceived,
+                _ => Self::Closed,
+            };
         }
         if flags & FIN != 0 {
             return match (self, from) {

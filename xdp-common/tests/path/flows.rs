@@ -191,12 +191,23 @@ fn a_syn_after_the_end_begins_a_new_flow_in_the_place_of_the_old_one() {
     for end in [FIN | ACK, RST] {
         let balancer = Balancer::new(&[Service::dr(SERVICE, &HOSTS)]);
         assert_eq!(balancer.host(&client(40_000, SYN)), 11);
+        assert_eq!(balancer.host(&client(40_000, ACK)), 11);
         assert_eq!(balancer.host(&client(40_000, end)), 11);
         let old = balancer.flow(socket("10.7.0.1:40000")).at;
         assert_eq!(balancer.host(&client(40_000, SYN)), 12);
         let new = balancer.flow(socket("10.7.0.1:40000"));
         assert_eq!((new.at, new.backend, new.state), (old, 2, State::SynReceived));
     }
+}
+
+#[test]
+fn a_reset_by_which_a_client_answers_its_ports_last_connection_does_not_move_the_next_one() {
+    let balancer = Balancer::new(&[Service::dr(SERVICE, &HOSTS)]);
+    assert_eq!(balancer.host(&client(40_000, SYN)), 11);
+    assert_eq!(balancer.host(&client(40_000, RST)), 11);
+    assert_eq!(balancer.host(&client(40_000, SYN)), 11, "sent again");
+    assert_eq!(balancer.host(&client(40_000, ACK)), 11);
+    assert_eq!(balancer.flow(socket("10.7.0.1:40000")).state, State::Established);
 }
 
 #[test]

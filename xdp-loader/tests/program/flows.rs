@@ -320,6 +320,7 @@ fn a_full_bucket_forgets_a_flow_that_is_over_before_any_other_and_does_not_count
     for client in &clients[..FLOWS_PER_BUCKET] {
         balancer.host(&from(*client, SYN));
     }
+    balancer.host(&from(clients[5], ACK));
     balancer.host(&from(clients[5], RST));
     sleep(TICKS * 2);
     let (action, _, counted) = balancer.judge(OUTSIDE, &from(clients[FLOWS_PER_BUCKET], SYN).bytes());

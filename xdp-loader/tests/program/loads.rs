@@ -99,6 +99,7 @@ fn each_step_of_a_connection_is_counted_at_once() {
         (true, SYN, (1, 0)),
         (false, RST | ACK, (0, 1)),
         (true, SYN, (1, 0)),
+        (true, ACK, (1, 0)),
         (true, RST, (0, 1)),
     ]
     .into_iter()
@@ -119,6 +120,7 @@ fn a_port_that_is_used_again_counts_for_its_new_backend_only() {
     let mut balancer = Balancer::serving(SERVICE, Forward::Nat, Scheduler::Sed, &V4[..2]);
     let client = |flags| tcp("10.7.0.1:40001", "10.9.9.9:80", flags);
     assert_eq!(balancer.host(&client(SYN)), 11);
+    balancer.host(&client(ACK));
     balancer.host(&client(RST));
     assert_eq!(balancer.load(SERVICE, "10.0.1.11:80"), (0, 1, false));
     // Another active connection, so that the port's next one goes to the other.

@@ -292,6 +292,9 @@ impl Site {
 
 /// TCP's state after a segment from one side, as far as a balancer can tell it.
 fn after(state: State, flags: u8, by_client: bool) -> State {
+    if state == State::SynReceived && flags & RST != 0 && by_client {
+        return state;
+    }
     if flags & RST != 0 || state == State::Closed {
         return State::Closed;
     }

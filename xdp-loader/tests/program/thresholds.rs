@@ -121,6 +121,7 @@ fn a_closed_connection_counts_until_it_is_forgotten() {
     limit(&mut balancer, "10.0.1.11", 1, 0);
     balancer.apply();
     assert_eq!(balancer.host(&syn(40_000)), 11);
+    balancer.host(&client(40_000, ACK));
     balancer.host(&client(40_000, RST));
     assert_eq!(balancer.host(&syn(40_000)), 12);
     assert_eq!(balancer.load(SERVICE, "10.0.1.11:80"), (0, 0, false));

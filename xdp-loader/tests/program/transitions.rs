@@ -84,10 +84,10 @@ const NEXT: [[[State; 10]; 2]; 6] = [
             Established,
             FinClient,
             FinClient,
-            Closed,
-            Closed,
+            SynReceived,
+            SynReceived,
             Established,
-            Closed,
+            SynReceived,
         ],
         [
             SynReceived,
