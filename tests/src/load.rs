@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use rustix::{
     io::Errno,
-    net::{self, AddressFamily, SocketType, sockopt},
+    net::{self, AddressFamily, SocketFlags, SocketType, sockopt, sockopt::Timeout},
 };
 
 use crate::{Namespace, client::Answers};
@@ -121,8 +121,7 @@ fn in_parallel(client: &Namespace, parallel: usize, work: impl Fn(&mut Outcome) 
 
 /// One request over one connection, which the backend closes first; the backend's name.
 fn short(address: SocketAddr) -> Result<String> {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE).context("connecting")?;
-    finish(stream)
+    finish(connect(None, address)?)
 }
 
 /// Asks for `/`, reads to the end, and returns the backend's name.
@@ -154,21 +153,17 @@ pub struct Held {
 impl Held {
     /// Connects from the client's own address and asks for `/`.
     pub fn open(client: &Namespace, address: SocketAddr) -> Result<Self> {
-        client.inside(|| Self::with(TcpStream::connect_timeout(&address, PATIENCE)?))?
+        client.inside(|| Self::with(connect(None, address)?))?
     }
 
     /// Connects from an address that the client has, and any port.
     pub fn open_from(client: &Namespace, from: IpAddr, address: SocketAddr) -> Result<Self> {
-        client.inside(|| Self::with(connect_from(SocketAddr::new(from, 0), address)?))?
+        client.inside(|| Self::with(connect(Some(SocketAddr::new(from, 0)), address)?))?
     }
 
     /// Opens several, one after the other.
     pub fn open_many(client: &Namespace, address: SocketAddr, count: usize) -> Result<Vec<Self>> {
-        client.inside(|| {
-            (0..count)
-                .map(|_| Self::with(TcpStream::connect_timeout(&address, PATIENCE)?))
-                .collect()
-        })?
+        client.inside(|| (0..count).map(|_| Self::with(connect(None, address)?)).collect())?
     }
 
     fn with(stream: TcpStream) -> Result<Self> {
@@ -243,7 +238,7 @@ fn reconnect(from: SocketAddr, to: SocketAddr) -> Result<(TcpStream, Duration)> 
     let end = Instant::now() + PATIENCE;
     loop {
         let begin = Instant::now();
-        match connect_from(from, to) {
+        match connect(Some(from), to) {
             Ok(stream) => return Ok((stream, begin.elapsed())),
             Err(error) if error.downcast_ref() == Some(&Errno::ADDRNOTAVAIL) && Instant::now() < end => {
                 thread::sleep(Duration::from_millis(1));
@@ -253,14 +248,24 @@ fn reconnect(from: SocketAddr, to: SocketAddr) -> Result<(TcpStream, Duration)> 
     }
 }
 
-fn connect_from(from: SocketAddr, to: SocketAddr) -> Result<TcpStream> {
+/// A new connection, from an address and port that the caller or the kernel chooses.
+///
+/// Its first data carry the handshake's acknowledgement. Where the two are packets of their own, one CPU of the backend may
+/// look the second up while another puts the established socket into the place of the request that the first completed:
+/// Linux before 6.19 may find neither then, and resets (`inet_ehash_insert`). That is one of some 200,000 connections, and
+/// no balancer's fault.
+fn connect(from: Option<SocketAddr>, to: SocketAddr) -> Result<TcpStream> {
     let family = match to {
         SocketAddr::V4(_) => AddressFamily::INET,
         SocketAddr::V6(_) => AddressFamily::INET6,
     };
-    let socket = net::socket(family, SocketType::STREAM, None)?;
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    net::bind(&socket, &from).with_context(|| format!("binding {from}"))?;
+    let socket = net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    if let Some(from) = from {
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        net::bind(&socket, &from).with_context(|| format!("binding {from}"))?;
+    }
+    sockopt::set_tcp_quickack(&socket, false)?;
+    sockopt::set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
     net::connect(&socket, &to).with_context(|| format!("connecting to {to}"))?;
     Ok(socket.into())
 }
