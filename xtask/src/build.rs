@@ -34,7 +34,16 @@ pub fn measuring(everything: bool) -> Result<Measuring> {
     let mut build = cargo();
     build.args(["build", "--release"]);
     if !everything {
-        build.args(["--package", "xdp-loader", "--bin", "lvx", "--bin", "lvx-bench"]);
+        build.args([
+            "--package",
+            "xdp-loader",
+            "--package",
+            "lvx-bench",
+            "--bin",
+            "lvx",
+            "--bin",
+            "lvx-bench",
+        ]);
     }
     command::run(&mut build)?;
     let built = built()?;
@@ -47,7 +56,7 @@ pub fn measuring(everything: bool) -> Result<Measuring> {
     })
 }
 
-/// Builds the host's crates for release; `xdp-loader`'s build script builds the XDP program.
+/// Builds the host's crates for release; the build script of `lvx-program` builds the XDP program.
 pub fn release() -> Result<Built> {
     command::run(cargo().args(["build", "--release"]))?;
     built()

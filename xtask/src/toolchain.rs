@@ -2,7 +2,7 @@
 //!
 //! Two roads lead there. rustup's nightly with the component `rust-src` is the ordinary one. Where it cannot be had,
 //! Debian's `rustc-web` does, with `rust-web-src`: rustup then knows it by the name [`DEBIAN`], and the build script of
-//! `xdp-loader` lets it use unstable features.
+//! `lvx-program` lets it use unstable features.
 
 use std::{
     path::{Path, PathBuf},
@@ -17,7 +17,7 @@ use crate::{
     packages,
 };
 
-/// The name under which rustup knows Debian's compiler. `xdp-loader/build.rs` looks for it.
+/// The name under which rustup knows Debian's compiler. `xdp-loader/program/build.rs` looks for it.
 pub const DEBIAN: &str = "lvx-ebpf";
 
 /// Debian's compiler, its cargo and the source of its library.

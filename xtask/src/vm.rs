@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::command::{self, cargo, root};
 
-/// The test program, of the package `xdp-loader`, that needs a kernel and nothing else.
+/// The test program, of the package `lvx-program`, that needs a kernel and nothing else.
 const TEST: &str = "program";
 
 /// Builds the program tests and returns the command that runs those named by `filters` in the virtual machine.
@@ -28,7 +28,7 @@ pub fn program_tests(filters: &[String]) -> Result<Command> {
 fn build() -> Result<PathBuf> {
     let mut cargo = cargo();
     cargo
-        .args(["test", "--package", "xdp-loader", "--test", TEST])
+        .args(["test", "--package", "lvx-program", "--test", TEST])
         .args(["--no-run", "--message-format=json-render-diagnostics"])
         .stderr(Stdio::inherit());
     let built = cargo

@@ -1,0 +1,155 @@
+//! What is attached and healthy.
+
+use std::net::{IpAddr, SocketAddr};
+
+use lvx_model::{Forward, Scheduler, ServiceAddress, health::Serving, settings::AttachMode};
+use serde::{Deserialize, Serialize};
+
+/// Answer to `GET /v1/status`: what is attached and healthy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// Seconds since the daemon started.
+    pub uptime_seconds: u64,
+    /// The interfaces that the program is attached to.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// The interface that VIPs are added to; null when LVX adds none.
+    pub vip_interface: Option<String>,
+    /// The services, in the order of their addresses.
+    pub services: Vec<ServiceStatus>,
+    /// How full the flow tables are.
+    pub flows: FlowTables,
+}
+
+/// An interface that the program is attached to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// Its index in the kernel.
+    pub ifindex: u32,
+    /// How the program is attached.
+    pub mode: AttachMode,
+    /// Something that the operator should know about it, such as why the mode is generic.
+    pub note: Option<String>,
+    /// Whether it is up and has a carrier.
+    pub link_up: bool,
+}
+
+/// A service and how it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Where clients reach it.
+    pub address: ServiceAddress,
+    /// How packets reach its backends, unless a backend says otherwise.
+    pub forward: Forward,
+    /// How new connections are spread.
+    pub scheduler: Scheduler,
+    /// Who takes its new connections.
+    #[serde(default)]
+    pub serving: Serving,
+    /// Whether its healthy backends are fewer than its quorum asks for.
+    #[serde(default)]
+    pub quorum_lost: bool,
+    /// Where its VIP is on this node; null when it is on no interface.
+    pub vip: Option<VipStatus>,
+    /// Its backends, in order of address and port.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// A VIP on this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipStatus {
+    /// The address.
+    pub address: IpAddr,
+    /// The interface that has it.
+    pub interface: String,
+    /// Whether LVX added it and will remove it; false if it was there before.
+    pub added_by_lvx: bool,
+}
+
+/// A backend and how it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendStatus {
+    /// Its address and effective port.
+    pub address: SocketAddr,
+    /// Its weight, 0 to 65535.
+    pub weight: u16,
+    /// How packets reach it.
+    pub forward: Forward,
+    /// Whether it gets new connections.
+    pub state: BackendState,
+    /// Why, when the state is not `up`.
+    pub reason: Option<String>,
+    /// Flows in the flow table that lead to it; null when they were not counted.
+    pub active_flows: Option<u64>,
+    /// Of these, established TCP connections and UDP flows, as ipvsadm counts `ActiveConn`; null when they were not
+    /// counted.
+    #[serde(default)]
+    pub active_connections: Option<u64>,
+    /// Of these, all others: half open, closing or closed and not yet forgotten, as ipvsadm counts `InActConn`.
+    #[serde(default)]
+    pub inactive_connections: Option<u64>,
+}
+
+/// Whether a backend gets new connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendState {
+    /// It does, by its weight.
+    Up,
+    /// It does, and something is not as it should be: a probe fails now and then, or it is loaded.
+    Degraded,
+    /// Not enough probes were answered, or failed, to tell. It does if no other backend is known to be healthy.
+    Unknown,
+    /// It does not: its probes fail, or it is held out because it flaps.
+    Down,
+    /// It does not: the operator took it out of use.
+    Disabled,
+    /// It does not: it is a sorry backend, and the service has its quorum.
+    Standby,
+    /// It does not: it has reached its upper threshold of connections, and not yet come below the lower one.
+    Full,
+    /// It does not: the kernel has no route to it, or nobody answers for its MAC address.
+    Unreachable,
+    /// It does not, because it was asked to drain, or asks for that itself; connections that it has go on.
+    Drained,
+}
+
+impl BackendState {
+    /// The name as it stands in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Degraded => "degraded",
+            Self::Unknown => "unknown",
+            Self::Down => "down",
+            Self::Disabled => "disabled",
+            Self::Standby => "standby",
+            Self::Full => "full",
+            Self::Unreachable => "unreachable",
+            Self::Drained => "drained",
+        }
+    }
+}
+
+/// How full the flow tables are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowTables {
+    /// IPv4's.
+    pub v4: TableUse,
+    /// IPv6's.
+    pub v6: TableUse,
+}
+
+/// How full a table is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableUse {
+    /// Entries that fit.
+    pub capacity: u64,
+    /// Entries that are there.
+    pub used: u64,
+}

@@ -1,0 +1,201 @@
+//! What can be typed.
+
+#![expect(missing_docs, reason = "a comment on a field or a variant is its text in `--help`")]
+
+mod backend;
+mod conns;
+mod service;
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use clap_complete::Shell;
+
+pub use self::{
+    backend::BackendCommand,
+    conns::{Conns, ConnsCommand},
+    service::{ServiceCommand, ServiceFields},
+};
+use lvx_model::{Forward, ServiceAddress, settings::XdpMode};
+
+/// A layer-4 load balancer that forwards in the driver's receive path (XDP)
+#[derive(Debug, Parser)]
+#[command(
+    name = "lvx",
+    version,
+    arg_required_else_help = true,
+    after_help = "Examples:
+  lvx run --interface eth0
+  lvx service add tcp://10.0.0.100:80 --forward dr
+  lvx backend add tcp://10.0.0.100:80 10.0.0.11 --weight 2
+  lvx status
+
+Exit status: 0 done, 1 refused or failed (one line on stderr says why), 2 wrong usage."
+)]
+pub struct Cli {
+    /// The daemon's control socket [default: /run/lvx/lvx.sock]
+    #[arg(long, global = true, value_name = "PATH", env = "LVX_SOCKET", hide_env_values = true)]
+    pub socket: Option<PathBuf>,
+    /// Tables for people or JSON for programs
+    #[arg(short, long, global = true, value_enum, value_name = "FORM", default_value_t = Form::Table)]
+    pub output: Form,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How answers are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Attach to interfaces, serve the control socket, stay in the foreground
+    Run(Run),
+    /// Add, change, remove and show services
+    Service {
+        #[command(subcommand)]
+        command: ServiceCommand,
+    },
+    /// Add, change, drain, remove and list a service's backends
+    Backend {
+        #[command(subcommand)]
+        command: BackendCommand,
+    },
+    /// Make the running configuration equal to a file, and print the difference
+    #[command(after_help = "Examples:
+  lvx apply services.toml --dry-run     what would change
+  lvx export > backup.toml; lvx apply backup.toml
+  generate-services | lvx apply -
+
+A file:
+  [[service]]
+  address = \"tcp://10.0.0.100:80\"
+  forward = \"dr\"
+  scheduler = \"mh\"
+  [[service.backend]]
+  address = \"10.0.0.11\"
+  weight = 2")]
+    Apply {
+        /// TOML or JSON; `-` reads standard input
+        file: PathBuf,
+        /// Print the difference and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Print the running configuration in the form that apply reads (TOML; JSON with -o json)
+    Export,
+    /// What is attached and healthy
+    Status,
+    /// How backends are, what their probes say, and why
+    #[command(after_help = "Examples:
+  lvx health
+  lvx health tcp://10.0.0.100:80               with the last results and changes
+  lvx health -o json | jq '.services[].backends[] | {address, state, reason}'")]
+    Health {
+        /// The service; all of them, in less detail, if none is given
+        service: Option<ServiceAddress>,
+    },
+    /// Counters of interfaces, services and backends; rates with --rate
+    #[command(after_help = "Examples:
+  lvx stats                   what was counted since the program was attached
+  lvx stats --rate 1          per second, measured over one second
+  lvx stats -o json | jq '.services[] | {address, packets_in}'")]
+    Stats {
+        /// Measure over that time and print values per second
+        #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+        rate: Option<u64>,
+    },
+    /// The flow table: show it, count it, or forget entries
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:
+  lvx conns --service tcp://10.0.0.100:80
+  lvx conns --client 192.0.2.0/24 --state established --limit 20
+  lvx conns --backend 10.0.0.11 --count
+  lvx conns flush --backend 10.0.0.11
+  lvx conns -o json | jq -r .backend | sort | uniq -c     (one JSON object per line)"
+    )]
+    Conns(Conns),
+    /// Take the program off the interfaces, remove pins and VIPs; a running daemon is stopped first
+    Detach(Detach),
+    /// Print a completion script
+    #[command(after_help = "Example:
+  lvx completion bash > /etc/bash_completion.d/lvx")]
+    Completion {
+        /// The shell to complete in
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  lvx run --interface eth0
+  lvx run --interface eth0 --interface eth1 --xdp-mode native
+  lvx run --config ./lvx.toml
+
+When it stops or dies the dataplane goes on forwarding, and the next `lvx run` takes it over; `lvx detach` ends it.
+RUST_LOG chooses what is logged to stderr, such as RUST_LOG=lvx=debug.")]
+pub struct Run {
+    /// The node's settings [default: /etc/lvx/lvx.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// An interface to attach to; may be given several times
+    #[arg(long = "interface", value_name = "IF")]
+    pub interfaces: Vec<String>,
+    /// Where in the receive path to run: in the driver (native), in the stack (generic), or the best there is (auto)
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub xdp_mode: Option<Mode>,
+    /// Where the desired state is kept [default: /var/lib/lvx]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Where maps and programs are pinned, in a bpffs [default: /sys/fs/bpf/lvx]
+    #[arg(long, value_name = "DIR")]
+    pub pin_dir: Option<PathBuf>,
+    /// Serve metrics over HTTP, such as 127.0.0.1:9105
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Option<SocketAddr>,
+}
+
+/// `--xdp-mode`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Mode {
+    /// The best there is, with a warning when that is not native
+    Auto,
+    /// In the driver, or not at all
+    Native,
+    /// In the kernel's stack: slower, works everywhere
+    Generic,
+}
+
+impl From<Mode> for XdpMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Auto => Self::Auto,
+            Mode::Native => Self::Native,
+            Mode::Generic => Self::Generic,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct Detach {
+    /// The node's settings [default: /etc/lvx/lvx.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where the desired state is kept [default: /var/lib/lvx]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Where maps and programs are pinned [default: /sys/fs/bpf/lvx]
+    #[arg(long, value_name = "DIR")]
+    pub pin_dir: Option<PathBuf>,
+}
+
+fn forward() -> impl TypedValueParser<Value = Forward> {
+    PossibleValuesParser::new(Forward::ALL.iter().map(|known| known.name())).try_map(|name| name.parse::<Forward>())
+}

@@ -1,0 +1,368 @@
+//! The one place where the desired state changes: validated whole, persisted, reconciled, and only then acknowledged.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use tokio::sync::{Mutex, mpsc, watch};
+
+use crate::store::{Store, StoreError};
+use lvx_api::{Conn, ConnCount, ConnFilter, Stats, Status, health::HealthReport};
+use lvx_model::{
+    Desired, Refusal, ServiceAddress,
+    diff::{Change, diff},
+    document::Document,
+    health::HealthView,
+};
+
+/// What the control plane knows of the kernel.
+pub trait Dataplane: Send + Sync + 'static {
+    /// Makes maps and VIPs as `desired` says; returns when they are.
+    ///
+    /// # Errors
+    /// When it cannot; what packets meet is then as it was before, as far as the kernel allowed.
+    fn reconcile(&self, desired: Arc<Desired>) -> BoxFuture<'_, Result<(), DataplaneError>>;
+
+    /// Takes the program off the interfaces and removes pins and VIPs; the daemon ends after it.
+    ///
+    /// # Errors
+    /// When something cannot be removed; what could be is.
+    fn detach(&self) -> BoxFuture<'_, Result<(), DataplaneError>>;
+
+    /// What is attached and healthy.
+    fn status(&self) -> BoxFuture<'_, Status>;
+
+    /// What is known of the health of a service's backends, or of all.
+    fn health(&self, service: Option<ServiceAddress>) -> BoxFuture<'_, HealthReport>;
+
+    /// Who takes new connections, with a new value whenever that changes.
+    fn health_view(&self) -> watch::Receiver<Arc<HealthView>>;
+
+    /// What was counted.
+    fn stats(&self) -> BoxFuture<'_, Stats>;
+
+    /// The flow table's entries that the filter admits, as they are read; the channel closes after the last. Reading
+    /// ends when the receiver is dropped.
+    fn conns(&self, filter: ConnFilter) -> mpsc::Receiver<Conn>;
+
+    /// How many entries the filter admits, now.
+    ///
+    /// # Errors
+    /// When the flow table cannot be read.
+    fn count(&self, filter: ConnFilter) -> BoxFuture<'_, Result<ConnCount, DataplaneError>>;
+
+    /// Forgets the entries that the filter admits, and says how many they were.
+    ///
+    /// # Errors
+    /// When the flow table cannot be read.
+    fn flush(&self, filter: ConnFilter) -> BoxFuture<'_, Result<u64, DataplaneError>>;
+}
+
+/// Why the dataplane could not be made as desired.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DataplaneError {
+    /// The maps have no room.
+    #[error("no room for more than {limit} {what} on this node: raise `{setting}` in lvx.toml, and restart lvx")]
+    Full {
+        /// What there is too much of, in the plural.
+        what: &'static str,
+        /// How many fit.
+        limit: u32,
+        /// The setting that says so.
+        setting: &'static str,
+    },
+    /// The kernel refused something.
+    #[error("{0}")]
+    Kernel(String),
+}
+
+/// Why a change was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// The model refused it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It could not be persisted.
+    #[error("nothing was changed: {0}")]
+    Store(#[from] StoreError),
+    /// The dataplane refused it, and everything is as it was.
+    #[error("nothing was changed: {0}")]
+    Dataplane(#[from] DataplaneError),
+    /// The dataplane refused it, and the previous state could not be restored.
+    #[error("{cause}; and the previous state could not be restored: {restore}")]
+    Torn {
+        /// Why the change failed.
+        cause: DataplaneError,
+        /// Why going back failed.
+        restore: String,
+    },
+    /// The task that made the change died.
+    #[error("the change was interrupted: {0}")]
+    Interrupted(String),
+}
+
+/// The owner of the desired state.
+#[derive(Clone)]
+pub struct Controller {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// Held over the whole of a change, so that changes are one after the other.
+    store: Mutex<Arc<Store>>,
+    /// The state that was last acknowledged; read without waiting for a change in progress.
+    desired: watch::Sender<Arc<Desired>>,
+    dataplane: Arc<dyn Dataplane>,
+}
+
+impl Controller {
+    /// Brings the dataplane to the state that was loaded from the store and takes over from there.
+    ///
+    /// # Errors
+    /// When the dataplane cannot be made as that state says.
+    pub async fn start(store: Store, desired: Desired, dataplane: Arc<dyn Dataplane>) -> Result<Self, DataplaneError> {
+        let desired = Arc::new(desired);
+        dataplane.reconcile(Arc::clone(&desired)).await?;
+        let shared = Shared {
+            store: Mutex::new(Arc::new(store)),
+            desired: watch::Sender::new(desired),
+            dataplane,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// The state that was last acknowledged.
+    pub fn desired(&self) -> Arc<Desired> {
+        Arc::clone(&self.shared.desired.borrow())
+    }
+
+    /// The state that was last acknowledged, with a new value whenever that changes.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Desired>> {
+        self.shared.desired.subscribe()
+    }
+
+    /// What the reports are read from.
+    pub fn dataplane(&self) -> &Arc<dyn Dataplane> {
+        &self.shared.dataplane
+    }
+
+    /// Waits for a change in progress; none begins after.
+    pub async fn finish(&self) {
+        let store = self.shared.store.lock().await;
+        // Never released: the daemon is ending.
+        std::mem::forget(store);
+    }
+
+    /// Makes a change and returns what the closure returned once the change is persisted and in the maps.
+    ///
+    /// It is carried to its end even if the caller goes away meanwhile, so that a client that hangs up never leaves
+    /// the file and the maps apart.
+    ///
+    /// # Errors
+    /// When the model, the disk or the dataplane refuses it. The desired state is then the previous one, in memory, on
+    /// disk and, unless [`ChangeError::Torn`] says otherwise, in the maps.
+    pub async fn change<T: Send + 'static>(
+        &self,
+        edit: impl FnOnce(&mut Desired) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, ChangeError> {
+        let shared = Arc::clone(&self.shared);
+        let change = tokio::spawn(async move { shared.change(edit).await });
+        change
+            .await
+            .map_err(|error| ChangeError::Interrupted(error.to_string()))?
+    }
+
+    /// Makes the desired state equal to a document and returns the difference; with `dry_run`, only returns it.
+    ///
+    /// # Errors
+    /// As [`Controller::change`].
+    pub async fn apply(&self, document: Document, dry_run: bool) -> Result<Vec<Change>, ChangeError> {
+        let mut new = Desired::from_document(document)?;
+        if dry_run {
+            return Ok(diff(&self.desired(), &new));
+        }
+        self.change(move |desired| {
+            new.share(desired);
+            let changes = diff(desired, &new);
+            *desired = new;
+            Ok(changes)
+        })
+        .await
+    }
+}
+
+impl Shared {
+    async fn change<T>(&self, edit: impl FnOnce(&mut Desired) -> Result<T, Refusal>) -> Result<T, ChangeError> {
+        let store = self.store.lock().await;
+        let before = Arc::clone(&self.desired.borrow());
+        let mut edited = (*before).clone();
+        let answer = edit(&mut edited)?;
+        if edited == *before {
+            return Ok(answer);
+        }
+        let after = Arc::new(edited);
+        save(&store, &after).await?;
+        match self.dataplane.reconcile(Arc::clone(&after)).await {
+            Ok(()) => {
+                log(&before, &after);
+                self.desired.send_replace(after);
+                Ok(answer)
+            }
+            Err(cause) => Err(self.restore(&store, before, cause).await),
+        }
+    }
+
+    /// Goes back to the previous state after the dataplane refused the next.
+    async fn restore(&self, store: &Arc<Store>, before: Arc<Desired>, cause: DataplaneError) -> ChangeError {
+        tracing::warn!(%cause, "a change was refused by the dataplane; restoring the previous state");
+        let saved = save(store, &before).await.map_err(|error| error.to_string());
+        let reconciled = self
+            .dataplane
+            .reconcile(before)
+            .await
+            .map_err(|error| error.to_string());
+        match saved.and(reconciled) {
+            Ok(()) => ChangeError::Dataplane(cause),
+            Err(restore) => ChangeError::Torn { cause, restore },
+        }
+    }
+}
+
+/// Tells the log what changed, in the words of `lvx apply`; a large change only by its size.
+fn log(before: &Desired, after: &Desired) {
+    const LINES: usize = 20;
+    let changes = diff(before, after);
+    for change in changes.iter().take(LINES) {
+        tracing::info!("{change}");
+    }
+    if changes.len() > LINES {
+        tracing::info!("and {} changes more", changes.len() - LINES);
+    }
+}
+
+/// Saves without holding up the threads that serve requests: syncing a disk takes its time.
+async fn save(store: &Arc<Store>, desired: &Arc<Desired>) -> Result<(), ChangeError> {
+    let (store, desired) = (Arc::clone(store), Arc::clone(desired));
+    let saved = tokio::task::spawn_blocking(move || store.save(&desired)).await;
+    saved
+        .map_err(|error| ChangeError::Interrupted(error.to_string()))?
+        .map_err(ChangeError::Store)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should fail loudly")]
+
+    use futures::FutureExt as _;
+
+    use super::*;
+    use crate::recording::Recording;
+    use lvx_model::Service;
+
+    fn address(text: &str) -> ServiceAddress {
+        text.parse().unwrap()
+    }
+
+    async fn controller(dir: &std::path::Path, limit: usize) -> (Controller, Arc<Recording>) {
+        let recording = Arc::new(Recording::with_room_for(limit));
+        let store = Store::open(dir).unwrap();
+        let desired = store.load().unwrap();
+        let controller = Controller::start(store, desired, Arc::clone(&recording) as Arc<dyn Dataplane>)
+            .await
+            .unwrap();
+        (controller, recording)
+    }
+
+    async fn add(controller: &Controller, text: &str) -> Result<(), ChangeError> {
+        let service = Service::new(address(text));
+        controller.change(move |desired| desired.add_service(service)).await
+    }
+
+    #[tokio::test]
+    async fn a_change_is_on_disk_and_in_the_maps_when_it_is_acknowledged() {
+        let dir = tempfile::tempdir().unwrap();
+        let (controller, recording) = controller(dir.path(), 9).await;
+        add(&controller, "tcp://10.0.0.100:80").await.unwrap();
+        assert_eq!(recording.last(), controller.desired());
+        let on_disk = std::fs::read_to_string(dir.path().join("state.json")).unwrap();
+        assert!(on_disk.contains("tcp://10.0.0.100:80"), "{on_disk}");
+    }
+
+    #[tokio::test]
+    async fn a_new_daemon_begins_where_the_last_one_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, _) = controller(dir.path(), 9).await;
+        add(&first, "tcp://10.0.0.100:80").await.unwrap();
+        let expected = first.desired();
+        drop(first);
+        let (second, recording) = controller(dir.path(), 9).await;
+        assert_eq!((second.desired(), recording.last()), (Arc::clone(&expected), expected));
+    }
+
+    #[tokio::test]
+    async fn a_change_that_cannot_be_persisted_never_reaches_the_maps() {
+        let dir = tempfile::tempdir().unwrap();
+        let (controller, recording) = controller(dir.path(), 9).await;
+        std::fs::create_dir(dir.path().join("state.json.tmp")).unwrap();
+        let error = add(&controller, "tcp://10.0.0.100:80").await.unwrap_err();
+        assert!(
+            error.to_string().starts_with("nothing was changed: cannot write"),
+            "{error}"
+        );
+        assert_eq!(*controller.desired(), Desired::default());
+        assert_eq!(recording.count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_change_that_the_dataplane_refuses_is_undone_on_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let (controller, recording) = controller(dir.path(), 1).await;
+        add(&controller, "tcp://10.0.0.100:80").await.unwrap();
+        let error = add(&controller, "tcp://10.0.0.101:80").await.unwrap_err();
+        assert!(
+            matches!(error, ChangeError::Dataplane(DataplaneError::Full { limit: 1, .. })),
+            "{error}"
+        );
+        assert_eq!(controller.desired().services().len(), 1);
+        assert_eq!(recording.last(), controller.desired());
+        assert!(
+            !std::fs::read_to_string(dir.path().join("state.json"))
+                .unwrap()
+                .contains("10.0.0.101")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_change_goes_to_its_end_when_its_client_hangs_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let (controller, recording) = controller(dir.path(), 9).await;
+        let service = Service::new(address("tcp://10.0.0.100:80"));
+        let change = controller.change(move |desired| desired.add_service(service));
+        // Polled once, so that it has begun, and then dropped.
+        assert!(change.now_or_never().is_none());
+        add(&controller, "tcp://10.0.0.101:80").await.unwrap();
+        assert_eq!(controller.desired().services().len(), 2);
+        assert_eq!(recording.last(), controller.desired());
+    }
+
+    #[tokio::test]
+    async fn a_change_that_changes_nothing_writes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (controller, recording) = controller(dir.path(), 9).await;
+        assert_eq!(controller.apply(Document::default(), false).await.unwrap(), []);
+        assert_eq!(recording.count(), 1);
+        assert!(!dir.path().join("state.json").exists());
+    }
+
+    #[tokio::test]
+    async fn a_dry_run_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (controller, recording) = controller(dir.path(), 9).await;
+        let document = Document {
+            services: vec![Service::new(address("tcp://10.0.0.100:80"))],
+        };
+        assert_eq!(controller.apply(document, true).await.unwrap().len(), 1);
+        assert_eq!((controller.desired().services().len(), recording.count()), (0, 1));
+    }
+}

@@ -1,0 +1,9 @@
+//! The owner of the desired state, its store, and the reconciler that makes the kernel and the network follow.
+
+mod controller;
+pub mod reconcile;
+#[cfg(any(test, feature = "recording"))]
+pub mod recording;
+pub mod store;
+
+pub use controller::{ChangeError, Controller, Dataplane, DataplaneError};

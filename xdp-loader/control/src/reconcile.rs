@@ -1,0 +1,475 @@
+//! The reconciler: whatever changes (what is desired, what the network says), the maps and VIPs are made to follow, by
+//! one function and one writer.
+
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use aya_log::EbpfLogger;
+use futures::future::BoxFuture;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::{Mutex, OwnedMutexGuard, mpsc, watch},
+    task::{JoinSet, spawn_blocking},
+    time::{MissedTickBehavior, interval},
+};
+use tracing::{error, info, warn};
+
+use self::known::Known;
+use crate::{Dataplane, DataplaneError};
+use lvx_api::{Conn, ConnCount, ConnFilter, Stats, Status, health::HealthReport};
+use lvx_dataplane::{
+    Error, Maps, Node, Sizes, Tables,
+    attach::{self, Attachment},
+    flows, succession,
+};
+use lvx_health::{Health, HealthError};
+use lvx_model::{
+    Desired, ServiceAddress,
+    health::HealthView,
+    settings::{Settings, XdpMode},
+};
+use lvx_netlink::{Link, LinkError, Links, NetlinkError, NextHopTracker, VipError, Vips};
+
+mod conns;
+mod known;
+mod report;
+
+/// How often flows are counted and those that are over forgotten.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Why the dataplane could not be brought up or taken down.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An interface does not exist.
+    #[error(transparent)]
+    Interface(#[from] LinkError),
+    /// The kernel could not be asked.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// VIPs cannot be managed.
+    #[error(transparent)]
+    Vip(#[from] VipError),
+    /// The program or its maps.
+    #[error(transparent)]
+    Dataplane(#[from] Error),
+    /// Health cannot be watched.
+    #[error(transparent)]
+    Health(#[from] HealthError),
+    /// What is desired cannot be done.
+    #[error("the desired state could not be put in place: {0}")]
+    Desired(#[from] DataplaneError),
+    /// A task of the daemon died.
+    #[error("the daemon could not start: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// The dataplane of this node, kept as desired until it is dropped. The packets go on without it.
+pub struct Reconciler {
+    shared: Arc<Shared>,
+    _tasks: JoinSet<()>,
+}
+
+/// What the reconciler's tasks share.
+struct Shared {
+    tables: Arc<Mutex<Tables>>,
+    maps: Arc<Maps>,
+    links: Links,
+    tracker: NextHopTracker,
+    health: Health,
+    vips: Vips,
+    vip_interface: Option<String>,
+    pins: PathBuf,
+    attachments: OnceLock<Vec<Attachment>>,
+    known: RwLock<Known>,
+    started: Instant,
+}
+
+impl Reconciler {
+    /// Loads the program from its `object` file, makes a dataplane that does what is desired, and has it take over from the one that an earlier daemon left, if there is
+    /// one. VIPs are not put in place yet.
+    ///
+    /// # Errors
+    ///
+    /// If an interface does not exist or does not take the program, or the kernel refuses something. Then nothing has
+    /// changed for packets.
+    pub async fn start(object: &'static [u8], settings: &Settings, desired: &Arc<Desired>) -> Result<Self, StartError> {
+        let begun = Self::begin(object, settings, desired).await;
+        if begun.is_err() {
+            // Where nothing was pinned before, nothing is left; elsewhere the directory is not empty.
+            let _ = std::fs::remove_dir(&settings.pin_dir);
+        }
+        begun
+    }
+
+    async fn begin(object: &'static [u8], settings: &Settings, desired: &Arc<Desired>) -> Result<Self, StartError> {
+        let links = Links::follow().await?;
+        let interfaces: Vec<Link> = settings
+            .interfaces
+            .iter()
+            .map(|name| links.find(name))
+            .collect::<Result<_, LinkError>>()?;
+        if let Some(name) = &settings.vip_interface {
+            links.find(name)?;
+        }
+        // The ways to backends are looked up while the programs load.
+        let tracker = NextHopTracker::start().await?;
+        tracker.set_targets(desired.backend_addresses());
+        let vips = Vips::start().await?;
+        let mut tables = open(object, settings, &interfaces).await?;
+        let mut tasks = JoinSet::new();
+        match EbpfLogger::init(tables.ebpf()) {
+            Ok(logger) => drop(tasks.spawn(log_packets(logger))),
+            Err(error) => warn!(%error, "what the packet path logs will not be seen"),
+        }
+        let shared = Arc::new(Shared {
+            maps: Arc::clone(tables.maps()),
+            tables: Arc::new(Mutex::new(tables)),
+            links,
+            health: Health::start(settings.health.clone(), tracker.subscribe())?,
+            tracker,
+            vips,
+            vip_interface: settings.vip_interface.clone(),
+            pins: settings.pin_dir.clone(),
+            attachments: OnceLock::new(),
+            known: RwLock::default(),
+            started: Instant::now(),
+        });
+        // The configuration is whole before a packet comes to it.
+        shared.desire(desired).await?;
+        shared.take_over(interfaces, settings.xdp_mode).await?;
+        tasks.spawn(Arc::clone(&shared).follow());
+        tasks.spawn(Arc::clone(&shared).sweep());
+        Ok(Self { shared, _tasks: tasks })
+    }
+}
+
+/// Loads the program with maps of its own, in which these interfaces have slots.
+async fn open(object: &'static [u8], settings: &Settings, interfaces: &[Link]) -> Result<Tables, StartError> {
+    let sizes = Sizes::new(
+        settings.max_services,
+        settings.max_backends,
+        settings.flows_v4,
+        settings.flows_v6,
+    );
+    let node = Node {
+        timeouts: settings.timeouts,
+        unknown_fragments: settings.unknown_fragments,
+    };
+    let pins = settings.pin_dir.clone();
+    let indices: Vec<u32> = interfaces.iter().map(|link| link.index).collect();
+    let tables = spawn_blocking(move || -> Result<_, Error> {
+        let mut tables = Tables::open(object, Some(&pins), sizes, node)?;
+        for index in indices {
+            tables.interface(index)?;
+        }
+        Ok(tables)
+    });
+    Ok(tables.await??)
+}
+
+/// Passes on what the packet path logs: rare things, at most one a second.
+async fn log_packets(logger: EbpfLogger<&'static dyn log::Log>) {
+    // SAFETY: the logger owns its descriptor, and both live in this task.
+    let mut logger = match unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) } {
+        Ok(logger) => logger,
+        Err(error) => return warn!(%error, "what the packet path logs will not be seen"),
+    };
+    while let Ok(mut guard) = logger.readable_mut().await {
+        guard.get_inner_mut().flush();
+        guard.clear_ready();
+    }
+}
+
+/// Takes the program off all interfaces, and removes pins and VIPs, where no daemon runs.
+///
+/// # Errors
+///
+/// If something is there and cannot be removed.
+pub async fn detach(settings: &Settings) -> Result<(), StartError> {
+    Ok(take_down(&Vips::start().await?, &settings.pin_dir).await?)
+}
+
+/// Takes the program off all interfaces, and removes pins and VIPs. What can be removed is, whatever cannot.
+async fn take_down(vips: &Vips, pins: &Path) -> Result<(), Error> {
+    let addresses = vips.remove_all().await.map_err(|error| Error::Vips(error.to_string()));
+    let pins = pins.to_owned();
+    let interfaces = spawn_blocking(move || -> Result<_, Error> {
+        let interfaces = attach::detach(&pins)?;
+        succession::end(&pins)?;
+        remove_directory(&pins)?;
+        Ok(interfaces)
+    })
+    .await
+    .map_err(|error| Error::Load(error.to_string()))??;
+    info!(interfaces = interfaces.len(), "detached");
+    addresses
+}
+
+/// Removes the directory of the pins, if it is there and empty.
+fn remove_directory(pins: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir(pins) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::Pins {
+            action: "remove",
+            path: pins.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
+impl Shared {
+    /// What was last made so.
+    fn known(&self) -> Known {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes something that was made so.
+    fn note(&self, change: impl FnOnce(&mut Known)) {
+        change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// What the program is attached to.
+    fn attachments(&self) -> &[Attachment] {
+        self.attachments.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Has this dataplane take over, on these interfaces.
+    async fn take_over(&self, interfaces: Vec<Link>, mode: XdpMode) -> Result<(), StartError> {
+        let mut tables = Arc::clone(&self.tables).lock_owned().await;
+        let pins = self.pins.clone();
+        let attachments = spawn_blocking(move || {
+            let succeeds = tables.predecessor().is_some();
+            let attachments = tables.take_over(&pins, &interfaces, mode);
+            if attachments.is_ok() && succeeds {
+                info!(
+                    shared = tables.shared().len(),
+                    "took over from the dataplane of an earlier daemon"
+                );
+            }
+            attachments
+        });
+        let attachments = attachments.await??;
+        self.attachments.get_or_init(|| attachments);
+        Ok(())
+    }
+
+    /// Makes the maps as desired, once it is known how its backends are reached and how they are.
+    async fn desire(&self, desired: &Arc<Desired>) -> Result<(), DataplaneError> {
+        let targets = desired.backend_addresses();
+        // Those that go are followed until they are gone: packets are not to notice one before the other.
+        let before = self.known().desired.map(|before| before.backend_addresses());
+        self.tracker.set_targets(&targets | &before.unwrap_or_default());
+        let watched = self.health.set_targets(Arc::clone(desired));
+        tokio::join!(self.tracker.ready(), watched);
+        self.make(Some(Arc::clone(desired))).await?;
+        self.tracker.set_targets(targets);
+        Ok(())
+    }
+
+    /// Makes the maps follow: `desired`, or what was last desired if that is `None`. Both that and the state of the
+    /// network are looked up once the tables are ours, so that whoever comes last writes what holds last.
+    async fn make(&self, desired: Option<Arc<Desired>>) -> Result<(), DataplaneError> {
+        let tables = Arc::clone(&self.tables).lock_owned().await;
+        self.make_in(tables, desired).await
+    }
+
+    /// Makes the maps follow health. A change that no packet would notice, such as why a backend is down, costs no new
+    /// tables; whether it is one is only known while nobody else makes any.
+    async fn make_healthy(&self) -> Result<(), DataplaneError> {
+        let tables = Arc::clone(&self.tables).lock_owned().await;
+        let view = Arc::clone(&self.health.subscribe().borrow());
+        if self.known().is_served_by(&view) {
+            self.note(|known| known.health = view);
+            return Ok(());
+        }
+        self.make_in(tables, None).await
+    }
+
+    /// Makes the maps follow next hops, as [`Self::make_healthy`] health: those of a backend that is about to come, or has
+    /// just gone, concern no packet.
+    async fn make_reachable(&self) -> Result<(), DataplaneError> {
+        let tables = Arc::clone(&self.tables).lock_owned().await;
+        let hops = Arc::clone(&self.tracker.subscribe().borrow());
+        if self.known().is_reached_by(&hops) {
+            self.note(|known| known.hops = hops);
+            return Ok(());
+        }
+        self.make_in(tables, None).await
+    }
+
+    async fn make_in(
+        &self,
+        mut tables: OwnedMutexGuard<Tables>,
+        desired: Option<Arc<Desired>>,
+    ) -> Result<(), DataplaneError> {
+        let Some(desired) = desired.or_else(|| self.known().desired) else {
+            return Ok(());
+        };
+        let hops = Arc::clone(&self.tracker.subscribe().borrow());
+        let links = self.links.table();
+        let health = Arc::clone(&self.health.subscribe().borrow());
+        let (wanted, seen, healthy) = (Arc::clone(&desired), Arc::clone(&hops), Arc::clone(&health));
+        // The tables come back with the answer: nobody else has them before what was made is noted.
+        let (mut tables, made) = spawn_blocking(move || {
+            let made = tables.apply(&wanted, &seen, &healthy, &links);
+            (tables, made)
+        })
+        .await
+        .map_err(|error| DataplaneError::Kernel(error.to_string()))?;
+        made?;
+        self.note(|known| {
+            known.desired = Some(desired);
+            known.hops = hops;
+            known.health = health;
+        });
+        // Waiting for packets under way takes the kernel some milliseconds: the next change need not.
+        spawn_blocking(move || tables.settle());
+        Ok(())
+    }
+
+    /// Puts the VIPs of what is desired on their interface.
+    async fn place_vips(&self, desired: &Desired) -> Result<(), DataplaneError> {
+        let kernel = |error: &dyn std::error::Error| DataplaneError::Kernel(error.to_string());
+        let Some(name) = &self.vip_interface else {
+            return self.vips.remove_all().await.map_err(|error| kernel(&error));
+        };
+        let index = self.links.find(name).map_err(|error| kernel(&error))?.index;
+        let want: BTreeSet<IpAddr> = desired.services().keys().map(|service| service.ip).collect();
+        let states = self.vips.ensure(want, index).await.map_err(|error| kernel(&error))?;
+        let states = states
+            .into_iter()
+            .map(|(address, state)| Ok((address, state.map_err(|error| kernel(&error))?)))
+            .collect::<Result<_, DataplaneError>>()?;
+        self.note(|known| {
+            known.vips = states;
+            known.vip_index = Some(index);
+        });
+        Ok(())
+    }
+
+    /// Follows health and the network: next hops and interfaces.
+    async fn follow(self: Arc<Self>) {
+        let mut hops = self.tracker.subscribe();
+        let mut links = self.links.subscribe();
+        let mut health = self.health.subscribe();
+        loop {
+            tokio::select! {
+                changed = health.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    if let Err(error) = self.make_healthy().await {
+                        error!(%error, "the maps could not follow health");
+                    }
+                    continue;
+                }
+                changed = hops.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    if let Err(error) = self.make_reachable().await {
+                        error!(%error, "the maps could not follow the next hops");
+                    }
+                    continue;
+                }
+                changed = links.changed() => if changed.is_err() { return },
+            }
+            if let Err(error) = self.make(None).await {
+                error!(%error, "the maps could not follow the network");
+            }
+            let known = self.known();
+            let Some(desired) = known.desired else { continue };
+            let index = self
+                .vip_interface
+                .as_ref()
+                .and_then(|name| self.links.find(name).ok())
+                .map(|link| link.index);
+            let moved = index.is_some() && known.vip_index.is_some() && index != known.vip_index;
+            if moved && let Err(error) = self.place_vips(&desired).await {
+                warn!(%error, "the VIPs could not follow their interface");
+            }
+        }
+    }
+
+    /// Counts the flows from time to time, and forgets those that are over.
+    async fn sweep(self: Arc<Self>) {
+        let mut tick = interval(SWEEP);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let shared = Arc::clone(&self);
+            match spawn_blocking(move || shared.sweep_once()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => error!(%error, "the flows could not be counted"),
+                Err(error) => error!(%error, "the flows could not be counted"),
+            }
+        }
+    }
+
+    /// One sweep. The tables are locked only to ask what is gone and to say that it is forgotten.
+    fn sweep_once(&self) -> Result<(), Error> {
+        let (gone, clock, rules) = {
+            let mut tables = self.tables.blocking_lock();
+            (tables.gone(), tables.clock(), tables.rules())
+        };
+        let census = flows::sweep(&self.maps, clock.now(), &rules, &gone)?;
+        self.tables.blocking_lock().swept(gone, &census)?;
+        self.note(|known| known.census = Arc::new(census));
+        Ok(())
+    }
+}
+
+impl From<Error> for DataplaneError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Full { what, limit, setting } => Self::Full { what, limit, setting },
+            other => Self::Kernel(other.to_string()),
+        }
+    }
+}
+
+impl Dataplane for Reconciler {
+    fn reconcile(&self, desired: Arc<Desired>) -> BoxFuture<'_, Result<(), DataplaneError>> {
+        Box::pin(async move {
+            self.shared.desire(&desired).await?;
+            self.shared.place_vips(&desired).await
+        })
+    }
+
+    fn detach(&self) -> BoxFuture<'_, Result<(), DataplaneError>> {
+        Box::pin(async { Ok(take_down(&self.shared.vips, &self.shared.pins).await?) })
+    }
+
+    fn status(&self) -> BoxFuture<'_, Status> {
+        Box::pin(report::status(&self.shared))
+    }
+
+    fn health(&self, service: Option<ServiceAddress>) -> BoxFuture<'_, HealthReport> {
+        Box::pin(self.shared.health.report(service))
+    }
+
+    fn health_view(&self) -> watch::Receiver<Arc<HealthView>> {
+        self.shared.health.subscribe()
+    }
+
+    fn stats(&self) -> BoxFuture<'_, Stats> {
+        Box::pin(report::stats(&self.shared))
+    }
+
+    fn conns(&self, filter: ConnFilter) -> mpsc::Receiver<Conn> {
+        conns::list(Arc::clone(&self.shared), filter)
+    }
+
+    fn count(&self, filter: ConnFilter) -> BoxFuture<'_, Result<ConnCount, DataplaneError>> {
+        Box::pin(conns::count(Arc::clone(&self.shared), filter))
+    }
+
+    fn flush(&self, filter: ConnFilter) -> BoxFuture<'_, Result<u64, DataplaneError>> {
+        Box::pin(conns::flush(Arc::clone(&self.shared), filter))
+    }
+}

@@ -1,0 +1,250 @@
+//! What the reconciler reports: what is attached and healthy, and what was counted.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use tracing::error;
+use xdp_common::layout::BackendCounters;
+
+use super::{Known, Shared};
+use lvx_api::{
+    BackendState, BackendStats, BackendStatus, FlowTables, InterfaceStats, InterfaceStatus, ServiceStats,
+    ServiceStatus, Stats, Status, TableUse, Traffic, VerdictCount, VipStatus, health::BackendReport,
+};
+use lvx_dataplane::{
+    Error, counters,
+    flows::Load,
+    image::{self, BackendKey, Names},
+    tables::Tables,
+};
+use lvx_model::{Backend, Overload, Service, health::State};
+use lvx_netlink::VipState;
+
+/// What is attached and healthy.
+pub(super) async fn status(shared: &Shared) -> Status {
+    let known = shared.known();
+    let health = shared.health.brief().await;
+    let health: BTreeMap<_, _> = health
+        .services
+        .into_iter()
+        .map(|service| (service.address, service))
+        .collect();
+    let desired = known.desired.clone().unwrap_or_default();
+    let sizes = shared.maps.sizes();
+    let tables = shared.tables.lock().await;
+    // Without thresholds nothing is said of loads; and a backend whose load cannot be read is taken for not full.
+    let connections = shared.maps.connections.whole().ok();
+    let is_full = |service: &Service, backend: &Backend| {
+        let number = tables.names().backends.get(&image::backend_key(service, backend));
+        let counted = number
+            .zip(connections.as_ref())
+            .map(|(number, connections)| connections.read(number as usize));
+        backend.upper > 0 && counted.is_some_and(|counted| counted.overloaded != 0)
+    };
+    let services = desired.services().values().map(|service| ServiceStatus {
+        address: service.address,
+        forward: service.forward,
+        scheduler: service.scheduler,
+        serving: health
+            .get(&service.address)
+            .map(|health| health.serving)
+            .unwrap_or_default(),
+        quorum_lost: health.get(&service.address).is_some_and(|health| health.quorum_lost),
+        vip: vip(shared, &known, service.address.ip),
+        backends: service
+            .backends
+            .iter()
+            .map(|backend| {
+                let address = SocketAddr::new(backend.address, backend.port(service));
+                let health = health
+                    .get(&service.address)
+                    .and_then(|health| health.backends.iter().find(|backend| backend.address == address));
+                let full = is_full(service, backend);
+                backend_status(&known, tables.names(), service, backend, health, full)
+            })
+            .collect(),
+    });
+    // Half of a table's places are what it promises to hold; see `Sizes`.
+    let table = |places: u32, used| TableUse {
+        capacity: u64::from(places / 2),
+        used,
+    };
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_seconds: shared.started.elapsed().as_secs(),
+        interfaces: shared
+            .attachments()
+            .iter()
+            .map(|attachment| InterfaceStatus {
+                name: attachment.name.clone(),
+                ifindex: attachment.ifindex,
+                mode: attachment.mode,
+                note: attachment.note.clone(),
+                link_up: shared.links.get(attachment.ifindex).is_ok_and(|link| link.up),
+            })
+            .collect(),
+        vip_interface: shared.vip_interface.clone(),
+        services: services.collect(),
+        flows: FlowTables {
+            v4: table(sizes.flows_v4, known.census.v4),
+            v6: table(sizes.flows_v6, known.census.v6),
+        },
+    }
+}
+
+/// Where a VIP is.
+fn vip(shared: &Shared, known: &Known, address: IpAddr) -> Option<VipStatus> {
+    let state = known.vips.get(&address)?;
+    Some(VipStatus {
+        address,
+        interface: match state {
+            VipState::Added => shared.vip_interface.clone()?,
+            VipState::AlreadyThere { interface } => interface.clone(),
+        },
+        added_by_lvx: *state == VipState::Added,
+    })
+}
+
+/// The state of a backend.
+fn backend_status(
+    known: &Known,
+    names: &Names,
+    service: &Service,
+    backend: &Backend,
+    health: Option<&BackendReport>,
+    full: bool,
+) -> BackendStatus {
+    let unreachable = match known.hops.0.get(&backend.address) {
+        Some(Ok(_)) => None,
+        Some(Err(error)) => Some(error.to_string()),
+        None => Some("its next hop is being looked up".to_owned()),
+    };
+    let healthy = health.map_or(State::Up, |health| health.state);
+    let why = || health.and_then(|health| health.reason.clone());
+    let (state, reason) = match (unreachable, healthy) {
+        _ if backend.disabled => (BackendState::Disabled, Some("disabled by the operator".to_owned())),
+        _ if backend.drain => (BackendState::Drained, Some("asked to drain".to_owned())),
+        (Some(words), _) => (BackendState::Unreachable, Some(words)),
+        (None, State::Down) => (BackendState::Down, why()),
+        (None, State::Draining) => (BackendState::Drained, why()),
+        (None, State::Unknown) => (BackendState::Unknown, why()),
+        (None, State::Disabled) => (BackendState::Disabled, why()),
+        (None, _) if backend.sorry && health.is_some_and(|health| !health.takes_new) => {
+            let when = match service.overload {
+                Overload::Sorry => "serves when the quorum is lost or others are full",
+                Overload::Next | Overload::Drop => "serves when the quorum is lost",
+            };
+            (BackendState::Standby, Some(when.to_owned()))
+        }
+        (None, _) if full => {
+            let upper = backend.upper;
+            (
+                BackendState::Full,
+                Some(format!("has reached its upper threshold of {upper} connections")),
+            )
+        }
+        (None, State::Degraded) => (BackendState::Degraded, why()),
+        (None, State::Up) => (BackendState::Up, None),
+    };
+    let load = load(known, names, &image::backend_key(service, backend));
+    BackendStatus {
+        address: SocketAddr::new(backend.address, backend.port(service)),
+        weight: backend.weight,
+        forward: backend.forward(service),
+        state,
+        reason,
+        active_flows: Some(load.active + load.inactive),
+        active_connections: Some(load.active),
+        inactive_connections: Some(load.inactive),
+    }
+}
+
+/// What of a backend's was in the tables at the last count.
+fn load(known: &Known, names: &Names, key: &BackendKey) -> Load {
+    let number = names.backends.get(key);
+    let load = number.and_then(|number| known.census.backends.get(&number));
+    load.copied().unwrap_or_default()
+}
+
+/// What was counted.
+pub(super) async fn stats(shared: &Shared) -> Stats {
+    let known = shared.known();
+    let mut tables = shared.tables.lock().await;
+    read(shared, &known, &mut tables).unwrap_or_else(|error| {
+        error!(%error, "the counters could not be read");
+        Stats::default()
+    })
+}
+
+/// Reads the counters.
+fn read(shared: &Shared, known: &Known, tables: &mut Tables) -> Result<Stats, Error> {
+    let desired = known.desired.clone().unwrap_or_default();
+    let mut interfaces = Vec::new();
+    for attachment in shared.attachments() {
+        let Some(slot) = tables.slot_of(attachment.ifindex) else {
+            continue;
+        };
+        let verdicts = counters::verdicts(&shared.maps, slot)?
+            .into_iter()
+            .map(|(verdict, packets)| VerdictCount {
+                verdict: verdict.name().to_owned(),
+                packets,
+            })
+            .collect();
+        interfaces.push(InterfaceStats {
+            name: attachment.name.clone(),
+            verdicts,
+        });
+    }
+    let names = tables.names();
+    let counted = counters::backends(&shared.maps, names.backends.iter().map(|(_, number)| number))?;
+    let services = desired.services().values().map(|service| {
+        let mut sum = tables.departed(&service.address);
+        let mut active_flows = 0;
+        let backends = service
+            .backends
+            .iter()
+            .map(|backend| {
+                let key = image::backend_key(service, backend);
+                let counted = names
+                    .backends
+                    .get(&key)
+                    .and_then(|number| counted.get(&number))
+                    .copied();
+                let counted = counted.unwrap_or_default();
+                sum = counters::add(sum, counted);
+                let Load { active, inactive, .. } = load(known, names, &key);
+                let flows = active + inactive;
+                active_flows += flows;
+                BackendStats {
+                    address: SocketAddr::new(backend.address, backend.port(service)),
+                    traffic: traffic(counted, flows),
+                }
+            })
+            .collect();
+        ServiceStats {
+            address: service.address,
+            traffic: traffic(sum, active_flows),
+            backends,
+        }
+    });
+    Ok(Stats {
+        services: services.collect(),
+        interfaces,
+    })
+}
+
+/// Counters as reported.
+fn traffic(counted: BackendCounters, active_flows: u64) -> Traffic {
+    Traffic {
+        packets_in: counted.packets_in,
+        bytes_in: counted.bytes_in,
+        packets_out: counted.packets_out,
+        bytes_out: counted.bytes_out,
+        connections: counted.connections,
+        active_flows,
+    }
+}

@@ -1,0 +1,270 @@
+//! Where the desired state outlives the daemon: `STATE_DIR/state.json`.
+//!
+//! The file is only ever replaced whole: written beside, synced, renamed over, and the directory synced, so that after a
+//! crash it is either the old state or the new one. One daemon at a time owns a directory, by a lock on `STATE_DIR/lock`.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, BufWriter, IntoInnerError},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+use lvx_model::{Desired, Refusal, Service, document::Document, located::LocatedError};
+
+/// The form of the state file; a daemon refuses one that is newer than its own.
+const VERSION: u32 = 1;
+
+/// Bytes of the state file that are written at a time.
+const WRITE_AT_ONCE: usize = 1 << 16;
+
+/// Why the state could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file or directory could not be used.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// What it was tried on.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Another process holds the directory's lock.
+    #[error("another lvx daemon uses {0}: stop it first, or give this one its own --state-dir")]
+    Locked(PathBuf),
+    /// The state file is not what a daemon wrote.
+    #[error(
+        "{0}: the state file is damaged; it was left as it is: repair it, or move it away to start with no services"
+    )]
+    Corrupt(LocatedError),
+    /// The state file is from a newer lvx.
+    #[error("{path} has version {found}, this lvx reads up to {VERSION}: run the lvx that wrote it, or a newer one")]
+    Version {
+        /// The state file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// The state file contains what no daemon would have accepted.
+    #[error("{path}: {refusal}; the file was left as it is: correct it, or move it away to start with no services")]
+    Invalid {
+        /// The state file.
+        path: PathBuf,
+        /// What is wrong.
+        refusal: Refusal,
+    },
+}
+
+/// The state file as it is written.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StateFile<S> {
+    version: u32,
+    #[serde(rename = "service")]
+    services: Vec<S>,
+}
+
+/// Only the version: read first, because a newer file may have fields that this lvx does not know.
+#[derive(Deserialize)]
+struct StateVersion {
+    version: u32,
+}
+
+/// A state directory that this process owns while the value lives.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    /// Open and locked; the kernel drops the lock with the process, however it ends.
+    _lock: File,
+}
+
+impl Store {
+    /// Takes a state directory, creating it where it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be created or another daemon has it.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(dir)
+            .map_err(failed("create the state directory", dir))?;
+        let path = dir.join("lock");
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed("open", &path))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self {
+                dir: dir.to_owned(),
+                _lock: lock,
+            }),
+            Err(TryLockError::WouldBlock) => Err(StoreError::Locked(dir.to_owned())),
+            Err(TryLockError::Error(source)) => Err(failed("lock", &path)(source)),
+        }
+    }
+
+    /// The state file.
+    pub fn path(&self) -> PathBuf {
+        self.dir.join("state.json")
+    }
+
+    /// Reads the state; a file that is not there is the empty state.
+    ///
+    /// # Errors
+    /// When the file is there and is not a valid state. It is never changed by reading.
+    pub fn load(&self) -> Result<Desired, StoreError> {
+        let path = self.path();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Desired::default()),
+            Err(error) => return Err(failed("read", &path)(error)),
+        };
+        let corrupt = |error| StoreError::Corrupt(LocatedError::from_json(&path.to_string_lossy(), &error));
+        let found = serde_json::from_str::<StateVersion>(&text).map_err(corrupt)?.version;
+        if found > VERSION {
+            return Err(StoreError::Version { path, found });
+        }
+        let file: StateFile<Service> = serde_json::from_str(&text).map_err(corrupt)?;
+        Desired::from_document(Document {
+            services: file.services,
+        })
+        .map_err(|refusal| StoreError::Invalid { path, refusal })
+    }
+
+    /// Writes the state and returns when it would survive a power cut.
+    ///
+    /// # Errors
+    /// When it could not be written; the file then still holds what it held.
+    pub fn save(&self, desired: &Desired) -> Result<(), StoreError> {
+        let path = self.path();
+        let file = StateFile {
+            version: VERSION,
+            services: desired.services().values().map(Arc::as_ref).collect::<Vec<&Service>>(),
+        };
+        // A fixed name: a leftover of a crash is overwritten by the next save, and never read.
+        let beside = self.dir.join("state.json.tmp");
+        write_synced(&beside, &file).map_err(failed("write", &beside))?;
+        fs::rename(&beside, &path).map_err(failed("replace", &path))?;
+        File::open(&self.dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(failed("sync", &self.dir))
+    }
+}
+
+fn write_synced(path: &Path, state: &impl Serialize) -> io::Result<()> {
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    // A large state is written as it is worked out, so that it is never in memory a second time.
+    let mut buffered = BufWriter::with_capacity(WRITE_AT_ONCE, file);
+    serde_json::to_writer_pretty(&mut buffered, state)?;
+    buffered.into_inner().map_err(IntoInnerError::into_error)?.sync_all()
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError::Io { action, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should fail loudly")]
+
+    use super::*;
+    use lvx_model::Backend;
+
+    fn some() -> Desired {
+        let mut service = Service::new("tcp://10.0.0.100:80".parse().unwrap());
+        service.backends.push(Backend::new("10.0.0.11".parse().unwrap()));
+        Desired::from_document(Document {
+            services: vec![service],
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_missing_file_is_the_empty_state_and_the_directory_is_created() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("a/b")).unwrap();
+        assert_eq!(store.load().unwrap(), Desired::default());
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.save(&some()).unwrap();
+        assert_eq!(store.load().unwrap(), some());
+        assert!(fs::read_to_string(store.path()).unwrap().contains("\"version\": 1"));
+    }
+
+    #[test]
+    fn a_crash_between_write_and_rename_leaves_the_old_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.save(&some()).unwrap();
+        fs::write(dir.path().join("state.json.tmp"), "{\"version\": 1, \"serv").unwrap();
+        assert_eq!(store.load().unwrap(), some());
+        store.save(&Desired::default()).unwrap();
+        assert_eq!(store.load().unwrap(), Desired::default());
+    }
+
+    #[test]
+    fn a_failed_save_leaves_the_old_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.save(&some()).unwrap();
+        fs::create_dir(dir.path().join("state.json.tmp")).unwrap();
+        assert!(store.save(&Desired::default()).is_err());
+        assert_eq!(store.load().unwrap(), some());
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_and_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        for text in [
+            "",
+            "{",
+            "[]",
+            "{\"version\": 1}",
+            "{\"version\": 1, \"service\": [], \"extra\": 1}",
+        ] {
+            fs::write(store.path(), text).unwrap();
+            let message = store.load().unwrap_err().to_string();
+            assert!(message.contains(&*store.path().to_string_lossy()), "{message}");
+            assert!(message.contains("damaged"), "{message}");
+            assert_eq!(fs::read_to_string(store.path()).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_file_of_a_newer_lvx_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        fs::write(store.path(), "{\"version\": 2, \"new\": true}").unwrap();
+        let message = store.load().unwrap_err().to_string();
+        assert!(message.contains("has version 2, this lvx reads up to 1"), "{message}");
+    }
+
+    #[test]
+    fn a_directory_has_one_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Store::open(dir.path()).unwrap();
+        assert!(matches!(Store::open(dir.path()), Err(StoreError::Locked(_))));
+        drop(first);
+        assert!(Store::open(dir.path()).is_ok());
+    }
+}

@@ -1,0 +1,396 @@
+//! Attaches the program to interfaces through links that are pinned, so that it forwards without the daemon and can be
+//! replaced without a gap.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use aya::{
+    Ebpf,
+    maps::ProgramArray,
+    programs::{
+        Program, ProgramError, ProgramFd, Xdp, XdpMode,
+        links::{FdLink, PinnedLink},
+        xdp::XdpLink,
+    },
+};
+use tracing::{info, warn};
+use xdp_common::layout::TailCall;
+
+use super::{
+    Error,
+    error::chain,
+    maps::{permission, remove},
+};
+use lvx_model::settings::{AttachMode, XdpMode as Choice};
+use lvx_netlink::Link;
+
+/// An interface that the program is attached to.
+#[derive(Clone, Debug)]
+pub struct Attachment {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// Where in the receive path the program runs; `None` if that cannot be told.
+    pub mode: AttachMode,
+    /// Why the mode is not the better one.
+    pub note: Option<String>,
+}
+
+/// What the name of a link's pin begins with.
+pub(super) const LINK: &str = "link_";
+
+/// Where the link to an interface is pinned, and how it is attached. A name may have a dot, which BPF's file system does
+/// not take, so the index is used.
+fn pin_of(pins: &Path, ifindex: u32, mode: AttachMode) -> PathBuf {
+    pins.join(format!("{LINK}{ifindex}_{}", mode.name()))
+}
+
+/// The interfaces that links are pinned for.
+fn pinned(pins: &Path) -> Result<Vec<(u32, AttachMode, PathBuf)>, Error> {
+    let entries = match fs::read_dir(pins) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => {
+            return Err(Error::Pins {
+                action: "read",
+                path: pins.to_owned(),
+                source,
+            });
+        }
+    };
+    Ok(entries
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let (ifindex, mode) = name.strip_prefix(LINK)?.split_once('_')?;
+            let mode = [AttachMode::Native, AttachMode::Generic]
+                .into_iter()
+                .find(|known| known.name() == mode)?;
+            Some((ifindex.parse().ok()?, mode, entry.path()))
+        })
+        .collect())
+}
+
+/// The program in an object.
+pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, Error> {
+    let program = ebpf.program_mut(name).ok_or(Error::NoMap(name))?;
+    Ok(program.try_into()?)
+}
+
+/// Loads the programs into the kernel, and enters those into the tail calls that others go on in.
+///
+/// # Errors
+///
+/// The verifier's word, or want of privileges.
+pub fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
+    // The verifier takes a good part of a second for all of them, and walks several at once.
+    thread::scope(|scope| {
+        let loads: Vec<_> = ebpf
+            .programs_mut()
+            .map(|(_, program)| scope.spawn(|| load_one(program)))
+            .collect();
+        loads
+            .into_iter()
+            .try_for_each(|load| load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })?;
+    let own = TailCall::OWN.map(|(place, name)| (place as u32, name));
+    let programs = own
+        .into_iter()
+        .chain(TailCall::KEPT)
+        .map(|(place, name)| Ok((place, descriptor(ebpf, name)?)))
+        .collect::<Result<Vec<_>, Error>>()?;
+    let places = ebpf.map_mut("TAIL_CALLS").ok_or(Error::NoMap("TAIL_CALLS"))?;
+    let mut places = ProgramArray::try_from(places)?;
+    for (place, program) in &programs {
+        places.set(*place, program, 0)?;
+    }
+    Ok(())
+}
+
+/// A descriptor of a program that is loaded.
+pub(super) fn descriptor(ebpf: &mut Ebpf, name: &'static str) -> Result<ProgramFd, Error> {
+    let program = program(ebpf, name)?.fd()?;
+    program.try_clone().map_err(|error| Error::Load(error.to_string()))
+}
+
+/// Loads a program into the kernel.
+fn load_one(program: &mut Program) -> Result<(), Error> {
+    let program: &mut Xdp = program.try_into()?;
+    program.load().map_err(|error| match &error {
+        ProgramError::LoadError { io_error, verifier_log } => match objection(&verifier_log.to_string()) {
+            // The verifier refuses with "permission denied" too, but then it says why.
+            Some(why) => Error::Load(format!("{io_error}: {why}")),
+            None if permission(&error) => Error::NotPermitted("load BPF programs"),
+            None => Error::Load(chain(&error)),
+        },
+        _ => Error::Load(chain(&error)),
+    })
+}
+
+/// What the verifier objects to: the last line of its log but for the statistics.
+fn objection(log: &str) -> Option<&str> {
+    let statistics = |line: &&str| {
+        ["processed ", "verification time ", "stack depth "]
+            .iter()
+            .any(|it| line.starts_with(it))
+    };
+    log.lines()
+        .map(str::trim)
+        .rfind(|line| !line.is_empty() && !statistics(line))
+}
+
+/// Attaches the loaded program to these interfaces: where an earlier daemon's link is pinned, the program is replaced in it,
+/// between two packets. That comes last, as it is what fails least.
+///
+/// # Errors
+///
+/// If an interface does not take the program. Then what was attached before is again, with the predecessor's program if there
+/// is one.
+pub fn attach(
+    ebpf: &mut Ebpf,
+    predecessor: Option<&mut Xdp>,
+    pins: &Path,
+    links: &[Link],
+    choice: Choice,
+) -> Result<Vec<Attachment>, Error> {
+    let program = program(ebpf, "lvx")?;
+    let before = pinned(pins)?;
+    let known = |link: &Link| before.iter().find(|(ifindex, ..)| *ifindex == link.index);
+    let stays = |link: &&Link| known(link).is_some_and(|(_, mode, _)| allows(choice, *mode));
+    let (staying, others): (Vec<&Link>, Vec<&Link>) = links.iter().partition(stays);
+    let mut attachments = Vec::new();
+    for link in others.into_iter().chain(staying) {
+        match attach_one(program, pins, link, known(link), choice) {
+            Ok(attachment) => attachments.push(attachment),
+            Err(error) => {
+                restore(program, predecessor, pins, &before);
+                return Err(error);
+            }
+        }
+    }
+    // In the order in which they were asked for.
+    attachments.sort_by_key(|attachment| links.iter().position(|link| link.index == attachment.ifindex));
+    Ok(attachments)
+}
+
+/// Attaches the program to an interface, for which a link may be pinned.
+fn attach_one(
+    program: &mut Xdp,
+    pins: &Path,
+    link: &Link,
+    known: Option<&(u32, AttachMode, PathBuf)>,
+    choice: Choice,
+) -> Result<Attachment, Error> {
+    if let Some((_, mode, path)) = known {
+        let replaced = allows(choice, *mode).then(|| replace(program, path));
+        match replaced {
+            Some(Ok(())) => {
+                info!(interface = link.name, mode = mode.name(), "took the interface over");
+                return Ok(Attachment {
+                    name: link.name.clone(),
+                    ifindex: link.index,
+                    mode: *mode,
+                    note: None,
+                });
+            }
+            Some(Err(error)) if errno(&error) != Some(libc::ENOLINK) => return Err(error),
+            // The link is dead, or of a mode that is not wanted any more: an interface has programs in one mode only, so the one
+            // there must go before another can come.
+            _ => remove(path)?,
+        }
+    }
+    create(program, pins, link, choice)
+        .inspect(|attachment| info!(interface = link.name, mode = attachment.mode.name(), "attached"))
+}
+
+/// Whether a program is attached to any interface.
+pub fn is_attached(pins: &Path) -> bool {
+    pinned(pins).is_ok_and(|links| !links.is_empty())
+}
+
+/// The kernel's number of an error, if it has one.
+fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return error.raw_os_error();
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// Makes the links what they were before. What cannot be is told: there is nothing else to be done.
+fn restore(program: &mut Xdp, predecessor: Option<&mut Xdp>, pins: &Path, before: &[(u32, AttachMode, PathBuf)]) {
+    let program = predecessor.unwrap_or(program);
+    for (ifindex, mode, path) in pinned(pins).unwrap_or_default() {
+        if !before.contains(&(ifindex, mode, path.clone()))
+            && let Err(error) = remove(&path)
+        {
+            warn!(%error, "an interface could not be left as it was");
+        }
+    }
+    for (ifindex, mode, path) in before {
+        let restored = match path.exists() {
+            true => replace(program, path),
+            false => create_in(program, pins, *ifindex, *mode).map_err(Error::from),
+        };
+        if let Err(error) = restored {
+            warn!(%error, ifindex, "an interface could not be left as it was");
+        }
+    }
+}
+
+/// Takes the program off all interfaces but these.
+///
+/// # Errors
+///
+/// If a link is there and cannot be removed.
+pub fn release(pins: &Path, links: &[Link]) -> Result<(), Error> {
+    for (ifindex, _, path) in pinned(pins)? {
+        if !links.iter().any(|link| link.index == ifindex) {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts the program in the place of the one that a pinned link holds.
+fn replace(program: &mut Xdp, path: &Path) -> Result<(), Error> {
+    let link: FdLink = PinnedLink::from_pin(path)?.into();
+    let link: XdpLink = link.try_into()?;
+    let id = program.attach_to_link(link)?;
+    // The pin keeps the link; this end of it need not.
+    drop(program.take_link(id)?);
+    Ok(())
+}
+
+/// Attaches the program anew and pins the link.
+fn create(program: &mut Xdp, pins: &Path, link: &Link, choice: Choice) -> Result<Attachment, Error> {
+    let mut refused = None;
+    for mode in modes(choice) {
+        match create_in(program, pins, link.index, *mode) {
+            Ok(()) => {
+                let note =
+                    refused.map(|reason: String| format!("generic mode, as the driver takes no program: {reason}"));
+                if let Some(note) = &note {
+                    warn!(interface = link.name, "{note}");
+                }
+                return Ok(Attachment {
+                    name: link.name.clone(),
+                    ifindex: link.index,
+                    mode: *mode,
+                    note,
+                });
+            }
+            Err(error) if permission(&error) => return Err(Error::NotPermitted("attach XDP programs")),
+            Err(error) => refused = Some(reason(&error, *mode)),
+        }
+    }
+    Err(Error::Attach {
+        interface: link.name.clone(),
+        mode: name(choice),
+        reason: refused.unwrap_or_else(|| "no mode was tried".to_owned()),
+    })
+}
+
+/// How long a link that was removed may take to be gone: the kernel takes it off its interface a moment later.
+const GONE_WITHIN: Duration = Duration::from_secs(1);
+
+/// Attaches the program in a mode and pins the link.
+fn create_in(program: &mut Xdp, pins: &Path, ifindex: u32, mode: AttachMode) -> Result<(), ProgramError> {
+    let flag = match mode {
+        AttachMode::Native => XdpMode::Driver,
+        AttachMode::Generic => XdpMode::Skb,
+    };
+    let end = Instant::now() + GONE_WITHIN;
+    let id = loop {
+        match program.attach_to_if_index(ifindex, flag) {
+            Err(error) if matches!(errno(&error), Some(libc::EBUSY | libc::EEXIST)) && Instant::now() < end => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            attached => break attached?,
+        }
+    };
+    let io = |error: &dyn std::error::Error| ProgramError::IOError(io::Error::other(error.to_string()));
+    let link = FdLink::try_from(program.take_link(id)?).map_err(|error| io(&error))?;
+    // Dropping the pinned link closes this end; the pin stays.
+    drop(link.pin(pin_of(pins, ifindex, mode)).map_err(|error| io(&error))?);
+    Ok(())
+}
+
+/// Why an interface did not take the program, and what to do.
+fn reason(error: &ProgramError, mode: AttachMode) -> String {
+    let errno = match error {
+        ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
+        _ => None,
+    };
+    match (errno, mode) {
+        (Some(libc::EOPNOTSUPP), AttachMode::Native) => {
+            "its driver has no XDP (use --xdp-mode auto or generic)".to_owned()
+        }
+        (Some(libc::EBUSY | libc::EEXIST), _) => {
+            "another XDP program is attached there (take it off: ip link set dev IF xdp off)".to_owned()
+        }
+        (Some(libc::ENODEV), _) => "the interface is gone".to_owned(),
+        (Some(libc::ERANGE | libc::EINVAL), AttachMode::Native) => {
+            format!("{} (is its MTU too large for XDP in one page, 3498?)", chain(error))
+        }
+        _ => chain(error),
+    }
+}
+
+/// Takes the program off all interfaces whose links are pinned.
+///
+/// # Errors
+///
+/// If a pin cannot be removed.
+pub fn detach(pins: &Path) -> Result<Vec<u32>, Error> {
+    let links = pinned(pins)?;
+    for (_, _, path) in &links {
+        remove(path)?;
+    }
+    Ok(links.into_iter().map(|(ifindex, ..)| ifindex).collect())
+}
+
+/// The modes that a choice lets try, in order.
+fn modes(choice: Choice) -> &'static [AttachMode] {
+    match choice {
+        Choice::Auto => &[AttachMode::Native, AttachMode::Generic],
+        Choice::Native => &[AttachMode::Native],
+        Choice::Generic => &[AttachMode::Generic],
+    }
+}
+
+/// Whether an interface may stay attached in this mode.
+fn allows(choice: Choice, mode: AttachMode) -> bool {
+    modes(choice).contains(&mode)
+}
+
+/// A choice as the user writes it.
+fn name(choice: Choice) -> &'static str {
+    match choice {
+        Choice::Auto => "auto",
+        Choice::Native => "native",
+        Choice::Generic => "generic",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verifier_objects_in_the_last_line_before_its_statistics() {
+        let log = "0: (79) r1 = *(u64 *)(r1 +0)\nR2 invalid mem access 'scalar'\nverification time 17 usec\n\
+                   stack depth 0\nprocessed 9 insns (limit 1000000) max_states_per_insn 0\n";
+        assert_eq!(objection(log), Some("R2 invalid mem access 'scalar'"));
+        assert_eq!(objection(""), None);
+        assert_eq!(objection("processed 0 insns (limit 1000000)\n"), None);
+    }
+}

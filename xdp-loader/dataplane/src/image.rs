@@ -1,0 +1,361 @@
+//! The image: what the configuration maps must say, worked out from what is desired and what is known of the network.
+//!
+//! Pure: no map is touched here. [`super::Tables`] writes the image into the bank that is not in use.
+
+use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
+
+use xdp_common::{
+    hash,
+    layout::{self, Limit, Method, Target, Underlay},
+    load::Measure,
+    wire::Be16,
+};
+
+use super::{Error, Numbers, endpoints, ring::Member, rules::TimeoutSets, schedules::Schedule, tables::Node, words};
+use lvx_model::{
+    Backend, Desired, Family, Forward, HashBy, OnLoss, Overload, Protocol, Scheduler, Service, ServiceAddress,
+    health::HealthView, settings::UnknownFragments,
+};
+use lvx_netlink::{LinkTable, NextHop, NextHops};
+
+/// What a backend is told apart by: its service, its address and port.
+pub type BackendKey = (ServiceAddress, IpAddr, u16);
+
+/// The numbers that services and backends have in the maps.
+#[derive(Debug)]
+pub struct Names {
+    /// Of services.
+    pub services: Numbers<ServiceAddress>,
+    /// Of backends.
+    pub backends: Numbers<BackendKey>,
+    /// Of what shares persistence.
+    pub groups: Numbers<Group>,
+}
+
+/// What the configuration maps must say.
+pub struct Image {
+    /// Services without their scheduling tables, by number.
+    pub services: BTreeMap<u32, layout::Service>,
+    /// What each service's scheduling table is to be, by number.
+    pub schedules: BTreeMap<u32, Schedule>,
+    /// Backends by number.
+    pub backends: BTreeMap<u32, layout::Backend>,
+    /// What both endpoint tables are laid out from.
+    pub endpoints: endpoints::List,
+    /// Backends whose number is new: their counters start at 0.
+    pub new_backends: Vec<u32>,
+    /// What only some packets ask for of backends that can be reached, by number.
+    pub underlays: BTreeMap<u32, Underlay>,
+    /// Thresholds of backends that have some, by number.
+    pub limits: BTreeMap<u32, Limit>,
+    /// Idle times of the node and of services.
+    pub timeouts: TimeoutSets,
+}
+
+/// What an image is worked out from.
+#[derive(Clone, Copy)]
+pub struct World<'a> {
+    /// What is desired.
+    pub desired: &'a Desired,
+    /// How backends are reached.
+    pub hops: &'a NextHops,
+    /// How they are.
+    pub health: &'a HealthView,
+    /// The interfaces.
+    pub links: &'a LinkTable,
+}
+
+/// What shares persistence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Group {
+    /// A service by itself.
+    Service(ServiceAddress),
+    /// All services of a family with this mark.
+    Mark(u32, Family),
+}
+
+impl Group {
+    /// The group of a service with this mark.
+    #[must_use]
+    pub fn of(service: ServiceAddress, mark: Option<u32>) -> Self {
+        match mark {
+            Some(mark) => Self::Mark(mark, service.family()),
+            None => Self::Service(service),
+        }
+    }
+}
+
+/// IP's number of a protocol.
+#[must_use]
+pub fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => xdp_common::wire::protocol::TCP,
+        Protocol::Udp => xdp_common::wire::protocol::UDP,
+    }
+}
+
+/// The key of a backend.
+#[must_use]
+pub fn backend_key(service: &Service, backend: &Backend) -> BackendKey {
+    (service.address, backend.address, backend.port(service))
+}
+
+/// Works out the image. `slot_of` gives the slot of an interface that packets go out of.
+///
+/// # Errors
+///
+/// [`Error::Full`] if something has no room; `names` may then have given out numbers that nobody uses yet.
+pub fn compile(
+    world: &World<'_>,
+    names: &mut Names,
+    node: &Node,
+    timeouts: TimeoutSets,
+    mut slot_of: impl FnMut(u32) -> Result<u32, Error>,
+) -> Result<Image, Error> {
+    let World {
+        desired,
+        hops,
+        health,
+        links,
+    } = world;
+    let mut image = Image {
+        limits: BTreeMap::new(),
+        underlays: BTreeMap::new(),
+        timeouts,
+        services: BTreeMap::new(),
+        schedules: BTreeMap::new(),
+        backends: BTreeMap::new(),
+        endpoints: endpoints::List::default(),
+        new_backends: Vec::new(),
+    };
+    let limit = names.services.limit();
+    let services_full = || Error::Full {
+        what: "services",
+        limit,
+        setting: "max_services",
+    };
+    if desired.services().len() > names.services.limit() as usize {
+        return Err(services_full());
+    }
+    for service in desired.services().values() {
+        let Some(given) = names.services.give(&service.address) else {
+            return Err(services_full());
+        };
+        let address = service.address;
+        let protocol = protocol_number(address.protocol);
+        let target = Target(given.number);
+        image.endpoints.add(address.ip, address.port, protocol, target);
+        if node.unknown_fragments != UnknownFragments::Pass {
+            // Of several services at an address, fragments whose port is not known go to the one with the lowest port.
+            image.endpoints.add_any_port(address.ip, protocol, target);
+        }
+        let group = Group::of(address, service.mark);
+        let group = names.groups.give(&group).ok_or(services_full())?.number;
+        let timeouts = image.timeouts.number(service.timeouts, service.persistence)?;
+        let measure = measure(service.scheduler);
+        let counts = measure.counts() || service.backends.iter().any(|backend| backend.upper > 0);
+        let mut sorry = 0;
+
+        let mut members = Vec::with_capacity(service.backends.len());
+        for (backend, healthy_weight) in service.backends.iter().zip(health.weights(service)) {
+            let limit = names.backends.limit();
+            let Some(name) = names.backends.give(&backend_key(service, backend)) else {
+                return Err(Error::Full {
+                    what: "backends",
+                    limit,
+                    setting: "max_backends",
+                });
+            };
+            if name.is_new {
+                image.new_backends.push(name.number);
+            }
+            let hop = hops.0.get(&backend.address).and_then(|hop| hop.as_ref().ok());
+            let out = match hop {
+                Some(hop) => Some(Out {
+                    hop,
+                    ifindex: wire_index(links, hop.ifindex),
+                    interface: slot_of(hop.ifindex)?,
+                }),
+                None => None,
+            };
+            // A backend that cannot be reached gets no new connections; nor does one that drains or is not healthy.
+            let weight = if hop.is_some() { healthy_weight } else { 0 };
+            let is_down = health.is_down(service, backend);
+            let is_limited = backend.upper > 0;
+            if backend.sorry && sorry == 0 && hop.is_some() && !is_down && !backend.drain && !backend.disabled {
+                sorry = name.number;
+            }
+            let flags = [
+                (layout::Backend::IPV6, address.ip.is_ipv6()),
+                (layout::Backend::QUIESCED, weight == 0),
+                (layout::Backend::ENDED, is_down && service.on_loss == OnLoss::Reschedule),
+                (layout::Backend::DROPPING, is_down && service.on_loss == OnLoss::Drop),
+                (layout::Backend::COUNTED, counts),
+                (layout::Backend::PERSISTENT, service.persistence.is_some()),
+                (layout::Backend::LIMITED, is_limited),
+            ];
+            let flags = flags
+                .into_iter()
+                .filter(|(_, is_set)| *is_set)
+                .fold(0, |all, (flag, _)| all | flag);
+            let flags = layout::Backend::flags(flags, timeouts);
+            if let Some(hop) = hop {
+                let underlay = Underlay {
+                    mtu: u16::try_from(hop.mtu).unwrap_or(u16::MAX),
+                    ..Underlay::default()
+                };
+                image.underlays.insert(name.number, underlay);
+            }
+            image
+                .backends
+                .insert(name.number, entry(service, backend, given.number, flags, out));
+            if is_limited {
+                let limit = Limit {
+                    upper: backend.upper,
+                    lower: backend.lower,
+                };
+                image.limits.insert(name.number, limit);
+            }
+            if backend.forward(service) == Forward::Nat {
+                let port = backend.port(service);
+                image.endpoints.add(backend.address, port, protocol, Target::REAL);
+            }
+            members.push((
+                layout::Member::new(
+                    name.number,
+                    weight,
+                    if is_limited { layout::Member::LIMITED } else { 0 },
+                ),
+                Member {
+                    identity: identity(service, backend),
+                    weight,
+                },
+            ));
+        }
+        if measure.heaviest != 0 {
+            // The first that takes a connection is the best, however many there are.
+            members.sort_by_key(|(member, _)| Reverse(member.weight()));
+        }
+        let entry = layout::Service {
+            group,
+            sorry,
+            measure,
+            ..service_entry(service)
+        };
+        image.services.insert(given.number, entry);
+        image.schedules.insert(
+            given.number,
+            Schedule::new(service.scheduler, service.mh_slots, members),
+        );
+    }
+    Ok(image)
+}
+
+/// What a backend is hashed by: the same on every node, whatever its number there.
+fn identity(service: &Service, backend: &Backend) -> [u64; 2] {
+    let [high, low] = words::wide(backend.address);
+    [high ^ u64::from(backend.port(service)).rotate_left(32), low]
+}
+
+/// The seed of a service's client hash, from its address.
+fn seed(address: ServiceAddress) -> u64 {
+    let [high, low] = words::wide(address.ip);
+    let port = u32::from(address.port) << 8 | u32::from(protocol_number(address.protocol));
+    hash::mix(hash::fold_v6([high, low], port, 0))
+}
+
+/// What a scheduler compares backends by.
+const fn measure(scheduler: Scheduler) -> Measure {
+    match scheduler {
+        Scheduler::Mh | Scheduler::Rr | Scheduler::Wrr | Scheduler::Sh | Scheduler::Dh => Measure::NONE,
+        Scheduler::Lc => Measure::LEAST_CONNECTIONS,
+        Scheduler::Wlc | Scheduler::P2c => Measure::WEIGHTED_LEAST_CONNECTIONS,
+        Scheduler::Sed => Measure::SHORTEST_DELAY,
+        Scheduler::Nq => Measure::NEVER_QUEUE,
+        Scheduler::Fo => Measure::FAILOVER,
+        Scheduler::Ovf => Measure::OVERFLOW,
+    }
+}
+
+/// A service's entry, but for its scheduling table and what its backends tell.
+fn service_entry(service: &Service) -> layout::Service {
+    let flag = |flag: u8, is_set: bool| if is_set { flag } else { 0 };
+    layout::Service {
+        scheduler: match (service.scheduler, service.hash_by()) {
+            (Scheduler::Mh | Scheduler::Sh, HashBy::SourcePort) => layout::Scheduler::SourcePort,
+            (Scheduler::Mh | Scheduler::Sh, HashBy::Source) => layout::Scheduler::Source,
+            (Scheduler::Dh, _) => layout::Scheduler::Destination,
+            (Scheduler::Rr | Scheduler::Wrr, _) => layout::Scheduler::Turn,
+            (Scheduler::P2c, _) => layout::Scheduler::Two,
+            (Scheduler::Lc | Scheduler::Wlc | Scheduler::Sed | Scheduler::Nq | Scheduler::Fo | Scheduler::Ovf, _) => {
+                layout::Scheduler::Compare
+            }
+        } as u8,
+        flags: flag(layout::Service::ONE_PACKET, service.one_packet)
+            | flag(layout::Service::PERSISTENT, service.persistence.is_some()),
+        overload: match service.overload {
+            Overload::Next => layout::Overload::Next,
+            Overload::Sorry => layout::Overload::Sorry,
+            Overload::Drop => layout::Overload::Drop,
+        } as u8,
+        prefix: service.netmask().0,
+        slots: 0,
+        members: layout::ChunkIndex::default(),
+        ring: layout::ChunkIndex::default(),
+        seed: seed(service.address),
+        fingerprint: 0,
+        members_length: 0,
+        group: 0,
+        mark: service.mark.unwrap_or(0),
+        sorry: 0,
+        measure: Measure::NONE,
+        room: Default::default(),
+    }
+}
+
+/// Where packets for a backend go out.
+#[derive(Clone, Copy)]
+struct Out<'a> {
+    hop: &'a NextHop,
+    /// As packets compare it: see [`wire_index`].
+    ifindex: u32,
+    interface: u32,
+}
+
+/// The index of an interface as packets compare it with the one that they came in by.
+#[must_use]
+pub fn wire_index(links: &LinkTable, ifindex: u32) -> u32 {
+    match links.get(ifindex) {
+        Ok(link) if link.kind == "veth" => layout::VIA_DEVMAP,
+        _ => ifindex,
+    }
+}
+
+/// A backend's entry.
+fn entry(service: &Service, backend: &Backend, number: u32, flags: u16, out: Option<Out<'_>>) -> layout::Backend {
+    let (vip, vport) = (service.address.ip, service.address.port);
+    let port = backend.port(service);
+    let mut macs = [Be16(0); 6];
+    if let Some(Out { hop, .. }) = out {
+        macs[..3].copy_from_slice(&words::mac(hop.mac));
+        macs[3..].copy_from_slice(&words::mac(hop.source_mac));
+    }
+    layout::Backend {
+        address: words::wide(backend.address),
+        vip: words::wide(vip),
+        macs,
+        ifindex: out.map_or(0, |out| out.ifindex),
+        port: Be16::new(port),
+        vport: Be16::new(vport),
+        method: match backend.forward(service) {
+            Forward::Dr => Method::DR,
+            Forward::Nat => Method::NAT,
+        },
+        protocol: protocol_number(service.address.protocol),
+        interface: out.map_or(0, |out| out.interface as u16),
+        address_delta: words::address_delta(vip, backend.address),
+        endpoint_delta: words::endpoint_delta((vip, vport), (backend.address, port)),
+        service: number as u16,
+        flags,
+    }
+}

@@ -1,0 +1,118 @@
+//! One probe's verdict: results in a row, behind rise and fall.
+
+use serde::{Deserialize, Serialize};
+
+use super::probe::Outcome;
+use lvx_model::health::Verdict;
+
+/// What one probe has said so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Streak {
+    verdict: Verdict,
+    /// Results in a row that speak against the verdict.
+    against: u32,
+    /// Whether the last result was a failure.
+    failed: bool,
+}
+
+impl Default for Streak {
+    fn default() -> Self {
+        Self {
+            verdict: Verdict::Unknown,
+            against: 0,
+            failed: false,
+        }
+    }
+}
+
+impl Streak {
+    /// A streak that begins with a verdict from before a restart.
+    pub fn begin(verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            ..Self::default()
+        }
+    }
+
+    /// Takes in a result and says what follows: the first success is enough where nothing was known.
+    pub fn take(&mut self, outcome: &Outcome, rise: u32, fall: u32) -> Verdict {
+        self.failed = matches!(outcome, Outcome::Down);
+        let (says, needed) = match (outcome, self.verdict) {
+            (Outcome::Down, _) => (Verdict::Down, fall),
+            (Outcome::Drain, Verdict::Down) => (Verdict::Drain, rise),
+            (Outcome::Drain, _) => (Verdict::Drain, 1),
+            (Outcome::Up | Outcome::Weight(_) | Outcome::Load(_) | Outcome::Share(_), Verdict::Down) => {
+                (Verdict::Up, rise)
+            }
+            (Outcome::Up | Outcome::Weight(_) | Outcome::Load(_) | Outcome::Share(_), _) => (Verdict::Up, 1),
+        };
+        if says == self.verdict {
+            self.against = 0;
+        } else {
+            self.against += 1;
+            if self.against >= needed {
+                self.verdict = says;
+                self.against = 0;
+            }
+        }
+        self.verdict()
+    }
+
+    /// The verdict; degraded when the last result was a failure that is not yet enough.
+    pub fn verdict(&self) -> Verdict {
+        if self.verdict == Verdict::Up && self.failed {
+            Verdict::Degraded
+        } else {
+            self.verdict
+        }
+    }
+
+    /// Failures or successes in a row that speak against the verdict.
+    pub fn against(&self) -> u32 {
+        self.against
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdicts(streak: &mut Streak, outcomes: &[Outcome]) -> Vec<Verdict> {
+        outcomes.iter().map(|outcome| streak.take(outcome, 2, 3)).collect()
+    }
+
+    #[test]
+    fn a_hiccup_does_not_take_a_backend_out() {
+        use Verdict::{Degraded, Down, Up};
+        let mut streak = Streak::default();
+        let (up, down) = (Outcome::Up, Outcome::Down);
+        assert_eq!(
+            verdicts(&mut streak, &[up, down, down, up, down, down, down, up, down, up, up]),
+            [
+                Up, Degraded, Degraded, Up, Degraded, Degraded, Down, Down, Down, Down, Up
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_unknown_is_up_at_the_first_success_and_down_after_fall_failures() {
+        use Verdict::{Down, Unknown};
+        let mut streak = Streak::default();
+        assert_eq!(verdicts(&mut streak, &[Outcome::Down; 3]), [Unknown, Unknown, Down]);
+    }
+
+    #[test]
+    fn drain_me_is_believed_at_once_and_so_is_its_end() {
+        use Verdict::{Drain, Up};
+        let mut streak = Streak::default();
+        let outcomes = [Outcome::Up, Outcome::Drain, Outcome::Drain, Outcome::Up];
+        assert_eq!(verdicts(&mut streak, &outcomes), [Up, Drain, Drain, Up]);
+    }
+
+    #[test]
+    fn mixed_failures_and_drains_do_not_add_up() {
+        let mut streak = Streak::begin(Verdict::Up);
+        let outcomes = [Outcome::Down, Outcome::Drain, Outcome::Down, Outcome::Down];
+        assert_eq!(verdicts(&mut streak, &outcomes).last(), Some(&Verdict::Drain));
+    }
+}

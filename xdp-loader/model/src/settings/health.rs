@@ -1,0 +1,209 @@
+//! The node's settings of health: `[health]` in `lvx.toml`.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
+
+use http::Uri;
+use serde::{Deserialize, Deserializer, de};
+
+/// What the health of a node is made with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HealthSettings {
+    /// Where results are kept over a restart; nowhere if none.
+    pub state_dir: Option<PathBuf>,
+    /// Addresses that VIPs are probed from, one per network of `dr` backends.
+    pub probe_addresses: Vec<ProbeAddress>,
+    /// Where `GET /v1/pick` is served, if anywhere.
+    pub pick: Option<SocketAddr>,
+    /// Picks per second at most.
+    pub pick_rate: u32,
+    /// Whom to tell of changes.
+    pub notify: Vec<Hook>,
+}
+
+/// `[health]` as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct HealthFile {
+    probe_addresses: Vec<ProbeAddress>,
+    pick: Option<SocketAddr>,
+    pick_rate: std::num::NonZeroU32,
+    notify: Vec<HookFile>,
+}
+
+impl Default for HealthFile {
+    fn default() -> Self {
+        Self {
+            probe_addresses: Vec::new(),
+            pick: None,
+            pick_rate: std::num::NonZeroU32::MIN.saturating_add(9_999),
+            notify: Vec::new(),
+        }
+    }
+}
+
+impl HealthFile {
+    /// As it is used.
+    pub(crate) fn settings(self, state_dir: PathBuf) -> HealthSettings {
+        HealthSettings {
+            state_dir: Some(state_dir),
+            probe_addresses: self.probe_addresses,
+            pick: self.pick,
+            pick_rate: self.pick_rate.get(),
+            notify: self.notify.into_iter().map(|file| file.0).collect(),
+        }
+    }
+}
+
+/// Whom to tell: `[[health.notify]]` in `lvx.toml`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// A program and its arguments, run without a shell; the notice is on its standard input, as JSON.
+    Command(Vec<String>),
+    /// `http://HOST:PORT/PATH`; the notice is posted, as JSON.
+    Url(Uri),
+}
+
+impl Hook {
+    /// The program, or the URL.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Command(words) => words.first().cloned().unwrap_or_default(),
+            Self::Url(url) => url.to_string(),
+        }
+    }
+}
+
+/// An address of the balancer for probes alone, with the length of its network's prefix: `10.0.0.250/24`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeAddress {
+    /// The address.
+    pub ip: IpAddr,
+    /// The length of the prefix.
+    pub prefix: u8,
+}
+
+impl ProbeAddress {
+    /// Whether an address is on the same network.
+    pub fn reaches(&self, other: IpAddr) -> bool {
+        match (self.ip, other) {
+            (IpAddr::V4(mine), IpAddr::V4(other)) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
+                u32::from(mine) & mask == u32::from(other) & mask
+            }
+            (IpAddr::V6(mine), IpAddr::V6(other)) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
+                u128::from(mine) & mask == u128::from(other) & mask
+            }
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for ProbeAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.ip, self.prefix)
+    }
+}
+
+impl FromStr for ProbeAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refuse = || {
+            format!(
+                "`{text}` is no probe address: write an unused address of the backends' network, such as 10.0.0.250/24"
+            )
+        };
+        let (ip, prefix) = text.split_once('/').ok_or_else(refuse)?;
+        let ip: IpAddr = ip.parse().map_err(|_| refuse())?;
+        let prefix: u8 = prefix.parse().map_err(|_| refuse())?;
+        let longest = if ip.is_ipv4() { 32 } else { 128 };
+        let usable = !ip.is_unspecified() && !ip.is_multicast() && ip != IpAddr::V4(Ipv4Addr::BROADCAST);
+        if usable && (1..=longest).contains(&prefix) {
+            Ok(Self { ip, prefix })
+        } else {
+            Err(refuse())
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ProbeAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// `[[health.notify]]`: a command or a URL.
+#[derive(Debug)]
+struct HookFile(Hook);
+
+impl<'de> Deserialize<'de> for HookFile {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Form {
+            command: Option<Vec<String>>,
+            url: Option<String>,
+        }
+        let form = Form::deserialize(deserializer)?;
+        let hook = match (form.command, form.url) {
+            (Some(words), None) => match words.first() {
+                Some(program) if program.starts_with('/') => Ok(Hook::Command(words)),
+                _ => Err("a notify command begins with the absolute path of a program".to_owned()),
+            },
+            (None, Some(url)) => match url.parse::<Uri>() {
+                Ok(uri) if uri.scheme_str() == Some("http") && uri.host().is_some() => Ok(Hook::Url(uri)),
+                _ => Err(format!("`{url}` is no URL to notify: write http://HOST:PORT/PATH")),
+            },
+            _ => Err("a notify hook has either a command or a url".to_owned()),
+        };
+        hook.map(HookFile).map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test that fails should fail loudly")]
+
+    use super::*;
+
+    #[test]
+    fn settings_are_read() {
+        let text = "probe_addresses = [\"10.0.0.250/24\", \"2001:db8::250/64\"]\npick = \"127.0.0.1:9107\"\n\
+                    [[notify]]\ncommand = [\"/bin/tell\", \"me\"]\n[[notify]]\nurl = \"http://10.0.0.1:8080/hook\"\n";
+        let settings = toml::from_str::<HealthFile>(text).unwrap().settings("/state".into());
+        assert_eq!(
+            (
+                settings.probe_addresses.len(),
+                settings.notify.len(),
+                settings.pick_rate
+            ),
+            (2, 2, 10_000)
+        );
+        let four = settings.probe_addresses[0];
+        assert!(four.reaches([10, 0, 0, 1].into()) && !four.reaches([10, 0, 1, 1].into()));
+        let six = settings.probe_addresses[1];
+        assert!(six.reaches("2001:db8::9".parse().unwrap()) && !six.reaches("2001:db8:1::9".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        for text in [
+            "probe_addresses = [\"10.0.0.250\"]",
+            "probe_addresses = [\"0.0.0.0/0\"]",
+            "probe_addresses = [\"10.0.0.1/33\"]",
+            "notify = [{ command = [\"tell\"] }]",
+            "notify = [{ url = \"https://a/\" }]",
+            "notify = [{}]",
+            "pick_rate = 0",
+            "picks = 1",
+        ] {
+            assert!(toml::from_str::<HealthFile>(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! The running configuration as a whole: making it equal to a document, and writing it as one.
+
+use axum::{Json, extract::State, http::header::CONTENT_TYPE, response::IntoResponse};
+use lvx_api::{Applied, ApplyQuery, ExportQuery};
+
+use super::Api;
+use crate::error::{ApiError, Params, Text};
+use lvx_model::document::{Document, Format};
+
+pub(super) async fn apply(
+    State(api): State<Api>,
+    Params(query): Params<ApplyQuery>,
+    Text(text): Text,
+) -> Result<Json<Applied>, ApiError> {
+    let document = Document::parse(&text, Format::detect(None, &text), "body")?;
+    let changes = api.controller.apply(document, query.dry_run).await?;
+    Ok(Json(Applied {
+        applied: !query.dry_run,
+        changes,
+    }))
+}
+
+pub(super) async fn export(State(api): State<Api>, Params(query): Params<ExportQuery>) -> impl IntoResponse {
+    let content_type = match query.format {
+        Format::Toml => "application/toml",
+        Format::Json => "application/json",
+    };
+    (
+        [(CONTENT_TYPE, content_type)],
+        api.controller.desired().to_document().render(query.format),
+    )
+}

@@ -1,0 +1,10 @@
+//! What the daemon serves over HTTP: the control API on its Unix socket, metrics, picks.
+
+pub mod api;
+pub mod daemon;
+mod error;
+mod listener;
+pub mod metrics;
+pub mod pick;
+#[cfg(any(test, feature = "test-daemon"))]
+pub mod test_daemon;

@@ -1,0 +1,214 @@
+//! Reports for Prometheus: the text format of <https://prometheus.io/docs/instrumenting/exposition_formats/>.
+
+use std::{fmt::Write as _, future, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Router, extract::State, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
+use tokio::net::TcpListener;
+
+use crate::listener::{self, Limits};
+use lvx_api::{BackendState, BackendStatus, Stats, Status, Traffic};
+use lvx_control::Dataplane;
+
+/// What clients may take: a Prometheus or two, and somebody with curl.
+const LIMITS: Limits = Limits {
+    connections: 64,
+    header_bytes: 8 * 1024,
+    header_time: Duration::from_secs(5),
+    life: Duration::from_secs(60),
+};
+
+/// Why metrics cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot serve metrics at {address}: {source}; give another --metrics address, or none")]
+pub struct MetricsError {
+    /// The address of the settings.
+    pub address: SocketAddr,
+    /// What the kernel said.
+    pub source: io::Error,
+}
+
+/// Listens for those who collect metrics.
+///
+/// # Errors
+/// When the address is not this node's or is taken.
+pub fn listen(address: SocketAddr) -> Result<TcpListener, MetricsError> {
+    listener::bind(address).map_err(|source| MetricsError { address, source })
+}
+
+/// Answers `GET /metrics` for as long as the process lives.
+pub async fn serve(listener: TcpListener, dataplane: Arc<dyn Dataplane>) {
+    let router = Router::new().route("/metrics", get(answer)).with_state(dataplane);
+    listener::serve(listener, router, LIMITS, future::pending()).await;
+}
+
+async fn answer(State(dataplane): State<Arc<dyn Dataplane>>) -> impl IntoResponse {
+    let text = render(&dataplane.status().await, &dataplane.stats().await);
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+}
+
+/// A counter of services and backends: its name, what it counts and where it stands.
+type Counter = (&'static str, &'static str, fn(&Traffic) -> u64);
+
+const COUNTERS: [Counter; 5] = [
+    ("packets_in_total", "Packets from clients.", |traffic| {
+        traffic.packets_in
+    }),
+    ("bytes_in_total", "Bytes from clients.", |traffic| traffic.bytes_in),
+    (
+        "packets_out_total",
+        "Packets to clients that came back through the balancer.",
+        |traffic| traffic.packets_out,
+    ),
+    (
+        "bytes_out_total",
+        "Bytes to clients that came back through the balancer.",
+        |traffic| traffic.bytes_out,
+    ),
+    ("connections_total", "Connections or flows begun.", |traffic| {
+        traffic.connections
+    }),
+];
+
+fn render(status: &Status, stats: &Stats) -> String {
+    let mut page = Page::default();
+    page.family("lvx_info", "gauge", "1, with the daemon's version.");
+    page.sample(&[("version", &status.version)], 1);
+    page.family("lvx_uptime_seconds", "gauge", "Seconds since the daemon started.");
+    page.sample(&[], status.uptime_seconds);
+    page.family(
+        "lvx_interface_up",
+        "gauge",
+        "Whether an attached interface is up and has a carrier.",
+    );
+    for interface in &status.interfaces {
+        page.sample(
+            &[("interface", &interface.name), ("mode", interface.mode.name())],
+            interface.link_up.into(),
+        );
+    }
+    let flows = [("ipv4", status.flows.v4), ("ipv6", status.flows.v6)];
+    page.family("lvx_flow_table_entries", "gauge", "Entries in the flow table.");
+    flows
+        .iter()
+        .for_each(|(family, table)| page.sample(&[("family", family)], table.used));
+    page.family(
+        "lvx_flow_table_capacity",
+        "gauge",
+        "Entries that fit in the flow table.",
+    );
+    flows
+        .iter()
+        .for_each(|(family, table)| page.sample(&[("family", family)], table.capacity));
+    page.family(
+        "lvx_packets_total",
+        "counter",
+        "Packets received, by what became of them.",
+    );
+    for interface in &stats.interfaces {
+        for count in &interface.verdicts {
+            page.sample(
+                &[("interface", &interface.name), ("verdict", &count.verdict)],
+                count.packets,
+            );
+        }
+    }
+    backends_up(&mut page, status);
+    backends_busy(&mut page, status);
+    traffic(&mut page, stats);
+    page.text
+}
+
+fn backends_up(page: &mut Page, status: &Status) {
+    page.family("lvx_backend_up", "gauge", "Whether a backend gets new connections.");
+    for service in &status.services {
+        for backend in &service.backends {
+            let labels = [
+                ("service", &*service.address.to_string()),
+                ("backend", &*backend.address.to_string()),
+            ];
+            page.sample(&labels, (backend.state == BackendState::Up).into());
+        }
+    }
+}
+
+fn backends_busy(page: &mut Page, status: &Status) {
+    type Gauge = (&'static str, &'static str, fn(&BackendStatus) -> Option<u64>);
+    let gauges: [Gauge; 2] = [
+        (
+            "lvx_backend_active_connections",
+            "Established TCP connections and UDP flows.",
+            |backend| backend.active_connections,
+        ),
+        (
+            "lvx_backend_inactive_connections",
+            "Connections that are half open, closing or closed, and not yet forgotten.",
+            |backend| backend.inactive_connections,
+        ),
+    ];
+    for (name, help, value) in gauges {
+        page.family(name, "gauge", help);
+        for service in &status.services {
+            for backend in &service.backends {
+                let labels = [
+                    ("service", &*service.address.to_string()),
+                    ("backend", &*backend.address.to_string()),
+                ];
+                if let Some(connections) = value(backend) {
+                    page.sample(&labels, connections);
+                }
+            }
+        }
+    }
+}
+
+fn traffic(page: &mut Page, stats: &Stats) {
+    let gauge: Counter = ("active_flows", "Entries in the flow table now.", |traffic| {
+        traffic.active_flows
+    });
+    for (name, help, value) in COUNTERS.into_iter().chain([gauge]) {
+        let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
+        page.family(&format!("lvx_service_{name}"), kind, help);
+        for service in &stats.services {
+            page.sample(&[("service", &service.address.to_string())], value(&service.traffic));
+        }
+        page.family(&format!("lvx_backend_{name}"), kind, help);
+        for service in &stats.services {
+            for backend in &service.backends {
+                let labels = [
+                    ("service", &*service.address.to_string()),
+                    ("backend", &*backend.address.to_string()),
+                ];
+                page.sample(&labels, value(&backend.traffic));
+            }
+        }
+    }
+}
+
+/// The text so far and the family that samples belong to.
+#[derive(Debug, Default)]
+struct Page {
+    text: String,
+    family: String,
+}
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a string does not fail.
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        self.family = name.to_owned();
+    }
+
+    fn sample(&mut self, labels: &[(&str, &str)], value: u64) {
+        let escaped = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let labels: Vec<_> = labels
+            .iter()
+            .map(|(name, text)| format!("{name}=\"{}\"", escaped(text)))
+            .collect();
+        let labels = if labels.is_empty() {
+            String::new()
+        } else {
+            format!("{{{}}}", labels.join(","))
+        };
+        let _ = writeln!(self.text, "{}{labels} {value}", self.family);
+    }
+}
