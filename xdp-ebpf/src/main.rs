@@ -1,5 +1,5 @@
 //! LVX's XDP programs: a thin shell around [`xdp_common::path`], which runs in them over the kernel's maps ([`maps`]) and
-//! helpers ([`kernel`]).
+//! helpers ([`platform`]).
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch, core_intrinsics)]
@@ -11,6 +11,7 @@ mod clock;
 mod kernel;
 mod log;
 mod maps;
+mod platform;
 mod verifier;
 mod walked;
 

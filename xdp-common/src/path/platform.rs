@@ -1,7 +1,7 @@
 //! Platform: what the packet path needs of what it runs on. In the kernel that is the maps and helpers of BPF
-//! (`xdp-ebpf/src/kernel.rs`), on the host plain memory ([`crate::host`]).
+//! (`xdp-ebpf/src/platform.rs`), on the host plain memory ([`crate::host`]).
 
-use super::{Frame, compare, scheduler};
+use super::Frame;
 pub use crate::maps::Arrays;
 use crate::{
     layout::{Chunk, FragmentRoute, FragmentV4, FragmentV6, TailCall},
@@ -132,21 +132,12 @@ pub trait Platform: Arrays + Atomics {
     /// Calls `step` with 0, 1, ... below `times` until it returns something else than 0.
     fn repeat<T>(self, times: u32, step: extern "C" fn(u64, *mut T) -> u64, state: &mut T);
 
-    /// [`scheduler::choose_member`], in a function that the verifier walks by itself.
-    #[inline(always)]
-    fn choose_member(self, service: u64, client: u64, high: u64, low: u64) -> u64 {
-        scheduler::choose_member(self, service, client, high, low)
-    }
+    /// The scheduler's `choose_member`, in a function that the verifier walks by itself.
+    fn choose_member(self, service: u64, client: u64, high: u64, low: u64) -> u64;
 
-    /// [`scheduler::compare_members`], likewise.
-    #[inline(always)]
-    fn compare_members(self, service: u64, answer: u64) -> u64 {
-        scheduler::compare_members(self, service, answer)
-    }
+    /// The scheduler's `compare_members`, likewise.
+    fn compare_members(self, service: u64, answer: u64) -> u64;
 
-    /// [`compare::member_at`], likewise.
-    #[inline(always)]
-    fn member_at(self, first: u64, chunks: u64, bank: u64, high: u64, low: u64) -> u64 {
-        compare::member_at(self, first, chunks, bank, high, low)
-    }
+    /// The comparison's `member_at`, likewise.
+    fn member_at(self, first: u64, chunks: u64, bank: u64, high: u64, low: u64) -> u64;
 }

@@ -7,7 +7,7 @@ use aya::{
     Ebpf, TestRun as _, TestRunOptions,
     maps::{MapData, PerCpuArray, ProgramArray},
 };
-use lvx_dataplane::{Node, Sizes, Tables, flows::Census};
+use lvx_dataplane::{Node, Sizes, Tables, census::Census};
 use lvx_model::{Desired, health::HealthView};
 use lvx_netlink::{LinkTable, NextHops};
 use xdp_common::{

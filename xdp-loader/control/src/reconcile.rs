@@ -2,10 +2,8 @@
 //! one function and one writer.
 
 use std::{
-    collections::BTreeSet,
-    net::IpAddr,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock, PoisonError, RwLock},
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -19,8 +17,12 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use self::known::Known;
-use crate::{Dataplane, DataplaneError};
+use self::snapshot::Published;
+use crate::{
+    Dataplane, DataplaneError,
+    announce::Announcer,
+    offer::{Withdraw, offered},
+};
 use lvx_api::{Conn, ConnCount, ConnFilter, Stats, Status, health::HealthReport};
 use lvx_dataplane::{
     Error, Maps, Node, Sizes, Tables,
@@ -36,8 +38,8 @@ use lvx_model::{
 use lvx_netlink::{Link, LinkError, Links, NetlinkError, NextHopTracker, VipError, Vips};
 
 mod conns;
-mod known;
 mod report;
+mod snapshot;
 
 /// How often flows are counted and those that are over forgotten.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -81,11 +83,10 @@ struct Shared {
     links: Links,
     tracker: NextHopTracker,
     health: Health,
-    vips: Vips,
-    vip_interface: Option<String>,
+    announcer: Announcer,
     pins: PathBuf,
     attachments: OnceLock<Vec<Attachment>>,
-    known: RwLock<Known>,
+    published: Published,
     started: Instant,
 }
 
@@ -119,24 +120,24 @@ impl Reconciler {
         // The ways to backends are looked up while the programs load.
         let tracker = NextHopTracker::start().await?;
         tracker.set_targets(desired.backend_addresses());
-        let vips = Vips::start().await?;
+        let announcer = Announcer::start(settings.vip_interface.clone()).await?;
         let mut tables = open(object, settings, &interfaces).await?;
         let mut tasks = JoinSet::new();
         match EbpfLogger::init(tables.ebpf()) {
             Ok(logger) => drop(tasks.spawn(log_packets(logger))),
             Err(error) => warn!(%error, "what the packet path logs will not be seen"),
         }
+        let published = Published::new(tables.snapshot());
         let shared = Arc::new(Shared {
             maps: Arc::clone(tables.maps()),
             tables: Arc::new(Mutex::new(tables)),
             links,
             health: Health::start(settings.health.clone(), tracker.subscribe())?,
             tracker,
-            vips,
-            vip_interface: settings.vip_interface.clone(),
+            announcer,
             pins: settings.pin_dir.clone(),
             attachments: OnceLock::new(),
-            known: RwLock::default(),
+            published,
             started: Instant::now(),
         });
         // The configuration is whole before a packet comes to it.
@@ -191,12 +192,12 @@ async fn log_packets(logger: EbpfLogger<&'static dyn log::Log>) {
 ///
 /// If something is there and cannot be removed.
 pub async fn detach(settings: &Settings) -> Result<(), StartError> {
-    Ok(take_down(&Vips::start().await?, &settings.pin_dir).await?)
+    Ok(take_down(Vips::start().await?.remove_all(), &settings.pin_dir).await?)
 }
 
 /// Takes the program off all interfaces, and removes pins and VIPs. What can be removed is, whatever cannot.
-async fn take_down(vips: &Vips, pins: &Path) -> Result<(), Error> {
-    let addresses = vips.remove_all().await.map_err(|error| Error::Vips(error.to_string()));
+async fn take_down(vips: impl Future<Output = Result<(), VipError>>, pins: &Path) -> Result<(), Error> {
+    let addresses = vips.await.map_err(|error| Error::Vips(error.to_string()));
     let pins = pins.to_owned();
     let interfaces = spawn_blocking(move || -> Result<_, Error> {
         let interfaces = attach::detach(&pins)?;
@@ -223,16 +224,6 @@ fn remove_directory(pins: &Path) -> Result<(), Error> {
 }
 
 impl Shared {
-    /// What was last made so.
-    fn known(&self) -> Known {
-        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Notes something that was made so.
-    fn note(&self, change: impl FnOnce(&mut Known)) {
-        change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner));
-    }
-
     /// What the program is attached to.
     fn attachments(&self) -> &[Attachment] {
         self.attachments.get().map_or(&[], Vec::as_slice)
@@ -262,7 +253,12 @@ impl Shared {
     async fn desire(&self, desired: &Arc<Desired>) -> Result<(), DataplaneError> {
         let targets = desired.backend_addresses();
         // Those that go are followed until they are gone: packets are not to notice one before the other.
-        let before = self.known().desired.map(|before| before.backend_addresses());
+        let before = self
+            .published
+            .get()
+            .desired
+            .as_ref()
+            .map(|before| before.backend_addresses());
         self.tracker.set_targets(&targets | &before.unwrap_or_default());
         let watched = self.health.set_targets(Arc::clone(desired));
         tokio::join!(self.tracker.ready(), watched);
@@ -283,8 +279,8 @@ impl Shared {
     async fn make_healthy(&self) -> Result<(), DataplaneError> {
         let tables = Arc::clone(&self.tables).lock_owned().await;
         let view = Arc::clone(&self.health.subscribe().borrow());
-        if self.known().is_served_by(&view) {
-            self.note(|known| known.health = view);
+        if self.published.get().is_served_by(&view) {
+            self.published.set(|snapshot| snapshot.health = view);
             return Ok(());
         }
         self.make_in(tables, None).await
@@ -295,8 +291,8 @@ impl Shared {
     async fn make_reachable(&self) -> Result<(), DataplaneError> {
         let tables = Arc::clone(&self.tables).lock_owned().await;
         let hops = Arc::clone(&self.tracker.subscribe().borrow());
-        if self.known().is_reached_by(&hops) {
-            self.note(|known| known.hops = hops);
+        if self.published.get().is_reached_by(&hops) {
+            self.published.set(|snapshot| snapshot.hops = hops);
             return Ok(());
         }
         self.make_in(tables, None).await
@@ -307,14 +303,14 @@ impl Shared {
         mut tables: OwnedMutexGuard<Tables>,
         desired: Option<Arc<Desired>>,
     ) -> Result<(), DataplaneError> {
-        let Some(desired) = desired.or_else(|| self.known().desired) else {
+        let Some(desired) = desired.or_else(|| self.published.get().desired.clone()) else {
             return Ok(());
         };
         let hops = Arc::clone(&self.tracker.subscribe().borrow());
         let links = self.links.table();
         let health = Arc::clone(&self.health.subscribe().borrow());
         let (wanted, seen, healthy) = (Arc::clone(&desired), Arc::clone(&hops), Arc::clone(&health));
-        // The tables come back with the answer: nobody else has them before what was made is noted.
+        // The tables come back with the answer: nobody else has them before what was applied is published.
         let (mut tables, made) = spawn_blocking(move || {
             let made = tables.apply(&wanted, &seen, &healthy, &links);
             (tables, made)
@@ -322,34 +318,22 @@ impl Shared {
         .await
         .map_err(|error| DataplaneError::Kernel(error.to_string()))?;
         made?;
-        self.note(|known| {
-            known.desired = Some(desired);
-            known.hops = hops;
-            known.health = health;
+        let read = tables.snapshot();
+        self.published.set(|snapshot| {
+            snapshot.desired = Some(desired);
+            snapshot.hops = hops;
+            snapshot.health = health;
+            snapshot.tables = read;
         });
         // Waiting for packets under way takes the kernel some milliseconds: the next change need not.
         spawn_blocking(move || tables.settle());
         Ok(())
     }
 
-    /// Puts the VIPs of what is desired on their interface.
-    async fn place_vips(&self, desired: &Desired) -> Result<(), DataplaneError> {
-        let kernel = |error: &dyn std::error::Error| DataplaneError::Kernel(error.to_string());
-        let Some(name) = &self.vip_interface else {
-            return self.vips.remove_all().await.map_err(|error| kernel(&error));
-        };
-        let index = self.links.find(name).map_err(|error| kernel(&error))?.index;
-        let want: BTreeSet<IpAddr> = desired.services().keys().map(|service| service.ip).collect();
-        let states = self.vips.ensure(want, index).await.map_err(|error| kernel(&error))?;
-        let states = states
-            .into_iter()
-            .map(|(address, state)| Ok((address, state.map_err(|error| kernel(&error))?)))
-            .collect::<Result<_, DataplaneError>>()?;
-        self.note(|known| {
-            known.vips = states;
-            known.vip_index = Some(index);
-        });
-        Ok(())
+    /// Has the VIPs announced that this node offers.
+    async fn offer(&self, desired: &Desired) -> Result<(), DataplaneError> {
+        let offered = offered(desired, &Withdraw::Never, self.announcer.role());
+        self.announcer.announce(offered, &self.links.table()).await
     }
 
     /// Follows health and the network: next hops and interfaces.
@@ -382,15 +366,13 @@ impl Shared {
             if let Err(error) = self.make(None).await {
                 error!(%error, "the maps could not follow the network");
             }
-            let known = self.known();
-            let Some(desired) = known.desired else { continue };
-            let index = self
-                .vip_interface
-                .as_ref()
-                .and_then(|name| self.links.find(name).ok())
-                .map(|link| link.index);
-            let moved = index.is_some() && known.vip_index.is_some() && index != known.vip_index;
-            if moved && let Err(error) = self.place_vips(&desired).await {
+            if !self.announcer.has_moved(&self.links.table()) {
+                continue;
+            }
+            let Some(desired) = self.published.get().desired.clone() else {
+                continue;
+            };
+            if let Err(error) = self.offer(&desired).await {
                 warn!(%error, "the VIPs could not follow their interface");
             }
         }
@@ -418,8 +400,13 @@ impl Shared {
             (tables.gone(), tables.clock(), tables.rules())
         };
         let census = flows::sweep(&self.maps, clock.now(), &rules, &gone)?;
-        self.tables.blocking_lock().swept(gone, &census)?;
-        self.note(|known| known.census = Arc::new(census));
+        let mut tables = self.tables.blocking_lock();
+        tables.swept(gone, &census)?;
+        let read = tables.snapshot();
+        self.published.set(|snapshot| {
+            snapshot.census = Arc::new(census);
+            snapshot.tables = read;
+        });
         Ok(())
     }
 }
@@ -437,12 +424,12 @@ impl Dataplane for Reconciler {
     fn reconcile(&self, desired: Arc<Desired>) -> BoxFuture<'_, Result<(), DataplaneError>> {
         Box::pin(async move {
             self.shared.desire(&desired).await?;
-            self.shared.place_vips(&desired).await
+            self.shared.offer(&desired).await
         })
     }
 
     fn detach(&self) -> BoxFuture<'_, Result<(), DataplaneError>> {
-        Box::pin(async { Ok(take_down(&self.shared.vips, &self.shared.pins).await?) })
+        Box::pin(async { Ok(take_down(self.shared.announcer.withdraw_all(), &self.shared.pins).await?) })
     }
 
     fn status(&self) -> BoxFuture<'_, Status> {
@@ -458,7 +445,7 @@ impl Dataplane for Reconciler {
     }
 
     fn stats(&self) -> BoxFuture<'_, Stats> {
-        Box::pin(report::stats(&self.shared))
+        Box::pin(async { report::stats(&self.shared) })
     }
 
     fn conns(&self, filter: ConnFilter) -> mpsc::Receiver<Conn> {

@@ -10,20 +10,19 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::ProgramArray,
     programs::{
-        Program, ProgramError, ProgramFd, Xdp, XdpMode,
+        ProgramError, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
         xdp::XdpLink,
     },
 };
 use tracing::{info, warn};
-use xdp_common::layout::TailCall;
 
-use super::{
+use crate::{
     Error,
-    error::chain,
-    maps::{permission, remove},
+    error::{chain, permission},
+    pins::{LINK, remove},
+    program::program,
 };
 use lvx_model::settings::{AttachMode, XdpMode as Choice};
 use lvx_netlink::Link;
@@ -40,9 +39,6 @@ pub struct Attachment {
     /// Why the mode is not the better one.
     pub note: Option<String>,
 }
-
-/// What the name of a link's pin begins with.
-pub(super) const LINK: &str = "link_";
 
 /// Where the link to an interface is pinned, and how it is attached. A name may have a dot, which BPF's file system does
 /// not take, so the index is used.
@@ -74,74 +70,6 @@ fn pinned(pins: &Path) -> Result<Vec<(u32, AttachMode, PathBuf)>, Error> {
             Some((ifindex.parse().ok()?, mode, entry.path()))
         })
         .collect())
-}
-
-/// The program in an object.
-pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, Error> {
-    let program = ebpf.program_mut(name).ok_or(Error::NoMap(name))?;
-    Ok(program.try_into()?)
-}
-
-/// Loads the programs into the kernel, and enters those into the tail calls that others go on in.
-///
-/// # Errors
-///
-/// The verifier's word, or want of privileges.
-pub fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
-    // The verifier takes a good part of a second for all of them, and walks several at once.
-    thread::scope(|scope| {
-        let loads: Vec<_> = ebpf
-            .programs_mut()
-            .map(|(_, program)| scope.spawn(|| load_one(program)))
-            .collect();
-        loads
-            .into_iter()
-            .try_for_each(|load| load.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    })?;
-    let own = TailCall::OWN.map(|(place, name)| (place as u32, name));
-    let programs = own
-        .into_iter()
-        .chain(TailCall::KEPT)
-        .map(|(place, name)| Ok((place, descriptor(ebpf, name)?)))
-        .collect::<Result<Vec<_>, Error>>()?;
-    let places = ebpf.map_mut("TAIL_CALLS").ok_or(Error::NoMap("TAIL_CALLS"))?;
-    let mut places = ProgramArray::try_from(places)?;
-    for (place, program) in &programs {
-        places.set(*place, program, 0)?;
-    }
-    Ok(())
-}
-
-/// A descriptor of a program that is loaded.
-pub(super) fn descriptor(ebpf: &mut Ebpf, name: &'static str) -> Result<ProgramFd, Error> {
-    let program = program(ebpf, name)?.fd()?;
-    program.try_clone().map_err(|error| Error::Load(error.to_string()))
-}
-
-/// Loads a program into the kernel.
-fn load_one(program: &mut Program) -> Result<(), Error> {
-    let program: &mut Xdp = program.try_into()?;
-    program.load().map_err(|error| match &error {
-        ProgramError::LoadError { io_error, verifier_log } => match objection(&verifier_log.to_string()) {
-            // The verifier refuses with "permission denied" too, but then it says why.
-            Some(why) => Error::Load(format!("{io_error}: {why}")),
-            None if permission(&error) => Error::NotPermitted("load BPF programs"),
-            None => Error::Load(chain(&error)),
-        },
-        _ => Error::Load(chain(&error)),
-    })
-}
-
-/// What the verifier objects to: the last line of its log but for the statistics.
-fn objection(log: &str) -> Option<&str> {
-    let statistics = |line: &&str| {
-        ["processed ", "verification time ", "stack depth "]
-            .iter()
-            .any(|it| line.starts_with(it))
-    };
-    log.lines()
-        .map(str::trim)
-        .rfind(|line| !line.is_empty() && !statistics(line))
 }
 
 /// Attaches the loaded program to these interfaces: where an earlier daemon's link is pinned, the program is replaced in it,
@@ -378,19 +306,5 @@ fn name(choice: Choice) -> &'static str {
         Choice::Auto => "auto",
         Choice::Native => "native",
         Choice::Generic => "generic",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_verifier_objects_in_the_last_line_before_its_statistics() {
-        let log = "0: (79) r1 = *(u64 *)(r1 +0)\nR2 invalid mem access 'scalar'\nverification time 17 usec\n\
-                   stack depth 0\nprocessed 9 insns (limit 1000000) max_states_per_insn 0\n";
-        assert_eq!(objection(log), Some("R2 invalid mem access 'scalar'"));
-        assert_eq!(objection(""), None);
-        assert_eq!(objection("processed 0 insns (limit 1000000)\n"), None);
     }
 }

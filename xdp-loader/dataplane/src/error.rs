@@ -101,3 +101,17 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     }
     text.lines().next().unwrap_or_default().to_owned()
 }
+
+/// Whether an error comes from the kernel's refusal for want of privileges.
+pub(crate) fn permission(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>()
+            && error.kind() == io::ErrorKind::PermissionDenied
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}

@@ -4,55 +4,21 @@
 //! replacing its word, if that still is the same, with 0.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     net::IpAddr,
     ops::ControlFlow,
     sync::atomic::{AtomicU64, Ordering},
 };
 
 use xdp_common::{
-    layout::{self, BucketClients, BucketFlow, Client, ClientKeys, Seen},
+    layout::{self, BucketClients, BucketFlow, Client, ClientKeys},
     tcp_state::State,
 };
 
-use super::{Clock, Error, Maps, loads::Loads, memory::Memory, rules::Rules, words};
+use crate::{Clock, Error, Maps, census::Census, flow::Flow, loads::Loads, memory::Memory, rules::Rules, words};
 
 /// Buckets of a flow table that are mapped at a time: 4 MiB of flows. Windows begin where pages do.
 const WINDOW: usize = (4 << 20) / size_of::<BucketFlow>();
-
-/// A flow that was found in a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flow {
-    /// The client's address.
-    pub client: IpAddr,
-    /// The client's port; of a template, the number of what shares the persistence.
-    pub port: u16,
-    /// The backend's number.
-    pub backend: u32,
-    /// The state.
-    pub state: State,
-    /// When it was last seen.
-    pub seen: Seen,
-}
-
-impl Flow {
-    /// Whether it is no connection, but where a client persists.
-    #[must_use]
-    pub fn is_template(&self) -> bool {
-        self.state == State::Template
-    }
-}
-
-/// What a sweep has counted for a backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Load {
-    /// Established connections, and UDP flows.
-    pub active: u64,
-    /// All others that are not forgotten yet.
-    pub inactive: u64,
-    /// Those of them that are half open, which schedulers take for active.
-    pub half_open: u64,
-}
 
 /// Numbers that were taken from their owners: flows that know them are forgotten.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,17 +36,6 @@ impl Gone {
     fn are(&self, flow: &Flow) -> bool {
         self.backends.contains(&flow.backend) || flow.is_template() && self.groups.contains(&u32::from(flow.port))
     }
-}
-
-/// What a sweep has counted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Census {
-    /// By backend.
-    pub backends: BTreeMap<u32, Load>,
-    /// IPv4 flows.
-    pub v4: u64,
-    /// IPv6 flows.
-    pub v6: u64,
 }
 
 /// The flow table of a family, as far as it is mapped.

@@ -13,7 +13,7 @@ use std::{
 use aya::maps::MapData;
 use xdp_common::layout::Control;
 
-use super::{Error, maps::remove, memory::Memory};
+use crate::{Error, memory::Memory, pins::remove};
 
 /// What the name of a generation's directory begins with.
 const PREFIX: &str = "generation_";

@@ -2,7 +2,7 @@
 //!
 //! Pure: no map is touched here. [`super::Tables`] writes the image into the bank that is not in use.
 
-use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use xdp_common::{
     hash,
@@ -11,26 +11,19 @@ use xdp_common::{
     wire::Be16,
 };
 
-use super::{Error, Numbers, endpoints, ring::Member, rules::TimeoutSets, schedules::Schedule, tables::Node, words};
+use super::{
+    Error, endpoints,
+    ids::{Group, Ids},
+    ring::Member,
+    schedules::Schedule,
+    timeouts::TimeoutSets,
+    words,
+};
 use lvx_model::{
-    Backend, Desired, Family, Forward, HashBy, OnLoss, Overload, Protocol, Scheduler, Service, ServiceAddress,
-    health::HealthView, settings::UnknownFragments,
+    Backend, Desired, Forward, HashBy, OnLoss, Overload, Scheduler, Service, ServiceAddress, health::HealthView,
+    settings::UnknownFragments,
 };
 use lvx_netlink::{LinkTable, NextHop, NextHops};
-
-/// What a backend is told apart by: its service, its address and port.
-pub type BackendKey = (ServiceAddress, IpAddr, u16);
-
-/// The numbers that services and backends have in the maps.
-#[derive(Debug)]
-pub struct Names {
-    /// Of services.
-    pub services: Numbers<ServiceAddress>,
-    /// Of backends.
-    pub backends: Numbers<BackendKey>,
-    /// Of what shares persistence.
-    pub groups: Numbers<Group>,
-}
 
 /// What the configuration maps must say.
 pub struct Image {
@@ -52,6 +45,15 @@ pub struct Image {
     pub timeouts: TimeoutSets,
 }
 
+/// What the node's settings say of connections.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Node {
+    /// How long idle flows are kept where their service does not say.
+    pub timeouts: lvx_model::Timeouts,
+    /// What becomes of fragments whose first fragment was not seen.
+    pub unknown_fragments: UnknownFragments,
+}
+
 /// What an image is worked out from.
 #[derive(Clone, Copy)]
 pub struct World<'a> {
@@ -65,49 +67,14 @@ pub struct World<'a> {
     pub links: &'a LinkTable,
 }
 
-/// What shares persistence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Group {
-    /// A service by itself.
-    Service(ServiceAddress),
-    /// All services of a family with this mark.
-    Mark(u32, Family),
-}
-
-impl Group {
-    /// The group of a service with this mark.
-    #[must_use]
-    pub fn of(service: ServiceAddress, mark: Option<u32>) -> Self {
-        match mark {
-            Some(mark) => Self::Mark(mark, service.family()),
-            None => Self::Service(service),
-        }
-    }
-}
-
-/// IP's number of a protocol.
-#[must_use]
-pub fn protocol_number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => xdp_common::wire::protocol::TCP,
-        Protocol::Udp => xdp_common::wire::protocol::UDP,
-    }
-}
-
-/// The key of a backend.
-#[must_use]
-pub fn backend_key(service: &Service, backend: &Backend) -> BackendKey {
-    (service.address, backend.address, backend.port(service))
-}
-
 /// Works out the image. `slot_of` gives the slot of an interface that packets go out of.
 ///
 /// # Errors
 ///
-/// [`Error::Full`] if something has no room; `names` may then have given out numbers that nobody uses yet.
+/// [`Error::Full`] if something has no room; `ids` may then have given out numbers that nobody uses yet.
 pub fn compile(
     world: &World<'_>,
-    names: &mut Names,
+    ids: &mut Ids,
     node: &Node,
     timeouts: TimeoutSets,
     mut slot_of: impl FnMut(u32) -> Result<u32, Error>,
@@ -128,21 +95,21 @@ pub fn compile(
         endpoints: endpoints::List::default(),
         new_backends: Vec::new(),
     };
-    let limit = names.services.limit();
+    let limit = ids.services.limit();
     let services_full = || Error::Full {
         what: "services",
         limit,
         setting: "max_services",
     };
-    if desired.services().len() > names.services.limit() as usize {
+    if desired.services().len() > ids.services.limit() as usize {
         return Err(services_full());
     }
     for service in desired.services().values() {
-        let Some(given) = names.services.give(&service.address) else {
+        let Some(given) = ids.services.give(&service.address) else {
             return Err(services_full());
         };
         let address = service.address;
-        let protocol = protocol_number(address.protocol);
+        let protocol = words::protocol(address.protocol);
         let target = Target(given.number);
         image.endpoints.add(address.ip, address.port, protocol, target);
         if node.unknown_fragments != UnknownFragments::Pass {
@@ -150,7 +117,7 @@ pub fn compile(
             image.endpoints.add_any_port(address.ip, protocol, target);
         }
         let group = Group::of(address, service.mark);
-        let group = names.groups.give(&group).ok_or(services_full())?.number;
+        let group = ids.groups.give(&group).ok_or(services_full())?.number;
         let timeouts = image.timeouts.number(service.timeouts, service.persistence)?;
         let measure = measure(service.scheduler);
         let counts = measure.counts() || service.backends.iter().any(|backend| backend.upper > 0);
@@ -158,8 +125,8 @@ pub fn compile(
 
         let mut members = Vec::with_capacity(service.backends.len());
         for (backend, healthy_weight) in service.backends.iter().zip(health.weights(service)) {
-            let limit = names.backends.limit();
-            let Some(name) = names.backends.give(&backend_key(service, backend)) else {
+            let limit = ids.backends.limit();
+            let Some(name) = ids.backends.give(&backend.key(service)) else {
                 return Err(Error::Full {
                     what: "backends",
                     limit,
@@ -260,7 +227,7 @@ fn identity(service: &Service, backend: &Backend) -> [u64; 2] {
 /// The seed of a service's client hash, from its address.
 fn seed(address: ServiceAddress) -> u64 {
     let [high, low] = words::wide(address.ip);
-    let port = u32::from(address.port) << 8 | u32::from(protocol_number(address.protocol));
+    let port = u32::from(address.port) << 8 | u32::from(words::protocol(address.protocol));
     hash::mix(hash::fold_v6([high, low], port, 0))
 }
 
@@ -351,7 +318,7 @@ fn entry(service: &Service, backend: &Backend, number: u32, flags: u16, out: Opt
             Forward::Dr => Method::DR,
             Forward::Nat => Method::NAT,
         },
-        protocol: protocol_number(service.address.protocol),
+        protocol: words::protocol(service.address.protocol),
         interface: out.map_or(0, |out| out.interface as u16),
         address_delta: words::address_delta(vip, backend.address),
         endpoint_delta: words::endpoint_delta((vip, vport), (backend.address, port)),

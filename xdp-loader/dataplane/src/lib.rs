@@ -5,21 +5,27 @@
 
 pub mod attach;
 pub mod blocks;
+pub mod census;
 pub mod clock;
 mod copy;
 pub mod counters;
 pub mod endpoints;
 pub mod error;
+pub mod flow;
 pub mod flows;
 pub mod generation;
+pub mod id_allocator;
+pub mod ids;
 pub mod image;
 pub mod interfaces;
 mod loads;
 pub mod maglev;
 pub mod maps;
 pub mod memory;
-pub mod numbers;
+pub mod open;
+mod pins;
 pub mod predecessor;
+mod program;
 mod recovery;
 mod repair;
 pub mod ring;
@@ -27,13 +33,8 @@ pub mod rules;
 pub mod schedules;
 pub mod succession;
 pub mod tables;
+pub mod timeouts;
 pub mod words;
 
-pub use self::{
-    clock::Clock,
-    error::Error,
-    maps::Maps,
-    numbers::Numbers,
-    tables::{Node, Tables},
-};
+pub use self::{clock::Clock, error::Error, id_allocator::IdAllocator, image::Node, maps::Maps, tables::Tables};
 pub use xdp_common::layout::Sizes;

@@ -14,12 +14,7 @@ use xdp_common::{
     tcp_state::State,
 };
 
-use super::{
-    Error, Maps,
-    flows::{Census, Flow},
-    memory::Memory,
-    rules::Rules,
-};
+use super::{Error, Maps, census::Census, flow::Flow, memory::Memory, rules::Rules};
 
 /// The word of [`Connections`] that counts them.
 const CONNECTIONS: usize = 0;

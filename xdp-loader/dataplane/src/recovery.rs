@@ -8,17 +8,17 @@ use xdp_common::{
 };
 
 use super::{
-    Error, Numbers,
-    image::{self, BackendKey, Group, Names},
+    Error, IdAllocator,
+    ids::{Group, Ids},
     predecessor::Predecessor,
     words,
 };
-use lvx_model::{Protocol, ServiceAddress};
+use lvx_model::{BackendKey, Protocol, ServiceAddress};
 
 /// What goes on of a predecessor's services and backends.
 pub(super) struct Inheritance {
     /// Their numbers.
-    pub(super) names: Names,
+    pub(super) ids: Ids,
     /// The entries of backends, as far as their flows need them, by number.
     pub(super) backends: BTreeMap<u32, Backend>,
     /// The keys that the predecessor's backends have, by the numbers that they have there.
@@ -32,10 +32,10 @@ impl Inheritance {
     pub(super) fn none(sizes: Sizes) -> Self {
         let (services, backends) = (sizes.services + 1, sizes.backends + 1);
         Self {
-            names: Names {
-                services: Numbers::new(services),
-                backends: Numbers::new(backends),
-                groups: Numbers::new(services),
+            ids: Ids {
+                services: IdAllocator::new(services),
+                backends: IdAllocator::new(backends),
+                groups: IdAllocator::new(services),
             },
             backends: BTreeMap::new(),
             keys: BTreeMap::new(),
@@ -76,18 +76,18 @@ impl Inheritance {
         services.retain(|_, number| *number <= sizes.services);
         groups.retain(|_, number| *number <= sizes.services);
         let highest = u32::try_from(predecessor.facts().highest).unwrap_or(u32::MAX);
-        let mut names = Names {
-            services: Numbers::recovered(sizes.services + 1, services, 0),
-            backends: Numbers::recovered(sizes.backends + 1, backends, highest),
-            groups: Numbers::recovered(sizes.services + 1, groups, 0),
+        let mut ids = Ids {
+            services: IdAllocator::recovered(sizes.services + 1, services, 0),
+            backends: IdAllocator::recovered(sizes.backends + 1, backends, highest),
+            groups: IdAllocator::recovered(sizes.services + 1, groups, 0),
         };
         if are_copied {
-            names.services.release_all();
-            names.backends.release_all();
-            names.groups.release_all();
+            ids.services.release_all();
+            ids.backends.release_all();
+            ids.groups.release_all();
         }
         Ok(Self {
-            names,
+            ids,
             backends: entries,
             keys,
             groups: group_keys,
@@ -140,5 +140,5 @@ fn entry(record: &BackendRecord) -> Backend {
 fn protocol(number: u8) -> Option<Protocol> {
     [Protocol::Tcp, Protocol::Udp]
         .into_iter()
-        .find(|protocol| image::protocol_number(*protocol) == number)
+        .find(|protocol| words::protocol(*protocol) == number)
 }

@@ -1,7 +1,7 @@
 //! Succession: from the dataplane in force to this daemon's, with no packet dropped and no flow lost, whatever changed in the
 //! layouts. In order:
 //!
-//! 1. [`Succession::prepare`] finds the generation in force and asks it what it is; [`super::Maps::open`] loads the new one
+//! 1. [`Succession::prepare`] finds the generation in force and asks it what it is; [`crate::open::open`] loads the new one
 //!    with maps of its own, and with the old one's where nothing has changed in them.
 //! 2. [`Succession::introduce`] tells each of the programs that packets go on in the other.
 //! 3. The configuration is written, all of it.
@@ -30,15 +30,17 @@ use aya::{
 use tracing::{info, warn};
 use xdp_common::{layout::TailCall, succession::successor};
 
+use lvx_model::BackendKey;
+
 use super::{
-    Clock, Error, Maps, attach,
+    Clock, Error, Maps,
     copy::{Copied, Copy, Numbering},
     counters,
     generation::Generation,
-    image::{BackendKey, Group, Names},
-    maps::{prepare, remove_ungrouped},
+    ids::{Group, Ids},
+    pins::{prepare, remove_ungrouped},
     predecessor::Predecessor,
-    recovery,
+    program, recovery,
     rules::Rules,
 };
 
@@ -141,8 +143,8 @@ impl Succession {
             let mut places = ProgramArray::try_from(&mut tail_calls)?;
             places.set(TailCall::Predecessor as u32, lvx, 0)?;
             places.set(TailCall::Find as u32, find, 0)?;
-            let v4 = attach::descriptor(ebpf, "lvx_adopt_v4")?;
-            let v6 = attach::descriptor(ebpf, "lvx_adopt_v6")?;
+            let v4 = program::descriptor(ebpf, "lvx_adopt_v4")?;
+            let v6 = program::descriptor(ebpf, "lvx_adopt_v6")?;
             predecessor.set_successor(&[(successor::V4, &v4), (successor::V6, &v6)])?;
         }
         self.tail_calls = Some(tail_calls);
@@ -163,10 +165,10 @@ impl Succession {
     /// # Errors
     ///
     /// If the kernel does not map a table, or the predecessor does not answer.
-    pub fn copy(&self, maps: &Maps, rules: &Rules, names: &Names, clock: Clock) -> Result<(), Error> {
+    pub fn copy(&self, maps: &Maps, rules: &Rules, ids: &Ids, clock: Clock) -> Result<(), Error> {
         match &self.predecessor {
             Some(predecessor) => {
-                let numbering = numbering(&self.keys, &self.groups, names);
+                let numbering = numbering(&self.keys, &self.groups, ids);
                 Self::copy_from(predecessor, &numbering, maps, rules, clock)
             }
             None => Ok(()),
@@ -179,12 +181,12 @@ impl Succession {
     /// # Errors
     ///
     /// As [`Self::copy`].
-    pub fn copy_from_elder(&self, maps: &Maps, rules: &Rules, names: &Names, clock: Clock) -> Result<(), Error> {
+    pub fn copy_from_elder(&self, maps: &Maps, rules: &Rules, ids: &Ids, clock: Clock) -> Result<(), Error> {
         let Some(elder) = &self.elder else {
             return Ok(());
         };
         let keys = recovery::keys(&elder.backends()?);
-        let numbering = numbering(&keys, &self.groups, names);
+        let numbering = numbering(&keys, &self.groups, ids);
         Self::copy_from(elder, &numbering, maps, rules, clock)
     }
 
@@ -210,13 +212,13 @@ impl Succession {
     /// # Errors
     ///
     /// If it does not answer.
-    pub fn count_on(&self, maps: &Maps, names: &Names) -> Result<(), Error> {
+    pub fn count_on(&self, maps: &Maps, ids: &Ids) -> Result<(), Error> {
         let Some(predecessor) = &self.predecessor else {
             return Ok(());
         };
         if !self.shared.contains("BACKEND_COUNTERS") {
             let counted = predecessor.counters()?;
-            let numbers = numbering(&self.keys, &self.groups, names).backends;
+            let numbers = numbering(&self.keys, &self.groups, ids).backends;
             let counted = numbers
                 .into_iter()
                 .filter_map(|(there, here)| Some((here, *counted.get(&there)?)));
@@ -265,9 +267,9 @@ fn ask(generation: &Generation, cpus: u32) -> Result<Option<Predecessor>, Error>
 }
 
 /// The numbers here of what has these numbers elsewhere.
-fn numbering(keys: &BTreeMap<u32, BackendKey>, groups: &BTreeMap<u32, Group>, names: &Names) -> Numbering {
-    let backends = keys.iter().map(|(there, key)| (*there, names.backends.get(key)));
-    let groups = groups.iter().map(|(there, group)| (*there, names.groups.get(group)));
+fn numbering(keys: &BTreeMap<u32, BackendKey>, groups: &BTreeMap<u32, Group>, ids: &Ids) -> Numbering {
+    let backends = keys.iter().map(|(there, key)| (*there, ids.backends.get(key)));
+    let groups = groups.iter().map(|(there, group)| (*there, ids.groups.get(group)));
     let known = |(there, here): (u32, Option<u32>)| here.map(|here| (there, here));
     Numbering {
         backends: backends.filter_map(known).collect(),

@@ -16,21 +16,25 @@ use tracing::warn;
 use xdp_common::layout::{self, BackendCounters, ClientKeys, Control, Interface, Sizes};
 
 use super::{
-    Clock, Error, Maps, attach, counters, endpoints,
-    flows::{Census, Gone},
-    image::{self, BackendKey, Image, Names, World},
+    Clock, Error, Maps,
+    census::Census,
+    counters, endpoints,
+    flows::Gone,
+    ids::Ids,
+    image::{self, Image, Node, World},
     interfaces::Interfaces,
-    maps::Opened,
     memory::grace_period,
+    open::{self, Opened},
     predecessor::Predecessor,
+    program,
     recovery::Inheritance,
-    rules::{Rules, TimeoutSets},
+    rules::Rules,
     schedules::Schedules,
     succession::Succession,
+    timeouts::TimeoutSets,
     words,
 };
-use lvx_model as model;
-use lvx_model::{Desired, OnLoss, ServiceAddress, health::HealthView, settings::UnknownFragments};
+use lvx_model::{BackendKey, Desired, OnLoss, ServiceAddress, health::HealthView, settings::UnknownFragments};
 use lvx_netlink::{LinkTable, NextHops};
 
 /// How long an answer of the clock program is good for.
@@ -43,13 +47,19 @@ const HIGHEST: usize = offset_of!(Control, highest) / size_of::<u64>();
 /// The word of [`Control`] that says what becomes of unknown fragments.
 const UNKNOWN_FRAGMENTS: usize = offset_of!(Control, unknown_fragments) / size_of::<u64>();
 
-/// What the node's settings say of connections.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Node {
-    /// How long idle flows are kept where their service does not say.
-    pub timeouts: model::Timeouts,
-    /// What becomes of fragments whose first fragment was not seen.
-    pub unknown_fragments: UnknownFragments,
+/// What readers of the maps need to know. It is taken after each change; nobody who has one waits for the next.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The numbers of backends.
+    pub backends: Arc<BTreeMap<BackendKey, u32>>,
+    /// What backends that are gone had counted for their services.
+    pub departed: Arc<BTreeMap<ServiceAddress, BackendCounters>>,
+    /// The slots of interfaces.
+    pub interfaces: BTreeMap<u32, u32>,
+    /// What a sweep must know of backends.
+    pub rules: Arc<Rules>,
+    /// The time of packets.
+    pub clock: Clock,
 }
 
 /// The configuration maps and who has which number in them.
@@ -58,14 +68,14 @@ pub struct Tables {
     schedule_map: Map,
     egress: Map,
     ebpf: Ebpf,
-    names: Names,
+    ids: Ids,
     schedules: Schedules,
     interfaces: Interfaces,
     clock: Clock,
     /// Whether packets may still be reading the bank that is not in use.
     draining: bool,
     /// What backends that are gone had counted for their services.
-    departed: BTreeMap<ServiceAddress, BackendCounters>,
+    departed: Arc<BTreeMap<ServiceAddress, BackendCounters>>,
     node: Node,
     /// Backends that are gone, but whose flows are to be dropped for as long as there are any.
     lingering: BTreeSet<BackendKey>,
@@ -95,9 +105,12 @@ impl Tables {
             tail_calls,
             mut ebpf,
             shared,
-        } = Maps::open(object, succession.generation(), succession.predecessor(), sizes, cpus)?;
+        } = open::open(object, succession.generation(), succession.predecessor(), sizes, cpus)?;
         let facts = succession.predecessor().map(|it| *it.facts());
-        let clock = Clock::start(attach::program(&mut ebpf, "lvx_clock")?, facts.map(|facts| facts.hertz))?;
+        let clock = Clock::start(
+            program::program(&mut ebpf, "lvx_clock")?,
+            facts.map(|facts| facts.hertz),
+        )?;
         // Flows that are gone on with stand where these keys have them stand.
         let keys = facts.filter(|_| shared.contains("FLOWS_V4")).map(|facts| facts.keys);
         initialise(&maps, &clock, keys);
@@ -111,12 +124,12 @@ impl Tables {
             schedule_map: schedules,
             egress,
             ebpf,
-            names: inheritance.names,
+            ids: inheritance.ids,
             schedules: Schedules::default(),
             interfaces: Interfaces::default(),
             clock,
             draining: true,
-            departed: BTreeMap::new(),
+            departed: Arc::default(),
             node,
             lingering: BTreeSet::new(),
             inherited: inheritance.backends,
@@ -166,7 +179,7 @@ impl Tables {
     /// count drift apart.
     pub fn clock(&mut self) -> Clock {
         if self.clock.age() > CLOCK_HOLDS {
-            let asked = attach::program(&mut self.ebpf, "lvx_clock")
+            let asked = program::program(&mut self.ebpf, "lvx_clock")
                 .and_then(|program| Ok(Clock::start(program, Some(self.clock.hertz()))?));
             match asked {
                 Ok(clock) => self.clock = clock,
@@ -178,14 +191,20 @@ impl Tables {
 
     /// The numbers of services and backends.
     #[must_use]
-    pub fn names(&self) -> &Names {
-        &self.names
+    pub fn ids(&self) -> &Ids {
+        &self.ids
     }
 
-    /// What backends that are gone had counted for a service.
+    /// What readers of the maps need to know, as it is now.
     #[must_use]
-    pub fn departed(&self, service: &ServiceAddress) -> BackendCounters {
-        self.departed.get(service).copied().unwrap_or_default()
+    pub fn snapshot(&mut self) -> Snapshot {
+        Snapshot {
+            backends: self.ids.backends.owners(),
+            departed: Arc::clone(&self.departed),
+            interfaces: self.interfaces.iter().collect(),
+            rules: Arc::clone(&self.rules),
+            clock: self.clock(),
+        }
     }
 
     /// The slot of an interface; a new one if it has none.
@@ -226,7 +245,7 @@ impl Tables {
                 health,
                 links,
             },
-            &mut self.names,
+            &mut self.ids,
             &self.node,
             TimeoutSets::new(self.clock, self.node.timeouts),
             |ifindex| interfaces.give(ifindex, &slots, egress),
@@ -264,7 +283,7 @@ impl Tables {
         let (backends, limits) = (self.maps.backends.whole()?, self.maps.limits.whole()?);
         let underlays = self.maps.underlays.whole()?;
         let mut entries = image.backends.iter().peekable();
-        for number in 1..=self.names.backends.highest() {
+        for number in 1..=self.ids.backends.highest() {
             let entry = entries.next_if(|(of, _)| **of == number);
             let backend = entry.map_or(&layout::Backend::NONE, |(_, backend)| backend);
             backends.write(place(number, next), backend);
@@ -296,27 +315,27 @@ impl Tables {
         self.maps
             .control()
             .word(0, HIGHEST)
-            .store(u64::from(self.names.backends.highest()), Ordering::Release);
+            .store(u64::from(self.ids.backends.highest()), Ordering::Release);
         self.maps
             .control()
             .word(0, UNKNOWN_FRAGMENTS)
             .store(unknown_fragments(self.node) as u64, Ordering::Release);
         self.draining = true;
         self.schedules.switched();
-        self.rules = Arc::new(Rules::of(image, self.names.backends.highest()));
+        self.rules = Arc::new(Rules::of(image, self.ids.backends.highest()));
         Ok(())
     }
 
     /// Keeps the entries of backends that are gone and whose services want the packets of their flows dropped.
     fn linger(&mut self, desired: &Desired, image: &mut Image) -> Result<(), Error> {
         self.lingering.clear();
-        if self.names.backends.len() == image.backends.len() {
+        if self.ids.backends.len() == image.backends.len() {
             // All that have numbers are there.
             return Ok(());
         }
         let bank = bank(&self.maps);
         let backends = self.maps.backends.whole()?;
-        for (key, number) in self.names.backends.iter() {
+        for (key, number) in self.ids.backends.iter() {
             let drops = desired
                 .services()
                 .get(&key.0)
@@ -346,30 +365,32 @@ impl Tables {
     /// Takes their numbers from services and backends that are not in the image.
     fn retire(&mut self, image: &Image) -> Result<(), Error> {
         // All that are in the image have numbers: where there are as many numbers, nobody is gone.
-        if self.names.backends.len() > image.backends.len() {
+        if self.ids.backends.len() > image.backends.len() {
             self.retire_backends(|_, number| image.backends.contains_key(&number))?;
         }
         let gone = self
-            .names
+            .ids
             .services
             .retain(|_, number| image.services.contains_key(&number));
         for (service, _) in gone {
-            self.departed.remove(&service);
+            if self.departed.contains_key(&service) {
+                Arc::make_mut(&mut self.departed).remove(&service);
+            }
         }
         let groups: BTreeSet<u32> = image.services.values().map(|service| service.group).collect();
-        self.names.groups.retain(|_, number| groups.contains(&number));
+        self.ids.groups.retain(|_, number| groups.contains(&number));
         Ok(())
     }
 
     /// Takes their numbers from backends that are not to be kept.
     fn retire_backends(&mut self, keep: impl Fn(&BackendKey, u32) -> bool) -> Result<(), Error> {
-        let gone = self.names.backends.retain(keep);
+        let gone = self.ids.backends.retain(keep);
         if gone.is_empty() {
             return Ok(());
         }
         let counted = counters::backends(&self.maps, gone.iter().map(|(_, number)| *number))?;
         for ((service, ..), number) in gone {
-            let sum = self.departed.entry(service).or_default();
+            let sum = Arc::make_mut(&mut self.departed).entry(service).or_default();
             *sum = counters::add(*sum, counted.get(&number).copied().unwrap_or_default());
         }
         Ok(())
@@ -378,9 +399,9 @@ impl Tables {
     /// The numbers that flows may still know although their owners are gone, once no packet can make a new such flow.
     pub fn gone(&mut self) -> Gone {
         let gone = Gone {
-            services: self.names.services.retired().into_iter().collect(),
-            backends: self.names.backends.retired().into_iter().collect(),
-            groups: self.names.groups.retired().into_iter().collect(),
+            services: self.ids.services.retired().into_iter().collect(),
+            backends: self.ids.backends.retired().into_iter().collect(),
+            groups: self.ids.groups.retired().into_iter().collect(),
         };
         if gone != Gone::default() {
             self.settle();
@@ -396,13 +417,12 @@ impl Tables {
     /// If the kernel does not map the counters.
     pub fn swept(&mut self, gone: Gone, census: &Census) -> Result<(), Error> {
         self.forgotten(gone);
-        let names = &self.names;
+        let ids = &self.ids;
         let done: BTreeSet<BackendKey> = self
             .lingering
             .iter()
             .filter(|key| {
-                names
-                    .backends
+                ids.backends
                     .get(key)
                     .is_none_or(|number| !census.backends.contains_key(&number))
             })
@@ -413,11 +433,11 @@ impl Tables {
     }
 
     fn forgotten(&mut self, gone: Gone) {
-        self.names.groups.release(&gone.groups.into_iter().collect::<Vec<_>>());
-        self.names
+        self.ids.groups.release(&gone.groups.into_iter().collect::<Vec<_>>());
+        self.ids
             .services
             .release(&gone.services.into_iter().collect::<Vec<_>>());
-        self.names
+        self.ids
             .backends
             .release(&gone.backends.into_iter().collect::<Vec<_>>());
     }

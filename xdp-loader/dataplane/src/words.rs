@@ -1,8 +1,18 @@
-//! Addresses as the packet path loads them: words in the order of the wire.
+//! Addresses and protocols as the packet path has them: words in the order of the wire.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use lvx_model::Protocol;
 use xdp_common::{checksum, wire::Be16};
+
+/// IP's number of a protocol.
+#[must_use]
+pub fn protocol(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => xdp_common::wire::protocol::TCP,
+        Protocol::Udp => xdp_common::wire::protocol::UDP,
+    }
+}
 
 /// An address in words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

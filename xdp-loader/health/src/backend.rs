@@ -16,8 +16,8 @@ use super::{
 };
 use lvx_api::health::{BackendReport, ChangeReport, ProbeReport, ResultReport};
 use lvx_model::{
-    Availability, Backend, Check, Forward, Service,
-    health::{BackendHealth, BackendKey, State, Verdict},
+    Availability, Backend, BackendKey, Check, Forward, Service,
+    health::{BackendHealth, State, Verdict},
 };
 
 /// Changes of state that are kept.

@@ -29,11 +29,7 @@ use super::{
     vip_probe::{Job, Reachable, VipProber},
 };
 use lvx_api::health::HealthReport;
-use lvx_model::{
-    Desired, Service, ServiceAddress,
-    health::{BackendKey, HealthView},
-    settings::HealthSettings,
-};
+use lvx_model::{BackendKey, Desired, Service, ServiceAddress, health::HealthView, settings::HealthSettings};
 use lvx_netlink::NextHops;
 
 /// How often time is let pass for hold-outs and slow starts.

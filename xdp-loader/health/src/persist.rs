@@ -13,7 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{load::LoadShare, quorum::Quorum, state::Remembered, verdict::Streak};
-use lvx_model::{ServiceAddress, health::BackendKey};
+use lvx_model::{BackendKey, ServiceAddress};
 
 /// The form of the file; another one is forgotten.
 const VERSION: u32 = 1;

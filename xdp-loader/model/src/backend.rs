@@ -68,6 +68,12 @@ impl Backend {
         }
     }
 
+    /// What it is told apart by.
+    #[must_use]
+    pub fn key(&self, service: &Service) -> BackendKey {
+        (service.address, self.address, self.port(service))
+    }
+
     /// The port that packets for this backend carry.
     pub fn port(&self, service: &Service) -> u16 {
         self.port.unwrap_or(service.address.port)
@@ -138,6 +144,9 @@ pub struct BackendChange {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lower: Option<u32>,
 }
+
+/// What a backend is told apart by: its service, its address and port.
+pub type BackendKey = (ServiceAddress, IpAddr, u16);
 
 /// A backend as it is written in documents, in the state file and in the API.
 #[derive(Serialize, Deserialize)]

@@ -26,6 +26,9 @@ pub use self::{
 pub(super) use form::one_or_many;
 pub use pattern::from_hex;
 
+/// How many probes a service or a backend may have.
+pub const MAX_CHECKS: usize = 8;
+
 /// A probe as it was asked for, valid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "CheckForm", into = "CheckForm")]

@@ -4,7 +4,7 @@ mod view;
 
 use serde::{Deserialize, Serialize};
 
-pub use view::{BackendHealth, BackendKey, HealthView, ServiceHealth};
+pub use view::{BackendHealth, HealthView, ServiceHealth};
 
 /// What the probes of a backend say together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

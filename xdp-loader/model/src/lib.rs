@@ -21,15 +21,15 @@ pub mod settings;
 mod timeouts;
 
 pub use address::{BackendAddress, Family, ParseAddressError, Protocol, ServiceAddress};
-pub use backend::{Backend, BackendChange, BackendForm};
-pub use check::{Availability, Check, CheckForm, CheckType, Combine, Period};
+pub use backend::{Backend, BackendChange, BackendForm, BackendKey};
+pub use check::{Availability, Check, CheckForm, CheckType, Combine, MAX_CHECKS, Period};
 pub use desired::{Desired, MAX_BACKENDS_PER_SERVICE, MAX_SERVICES};
 pub use names::UnknownName;
 pub use netmask::{Netmask, NoNetmask};
 pub use prefix::{NoPrefix, Prefix};
 pub use refusal::{NotUnicast, Refusal};
-pub use scheduler::{HashBy, OnLoss, Overload, Scheduler};
-pub use service::{DEFAULT_MH_SLOTS, Forward, MAX_CHECKS, MH_SLOTS, Service, ServiceChange};
+pub use scheduler::{DEFAULT_MH_SLOTS, HashBy, MH_SLOTS, OnLoss, Overload, Scheduler};
+pub use service::{Forward, Service, ServiceChange};
 pub use timeouts::{KEPT, NoTimeout, TimeoutChange, TimeoutOf, Timeouts, TimeoutsChange};
 
 #[cfg(test)]

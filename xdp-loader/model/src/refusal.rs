@@ -4,8 +4,9 @@ use std::{fmt, net::IpAddr};
 
 use super::{
     BackendAddress, Family, Netmask, Period, Scheduler, ServiceAddress, TimeoutOf,
+    check::MAX_CHECKS,
     desired::{MAX_BACKENDS_PER_SERVICE, MAX_SERVICES},
-    service::{MAX_CHECKS, MH_SLOTS},
+    scheduler::MH_SLOTS,
 };
 
 /// Why a change of the desired state was refused; the state is as it was before.

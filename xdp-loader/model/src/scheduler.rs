@@ -1,7 +1,15 @@
 //! How a backend is chosen for a new connection, with the meaning that IPVS gives to the names (ipvsadm(8),
 //! `net/netfilter/ipvs/ip_vs_*.c`). A backend of weight 0 is never chosen, whatever the scheduler.
 
+use std::ops::RangeInclusive;
+
 use super::names::named;
+
+/// Slots of a Maglev table for which no number is given.
+pub const DEFAULT_MH_SLOTS: u32 = 65_537;
+
+/// How many slots a Maglev table may have; the number must also be a prime.
+pub const MH_SLOTS: RangeInclusive<u32> = 251..=131_071;
 
 named! {
     /// How a backend is chosen for a new connection.

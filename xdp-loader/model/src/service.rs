@@ -1,22 +1,16 @@
 //! A service: what clients connect to, and how its connections are spread over backends.
 
-use std::ops::RangeInclusive;
-
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{
     Availability, Backend, BackendAddress, Check, HashBy, Netmask, OnLoss, Overload, Period, Protocol, Refusal,
-    Scheduler, ServiceAddress, Timeouts, TimeoutsChange, check, names::named, netmask, timeouts::KEPT,
+    Scheduler, ServiceAddress, Timeouts, TimeoutsChange,
+    check::{self, MAX_CHECKS},
+    names::named,
+    netmask,
+    scheduler::{DEFAULT_MH_SLOTS, MH_SLOTS},
+    timeouts::KEPT,
 };
-
-/// Slots of a Maglev table for which no number is given.
-pub const DEFAULT_MH_SLOTS: u32 = 65_537;
-
-/// How many probes a service or a backend may have.
-pub const MAX_CHECKS: usize = 8;
-
-/// How many slots a Maglev table may have; the number must also be a prime.
-pub const MH_SLOTS: RangeInclusive<u32> = 251..=131_071;
 
 named! {
     // `fullnat` and `tunnel` come later; each is one more line here and an arm where the compiler asks for it.

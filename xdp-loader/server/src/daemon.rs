@@ -140,7 +140,11 @@ impl Daemon {
 
         // These end with the process; nothing that they answer needs to be finished.
         if let Some(listener) = self.metrics {
-            tokio::spawn(metrics::serve(listener, Arc::clone(controller.dataplane())));
+            let address = listener.local_addr();
+            metrics::start(listener, Arc::clone(controller.dataplane())).map_err(|source| MetricsError {
+                address: address.unwrap_or(([0, 0, 0, 0], 0).into()),
+                source,
+            })?;
         }
         if let Some((listener, per_second)) = self.picks {
             let source = pick::Source {

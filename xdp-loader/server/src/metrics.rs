@@ -1,13 +1,20 @@
 //! Reports for Prometheus: the text format of <https://prometheus.io/docs/instrumenting/exposition_formats/>.
 
-use std::{fmt::Write as _, future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt::Write as _,
+    future, io,
+    net::SocketAddr,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
-use axum::{Router, extract::State, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
-use tokio::net::TcpListener;
-
-use crate::listener::{self, Limits};
+use axum::{Router, body::Bytes, extract::State, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
 use lvx_api::{BackendState, BackendStatus, Stats, Status, Traffic};
 use lvx_control::Dataplane;
+use tokio::{net::TcpListener, runtime, sync::Mutex};
+
+use crate::listener::{self, Limits};
 
 /// What clients may take: a Prometheus or two, and somebody with curl.
 const LIMITS: Limits = Limits {
@@ -16,6 +23,11 @@ const LIMITS: Limits = Limits {
     header_time: Duration::from_secs(5),
     life: Duration::from_secs(60),
 };
+
+/// How much less of the processor the thread gets than others that want it (`nice(2)`).
+const NICE: i32 = 10;
+/// For how long a page is good: all who ask meanwhile get the same.
+const FRESH: Duration = Duration::from_millis(200);
 
 /// Why metrics cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -35,14 +47,52 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, MetricsError> {
     listener::bind(address).map_err(|source| MetricsError { address, source })
 }
 
-/// Answers `GET /metrics` for as long as the process lives.
-pub async fn serve(listener: TcpListener, dataplane: Arc<dyn Dataplane>) {
-    let router = Router::new().route("/metrics", get(answer)).with_state(dataplane);
-    listener::serve(listener, router, LIMITS, future::pending()).await;
+/// Answers `GET /metrics` for as long as the process lives, on a thread that yields to all others of the daemon: who collects the
+/// metrics of a large configuration, however often, holds up no change.
+///
+/// # Errors
+/// When there is no thread or no runtime to be had.
+pub fn start(listener: TcpListener, dataplane: Arc<dyn Dataplane>) -> io::Result<()> {
+    let listener = listener.into_std()?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let serve = move || {
+        if let Err(error) = rustix::process::nice(NICE) {
+            tracing::debug!(%error, "metrics are served with the priority of all else");
+        }
+        let served = runtime.block_on(async {
+            let listener = TcpListener::from_std(listener)?;
+            let page = Arc::new(Page {
+                dataplane,
+                latest: Mutex::default(),
+            });
+            let router = Router::new().route("/metrics", get(answer)).with_state(page);
+            listener::serve(listener, router, LIMITS, future::pending()).await;
+            io::Result::Ok(())
+        });
+        if let Err(error) = served {
+            tracing::error!(%error, "metrics are not served");
+        }
+    };
+    thread::Builder::new().name("lvx-metrics".into()).spawn(serve).map(drop)
 }
 
-async fn answer(State(dataplane): State<Arc<dyn Dataplane>>) -> impl IntoResponse {
-    let text = render(&dataplane.status().await, &dataplane.stats().await);
+/// What is answered.
+struct Page {
+    dataplane: Arc<dyn Dataplane>,
+    /// The page that was rendered last, and when.
+    latest: Mutex<Option<(Instant, Bytes)>>,
+}
+
+async fn answer(State(page): State<Arc<Page>>) -> impl IntoResponse {
+    let mut latest = page.latest.lock().await;
+    let text = match &*latest {
+        Some((at, text)) if at.elapsed() < FRESH => text.clone(),
+        _ => {
+            let text = Bytes::from(render(&page.dataplane.status().await, &page.dataplane.stats().await));
+            *latest = Some((Instant::now(), text.clone()));
+            text
+        }
+    };
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 
@@ -70,7 +120,7 @@ const COUNTERS: [Counter; 5] = [
 ];
 
 fn render(status: &Status, stats: &Stats) -> String {
-    let mut page = Page::default();
+    let mut page = Text::default();
     page.family("lvx_info", "gauge", "1, with the daemon's version.");
     page.sample(&[("version", &status.version)], 1);
     page.family("lvx_uptime_seconds", "gauge", "Seconds since the daemon started.");
@@ -118,7 +168,7 @@ fn render(status: &Status, stats: &Stats) -> String {
     page.text
 }
 
-fn backends_up(page: &mut Page, status: &Status) {
+fn backends_up(page: &mut Text, status: &Status) {
     page.family("lvx_backend_up", "gauge", "Whether a backend gets new connections.");
     for service in &status.services {
         for backend in &service.backends {
@@ -131,7 +181,7 @@ fn backends_up(page: &mut Page, status: &Status) {
     }
 }
 
-fn backends_busy(page: &mut Page, status: &Status) {
+fn backends_busy(page: &mut Text, status: &Status) {
     type Gauge = (&'static str, &'static str, fn(&BackendStatus) -> Option<u64>);
     let gauges: [Gauge; 2] = [
         (
@@ -161,7 +211,7 @@ fn backends_busy(page: &mut Page, status: &Status) {
     }
 }
 
-fn traffic(page: &mut Page, stats: &Stats) {
+fn traffic(page: &mut Text, stats: &Stats) {
     let gauge: Counter = ("active_flows", "Entries in the flow table now.", |traffic| {
         traffic.active_flows
     });
@@ -186,12 +236,12 @@ fn traffic(page: &mut Page, stats: &Stats) {
 
 /// The text so far and the family that samples belong to.
 #[derive(Debug, Default)]
-struct Page {
+struct Text {
     text: String,
     family: String,
 }
 
-impl Page {
+impl Text {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         // Writing to a string does not fail.
         let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");

@@ -9,12 +9,8 @@ use xdp_common::tcp_state::State;
 use super::Shared;
 use crate::DataplaneError;
 use lvx_api::{Conn, ConnCount, ConnFilter, ConnState};
-use lvx_dataplane::{
-    Clock, Error,
-    flows::{self, Flow},
-    image::{self, BackendKey},
-};
-use lvx_model::{Forward, Netmask, ServiceAddress};
+use lvx_dataplane::{Clock, Error, flow::Flow, flows};
+use lvx_model::{Backend, BackendKey, Forward, Netmask, ServiceAddress};
 
 /// The connections that the filter admits, as they are read.
 pub(super) fn list(shared: Arc<Shared>, filter: ConnFilter) -> mpsc::Receiver<Conn> {
@@ -64,7 +60,7 @@ pub(super) async fn count(shared: Arc<Shared>, filter: ConnFilter) -> Result<Con
 pub(super) async fn flush(shared: Arc<Shared>, filter: ConnFilter) -> Result<u64, DataplaneError> {
     aside(move || {
         let lister = Lister::new(&shared, filter);
-        let rules = shared.tables.blocking_lock().rules();
+        let rules = Arc::clone(&shared.published.get().tables.rules);
         let templates = Cell::new(0);
         let flushed = flows::flush(&shared.maps, &rules, |flow| {
             let persists = lister.persists(flow);
@@ -96,31 +92,30 @@ struct Lister {
 }
 
 impl Lister {
-    /// With the numbers and services of now. Not to be called from an asynchronous task.
+    /// With the numbers and services of now.
     fn new(shared: &Shared, filter: ConnFilter) -> Self {
-        let mut tables = shared.tables.blocking_lock();
-        let clock = tables.clock();
-        let names = tables.names();
-        let desired = shared.known().desired.unwrap_or_default();
+        let snapshot = shared.published.get();
+        let desired = snapshot.desired.clone().unwrap_or_default();
         let netmasks = desired.services().values();
         let netmasks = netmasks.map(|service| (service.address, service.netmask())).collect();
         let forwards = desired
             .services()
             .values()
             .flat_map(|service| {
-                let forward = |backend| (image::backend_key(service, backend), backend.forward(service));
+                let forward = |backend: &Backend| (backend.key(service), backend.forward(service));
                 service.backends.iter().map(forward).collect::<Vec<_>>()
             })
             .collect();
         Self {
-            backends: names
+            backends: snapshot
+                .tables
                 .backends
                 .iter()
-                .map(|(backend, number)| (number, *backend))
+                .map(|(backend, number)| (*number, *backend))
                 .collect(),
             forwards,
             netmasks,
-            clock,
+            clock: snapshot.tables.clock,
             left: Cell::new(filter.limit.unwrap_or(usize::MAX)),
             filter,
         }

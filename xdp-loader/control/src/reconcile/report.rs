@@ -1,46 +1,37 @@
 //! What the reconciler reports: what is attached and healthy, and what was counted.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use tracing::error;
 use xdp_common::layout::BackendCounters;
 
-use super::{Known, Shared};
+use super::{Shared, snapshot::Snapshot};
 use lvx_api::{
     BackendState, BackendStats, BackendStatus, FlowTables, InterfaceStats, InterfaceStatus, ServiceStats,
-    ServiceStatus, Stats, Status, TableUse, Traffic, VerdictCount, VipStatus, health::BackendReport,
+    ServiceStatus, Stats, Status, TableUse, Traffic, VerdictCount, health::BackendReport,
 };
-use lvx_dataplane::{
-    Error, counters,
-    flows::Load,
-    image::{self, BackendKey, Names},
-    tables::Tables,
-};
-use lvx_model::{Backend, Overload, Service, health::State};
-use lvx_netlink::VipState;
+use lvx_dataplane::{Error, census::Load, counters};
+use lvx_model::{Backend, BackendKey, Overload, Service, health::State};
 
 /// What is attached and healthy.
 pub(super) async fn status(shared: &Shared) -> Status {
-    let known = shared.known();
+    let snapshot = shared.published.get();
     let health = shared.health.brief().await;
     let health: BTreeMap<_, _> = health
         .services
         .into_iter()
         .map(|service| (service.address, service))
         .collect();
-    let desired = known.desired.clone().unwrap_or_default();
+    let desired = snapshot.desired.clone().unwrap_or_default();
     let sizes = shared.maps.sizes();
-    let tables = shared.tables.lock().await;
+    let vip = shared.announcer.report();
     // Without thresholds nothing is said of loads; and a backend whose load cannot be read is taken for not full.
     let connections = shared.maps.connections.whole().ok();
     let is_full = |service: &Service, backend: &Backend| {
-        let number = tables.names().backends.get(&image::backend_key(service, backend));
+        let number = snapshot.tables.backends.get(&backend.key(service));
         let counted = number
             .zip(connections.as_ref())
-            .map(|(number, connections)| connections.read(number as usize));
+            .map(|(number, connections)| connections.read(*number as usize));
         backend.upper > 0 && counted.is_some_and(|counted| counted.overloaded != 0)
     };
     let services = desired.services().values().map(|service| ServiceStatus {
@@ -52,7 +43,7 @@ pub(super) async fn status(shared: &Shared) -> Status {
             .map(|health| health.serving)
             .unwrap_or_default(),
         quorum_lost: health.get(&service.address).is_some_and(|health| health.quorum_lost),
-        vip: vip(shared, &known, service.address.ip),
+        vip: vip(service.address.ip),
         backends: service
             .backends
             .iter()
@@ -62,7 +53,7 @@ pub(super) async fn status(shared: &Shared) -> Status {
                     .get(&service.address)
                     .and_then(|health| health.backends.iter().find(|backend| backend.address == address));
                 let full = is_full(service, backend);
-                backend_status(&known, tables.names(), service, backend, health, full)
+                backend_status(&snapshot, service, backend, health, full)
             })
             .collect(),
     });
@@ -86,38 +77,24 @@ pub(super) async fn status(shared: &Shared) -> Status {
                 link_up: shared.links.get(attachment.ifindex).is_ok_and(|link| link.up),
             })
             .collect(),
-        vip_interface: shared.vip_interface.clone(),
+        vip_interface: shared.announcer.interface().map(str::to_owned),
         services: services.collect(),
         flows: FlowTables {
-            v4: table(sizes.flows_v4, known.census.v4),
-            v6: table(sizes.flows_v6, known.census.v6),
+            v4: table(sizes.flows_v4, snapshot.census.v4),
+            v6: table(sizes.flows_v6, snapshot.census.v6),
         },
     }
 }
 
-/// Where a VIP is.
-fn vip(shared: &Shared, known: &Known, address: IpAddr) -> Option<VipStatus> {
-    let state = known.vips.get(&address)?;
-    Some(VipStatus {
-        address,
-        interface: match state {
-            VipState::Added => shared.vip_interface.clone()?,
-            VipState::AlreadyThere { interface } => interface.clone(),
-        },
-        added_by_lvx: *state == VipState::Added,
-    })
-}
-
 /// The state of a backend.
 fn backend_status(
-    known: &Known,
-    names: &Names,
+    snapshot: &Snapshot,
     service: &Service,
     backend: &Backend,
     health: Option<&BackendReport>,
     full: bool,
 ) -> BackendStatus {
-    let unreachable = match known.hops.0.get(&backend.address) {
+    let unreachable = match snapshot.hops.0.get(&backend.address) {
         Some(Ok(_)) => None,
         Some(Err(error)) => Some(error.to_string()),
         None => Some("its next hop is being looked up".to_owned()),
@@ -149,7 +126,7 @@ fn backend_status(
         (None, State::Degraded) => (BackendState::Degraded, why()),
         (None, State::Up) => (BackendState::Up, None),
     };
-    let load = load(known, names, &image::backend_key(service, backend));
+    let load = load(snapshot, &backend.key(service));
     BackendStatus {
         address: SocketAddr::new(backend.address, backend.port(service)),
         weight: backend.weight,
@@ -163,28 +140,26 @@ fn backend_status(
 }
 
 /// What of a backend's was in the tables at the last count.
-fn load(known: &Known, names: &Names, key: &BackendKey) -> Load {
-    let number = names.backends.get(key);
-    let load = number.and_then(|number| known.census.backends.get(&number));
+fn load(snapshot: &Snapshot, key: &BackendKey) -> Load {
+    let number = snapshot.tables.backends.get(key);
+    let load = number.and_then(|number| snapshot.census.backends.get(number));
     load.copied().unwrap_or_default()
 }
 
 /// What was counted.
-pub(super) async fn stats(shared: &Shared) -> Stats {
-    let known = shared.known();
-    let mut tables = shared.tables.lock().await;
-    read(shared, &known, &mut tables).unwrap_or_else(|error| {
+pub(super) fn stats(shared: &Shared) -> Stats {
+    read(shared, &shared.published.get()).unwrap_or_else(|error| {
         error!(%error, "the counters could not be read");
         Stats::default()
     })
 }
 
 /// Reads the counters.
-fn read(shared: &Shared, known: &Known, tables: &mut Tables) -> Result<Stats, Error> {
-    let desired = known.desired.clone().unwrap_or_default();
+fn read(shared: &Shared, snapshot: &Snapshot) -> Result<Stats, Error> {
+    let desired = snapshot.desired.clone().unwrap_or_default();
     let mut interfaces = Vec::new();
     for attachment in shared.attachments() {
-        let Some(slot) = tables.slot_of(attachment.ifindex) else {
+        let Some(slot) = snapshot.tables.interfaces.get(&attachment.ifindex).copied() else {
             continue;
         };
         let verdicts = counters::verdicts(&shared.maps, slot)?
@@ -199,24 +174,25 @@ fn read(shared: &Shared, known: &Known, tables: &mut Tables) -> Result<Stats, Er
             verdicts,
         });
     }
-    let names = tables.names();
-    let counted = counters::backends(&shared.maps, names.backends.iter().map(|(_, number)| number))?;
+    let counted = counters::backends(&shared.maps, snapshot.tables.backends.values().copied())?;
     let services = desired.services().values().map(|service| {
-        let mut sum = tables.departed(&service.address);
+        let departed = snapshot.tables.departed.get(&service.address);
+        let mut sum = departed.copied().unwrap_or_default();
         let mut active_flows = 0;
         let backends = service
             .backends
             .iter()
             .map(|backend| {
-                let key = image::backend_key(service, backend);
-                let counted = names
+                let key = backend.key(service);
+                let counted = snapshot
+                    .tables
                     .backends
                     .get(&key)
-                    .and_then(|number| counted.get(&number))
+                    .and_then(|number| counted.get(number))
                     .copied();
                 let counted = counted.unwrap_or_default();
                 sum = counters::add(sum, counted);
-                let Load { active, inactive, .. } = load(known, names, &key);
+                let Load { active, inactive, .. } = load(snapshot, &key);
                 let flows = active + inactive;
                 active_flows += flows;
                 BackendStats {

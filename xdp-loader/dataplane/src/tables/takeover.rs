@@ -38,7 +38,7 @@ impl Tables {
     pub fn take_over(&mut self, pins: &Path, links: &[Link], choice: XdpMode) -> Result<Vec<Attachment>, Error> {
         if !self.succession.copies() {
             self.succession
-                .copy_from_elder(&self.maps, &self.rules, &self.names, self.clock)?;
+                .copy_from_elder(&self.maps, &self.rules, &self.ids, self.clock)?;
         }
         let is_new = self.succession.predecessor().is_none();
         if is_new {
@@ -74,15 +74,15 @@ impl Tables {
         if self.succession.copies() {
             self.turn(Control::SUCCEEDING);
             grace_period();
-            self.succession.copy(&self.maps, &self.rules, &self.names, self.clock)?;
+            self.succession.copy(&self.maps, &self.rules, &self.ids, self.clock)?;
             self.succession
-                .copy_from_elder(&self.maps, &self.rules, &self.names, self.clock)?;
+                .copy_from_elder(&self.maps, &self.rules, &self.ids, self.clock)?;
         }
         // Before and after the last packets that the predecessor counts.
-        let counted = self.succession.count_on(&self.maps, &self.names);
+        let counted = self.succession.count_on(&self.maps, &self.ids);
         self.turn(0);
         grace_period();
-        counted.and(self.succession.count_on(&self.maps, &self.names))
+        counted.and(self.succession.count_on(&self.maps, &self.ids))
     }
 
     /// Whether packets go to the predecessor, or flows may be its.

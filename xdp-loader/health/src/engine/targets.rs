@@ -15,7 +15,7 @@ use crate::{
     verdict::Streak,
     vip_probe::{VipProber, Wanted, Wish},
 };
-use lvx_model::{Check, Desired, Service, health::BackendKey};
+use lvx_model::{BackendKey, Check, Desired, Service};
 
 impl Engine {
     /// Watches these services and no others. What is watched of a service that is the same as before goes on as it is.

@@ -5,9 +5,6 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use super::State;
 use crate::{Backend, Service, ServiceAddress};
 
-/// What a backend is told apart by: its service, its address and port.
-pub type BackendKey = (ServiceAddress, IpAddr, u16);
-
 /// How a backend is, as far as its share of new connections goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BackendHealth {

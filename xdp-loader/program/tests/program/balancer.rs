@@ -10,11 +10,7 @@ use std::{
 };
 
 use aya::{TestRun as _, TestRunOptions, programs::Xdp};
-use lvx_dataplane::{
-    Node, Sizes, Tables, counters,
-    flows::{self, Census, Flow},
-    rules::Rules,
-};
+use lvx_dataplane::{Node, Sizes, Tables, census::Census, counters, flow::Flow, flows, rules::Rules};
 use lvx_model as model;
 use lvx_model::{
     Backend, BackendChange, Desired, Forward, Scheduler, ServiceAddress, ServiceChange,
@@ -296,11 +292,11 @@ impl Balancer {
     pub fn backend_number(&self, service: &str, backend: &str) -> u32 {
         let backend: SocketAddr = backend.parse().unwrap();
         let key = (address(service), backend.ip(), backend.port());
-        self.tables.names().backends.get(&key).unwrap()
+        self.tables.ids().backends.get(&key).unwrap()
     }
 
     pub fn service_number(&self, service: &str) -> u32 {
-        self.tables.names().services.get(&address(service)).unwrap()
+        self.tables.ids().services.get(&address(service)).unwrap()
     }
 
     /// A service's entry in the bank that packets use.
@@ -386,7 +382,7 @@ impl Balancer {
         let gone = self.tables.gone();
         let clock = self.tables.clock();
         let now = clock.now() + u64::from(clock.jiffies_in(time));
-        let highest = self.tables.names().backends.highest();
+        let highest = self.tables.ids().backends.highest();
         let rules = Rules::read(self.tables.maps(), self.control().bank(), highest).unwrap();
         let census = flows::sweep(self.tables.maps(), now, &rules, &gone).unwrap();
         self.tables.swept(gone, &census).unwrap();

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use lvx_dataplane::{Sizes, flows::Flow};
+use lvx_dataplane::{Sizes, flow::Flow};
 use lvx_model::{OnLoss, Period, ServiceChange};
 use xdp_common::{layout::Control, tcp_state::State, verdict::Verdict};
 

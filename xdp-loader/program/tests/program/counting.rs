@@ -214,7 +214,7 @@ fn a_deleted_backend_s_counts_stay_with_its_service() {
     }
     balancer.del_backend(SERVICE, "10.0.1.11");
     balancer.apply();
-    let departed = balancer.tables.departed(&SERVICE.parse().unwrap());
+    let departed = balancer.tables.snapshot().departed[&SERVICE.parse().unwrap()];
     assert_eq!(
         (departed.packets_in, departed.bytes_in, departed.connections),
         (4, 4 * frame.ip_length(), 1)

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use lvx_dataplane::{Tables, flows::Census};
+use lvx_dataplane::{Tables, census::Census};
 use lvx_model::{Desired, health::HealthView};
 use lvx_netlink::{LinkTable, NextHops};
 use xdp_common::layout::{BucketFlow, Control};

@@ -35,7 +35,7 @@ fn truth(balancer: &Balancer) -> BTreeMap<u32, (u32, u32)> {
 fn assert_counted(balancer: &Balancer, when: &str) {
     let truth = truth(balancer);
     let all = balancer.tables.maps().connections.whole().unwrap();
-    for (_, number) in balancer.tables.names().backends.iter() {
+    for (_, number) in balancer.tables.ids().backends.iter() {
         let count = all.read(number as usize).word;
         let counted = (Connections::active(count), Connections::inactive(count));
         assert_eq!(counted, truth.get(&number).copied().unwrap_or_default(), "{when}");

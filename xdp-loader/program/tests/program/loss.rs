@@ -205,7 +205,7 @@ fn packets_are_dropped_only_until_the_flow_is_over_and_the_number_is_then_given_
         assert_eq!(balancer.flows().len(), 0);
         assert_eq!(balancer.host(&case.frame()), 12, "it was over");
         let key = (case.service.parse().unwrap(), case.backends[0].parse().unwrap(), 80);
-        assert_eq!(balancer.tables.names().backends.get(&key), None);
+        assert_eq!(balancer.tables.ids().backends.get(&key), None);
         balancer.sweep();
         let other = if case.backends[0].contains(':') {
             "2001:db8:1::d"

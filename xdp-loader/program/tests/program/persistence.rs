@@ -2,10 +2,7 @@
 
 use std::{net::SocketAddr, ops::ControlFlow, thread::sleep, time::Duration};
 
-use lvx_dataplane::{
-    Node, Sizes,
-    flows::{self, Flow},
-};
+use lvx_dataplane::{Node, Sizes, flow::Flow, flows};
 use lvx_model::{Forward, HashBy, Period, Scheduler, ServiceChange};
 use xdp_common::tcp_state::State;
 

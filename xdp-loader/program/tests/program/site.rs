@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use lvx_dataplane::flows::Census;
+use lvx_dataplane::census::Census;
 use lvx_model::{Forward, Scheduler, ServiceChange};
 use xdp_common::{layout::Connections, tcp_state::State};
 

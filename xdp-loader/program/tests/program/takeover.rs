@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use lvx_dataplane::{Error, Maps, Node, Sizes, Tables, generation::Generation};
+use lvx_dataplane::{Error, Node, Sizes, Tables, generation::Generation};
 use lvx_model::{Forward, Scheduler, settings::XdpMode};
 use xdp_common::verdict::Verdict;
 
@@ -84,7 +84,7 @@ pub fn take_over(balancer: &mut Balancer, pins: &Pins) {
 
 /// All numbers of services and backends.
 pub fn numbers(balancer: &Balancer) -> Vec<(String, u32)> {
-    let names = balancer.tables.names();
+    let names = balancer.tables.ids();
     let services = names
         .services
         .iter()
@@ -159,7 +159,7 @@ fn a_daemon_that_died_when_its_maps_were_pinned_is_no_predecessor() {
     let generation = Generation::next(pins.path(), &all).unwrap();
     let cpus = before.tables.maps().cpus();
     // Killed: nothing of it is cleaned up.
-    std::mem::forget(Maps::open(lvx_program::LVX, Some(&generation), None, sizes(), cpus).unwrap());
+    std::mem::forget(lvx_dataplane::open::open(lvx_program::LVX, Some(&generation), None, sizes(), cpus).unwrap());
     let mut third = second(&pins, sizes(), &before);
     assert!(third.tables.shared().contains("FLOWS_V4"));
     take_over(&mut third, &pins);

@@ -1,14 +1,15 @@
-//! Numbers: the short names that services and backends have in the maps.
+//! Ids: the numbers by which the maps know services and backends.
 //!
 //! Flows refer to them, so a number stays with its owner for as long as that lives, over restarts too, and a number
 //! that was given back is not given out again before every flow that knows it is gone.
 
-use std::{collections::BTreeMap, fmt::Debug};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
 /// Numbers from 1 up to a limit, and who has them.
 #[derive(Debug)]
-pub struct Numbers<K> {
-    owners: BTreeMap<K, u32>,
+pub struct IdAllocator<K> {
+    /// Shared with whoever reads a snapshot; copied only when it changes meanwhile.
+    owners: Arc<BTreeMap<K, u32>>,
     /// Given back, and not yet free of flows.
     retired: Vec<u32>,
     /// Free to give out, the next one last.
@@ -19,12 +20,12 @@ pub struct Numbers<K> {
     end: u32,
 }
 
-impl<K: Ord + Clone + Debug> Numbers<K> {
+impl<K: Ord + Clone + Debug> IdAllocator<K> {
     /// All free, below `end`.
     #[must_use]
     pub fn new(end: u32) -> Self {
         Self {
-            owners: BTreeMap::new(),
+            owners: Arc::default(),
             retired: Vec::new(),
             free: Vec::new(),
             fresh: 1,
@@ -41,7 +42,7 @@ impl<K: Ord + Clone + Debug> Numbers<K> {
         let taken: std::collections::BTreeSet<u32> = owners.values().copied().collect();
         let retired = (1..fresh).filter(|number| !taken.contains(number)).collect();
         Self {
-            owners,
+            owners: Arc::new(owners),
             retired,
             free: Vec::new(),
             fresh,
@@ -53,6 +54,12 @@ impl<K: Ord + Clone + Debug> Numbers<K> {
     #[must_use]
     pub fn get(&self, owner: &K) -> Option<u32> {
         self.owners.get(owner).copied()
+    }
+
+    /// The owners and their numbers as they are now.
+    #[must_use]
+    pub fn owners(&self) -> Arc<BTreeMap<K, u32>> {
+        Arc::clone(&self.owners)
     }
 
     /// How many owners there are.
@@ -97,21 +104,23 @@ impl<K: Ord + Clone + Debug> Numbers<K> {
             }
             None => return None,
         };
-        self.owners.insert(owner.clone(), number);
+        Arc::make_mut(&mut self.owners).insert(owner.clone(), number);
         Some(Given { number, is_new: true })
     }
 
     /// Takes their numbers from all owners that `keep` does not keep; returns what was taken.
     pub fn retain(&mut self, keep: impl Fn(&K, u32) -> bool) -> Vec<(K, u32)> {
-        let gone: Vec<(K, u32)> = self
-            .owners
+        if self.owners.iter().all(|(owner, number)| keep(owner, *number)) {
+            return Vec::new();
+        }
+        let gone: Vec<(K, u32)> = Arc::make_mut(&mut self.owners)
             .extract_if(.., |owner, number| !keep(owner, *number))
             .collect();
         self.retired.extend(gone.iter().map(|(_, number)| *number));
         gone
     }
 
-    /// Numbers that were given back. Hand them to [`Numbers::release`] once no flow knows them any more.
+    /// Numbers that were given back. Hand them to [`IdAllocator::release`] once no flow knows them any more.
     #[must_use]
     pub fn retired(&self) -> Vec<u32> {
         self.retired.clone()
@@ -144,7 +153,7 @@ mod tests {
 
     #[test]
     fn an_owner_keeps_its_number_and_zero_is_nobodys() {
-        let mut numbers = Numbers::new(10);
+        let mut numbers = IdAllocator::new(10);
         assert_eq!(
             numbers.give(&"a"),
             Some(Given {
@@ -170,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_number_that_was_given_back_waits_for_its_flows() {
-        let mut numbers = Numbers::new(3);
+        let mut numbers = IdAllocator::new(3);
         numbers.give(&"a");
         numbers.give(&"b");
         assert_eq!(numbers.retain(|owner, _| *owner == "b"), [("a", 1)]);
@@ -188,18 +197,18 @@ mod tests {
 
     #[test]
     fn a_number_that_was_given_before_and_has_no_owner_any_more_waits_too() {
-        let mut numbers = Numbers::recovered(10, BTreeMap::from([("a", 2)]), 5);
+        let mut numbers = IdAllocator::recovered(10, BTreeMap::from([("a", 2)]), 5);
         assert_eq!(numbers.retired(), [1, 3, 4, 5]);
         assert_eq!(numbers.give(&"b").map(|given| given.number), Some(6));
         numbers.release_all();
         assert_eq!(numbers.give(&"c").map(|given| given.number), Some(5));
-        let limited = Numbers::recovered(4, BTreeMap::from([("a", 2)]), 50);
+        let limited = IdAllocator::recovered(4, BTreeMap::from([("a", 2)]), 50);
         assert_eq!(limited.retired(), [1, 3]);
     }
 
     #[test]
     fn recovered_numbers_stay_and_gaps_wait() {
-        let mut numbers = Numbers::recovered(10, BTreeMap::from([("a", 2), ("b", 4)]), 0);
+        let mut numbers = IdAllocator::recovered(10, BTreeMap::from([("a", 2), ("b", 4)]), 0);
         assert_eq!(numbers.get(&"a"), Some(2));
         assert_eq!(numbers.retired(), [1, 3]);
         assert_eq!(

@@ -24,10 +24,11 @@ use crate::{
     },
     maps::Arrays,
     path::{
-        self, Frame,
+        self, Frame, compare,
         family::{V4, V6},
         outcome::action,
         platform::{Atomics, Platform},
+        scheduler,
     },
     succession::{self, Found, successor},
     verdict::Verdict,
@@ -353,5 +354,17 @@ impl Platform for Host<'_> {
                 return;
             }
         }
+    }
+
+    fn choose_member(self, service: u64, client: u64, high: u64, low: u64) -> u64 {
+        scheduler::choose_member(self, service, client, high, low)
+    }
+
+    fn compare_members(self, service: u64, answer: u64) -> u64 {
+        scheduler::compare_members(self, service, answer)
+    }
+
+    fn member_at(self, first: u64, chunks: u64, bank: u64, high: u64, low: u64) -> u64 {
+        compare::member_at(self, first, chunks, bank, high, low)
     }
 }
