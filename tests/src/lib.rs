@@ -14,6 +14,7 @@ pub mod load;
 pub mod namespace;
 pub mod narrow;
 pub mod nginx;
+pub mod page;
 pub mod process;
 pub mod topology;
 pub mod wire;

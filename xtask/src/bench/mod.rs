@@ -2,8 +2,8 @@
 //!
 //! The programs that measure print a report as JSON; here it becomes a table, a file and a plot in `target/bench/`.
 
+mod book;
 mod plot;
-mod readme;
 mod report;
 mod table;
 
@@ -60,8 +60,8 @@ enum Bench {
     Control(Further),
     /// What the daemon takes to probe 2,000 backends every second
     Health(Further),
-    /// Put the latest tables of target/bench/ into README.md
-    Readme,
+    /// Put the latest tables of target/bench/ into the book (docs/measurements.md)
+    Book,
 }
 
 impl Bench {
@@ -75,7 +75,7 @@ impl Bench {
             Self::Connections(args) => ("connections", Program::Load, &args.further),
             Self::Control(args) => ("control", Program::Load, &args.further),
             Self::Health(args) => ("health", Program::Bench, &args.further),
-            Self::Readme => return None,
+            Self::Book => return None,
         })
     }
 }
@@ -98,9 +98,9 @@ pub fn bench(arguments: &Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     let Some((name, program, further)) = bench.measured_by() else {
-        let readme = command::root().join("README.md");
-        let tables = readme::update(&build::target()?.join("bench"), &readme)?;
-        println!("{}: {}", readme.display(), tables.join(", "));
+        let chapter = command::root().join(book::CHAPTER);
+        let tables = book::update(&build::target()?.join("bench"), &chapter)?;
+        println!("{}: {}", chapter.display(), tables.join(", "));
         return Ok(ExitCode::SUCCESS);
     };
     command::ensure_root(&format!("bench {name}"), "network namespaces, BPF")?;

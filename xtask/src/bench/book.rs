@@ -1,4 +1,4 @@
-//! `cargo xtask bench readme`: the latest reports as tables in README.md.
+//! `cargo xtask bench book`: the latest reports as tables in the book's chapter of measurements.
 
 use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 
@@ -6,14 +6,16 @@ use anyhow::{Context, Result, ensure};
 
 use super::report::{Check, Report, Row, number};
 
-/// Between these lines of README.md stand the tables.
-const BEGIN: &str = "<!-- what was measured: cargo xtask bench readme -->";
+/// The chapter that has the tables, below the root of the workspace.
+pub const CHAPTER: &str = "docs/measurements.md";
+/// Between these lines of the chapter stand the tables.
+const BEGIN: &str = "<!-- what was measured: cargo xtask bench book -->";
 const END: &str = "<!-- end of what was measured -->";
 /// The reports, in the order of the tables.
 const ORDER: [&str; 6] = ["program", "forward", "vm", "http", "connections", "control"];
 
-/// Puts the reports in `directory` into the file `readme`: which there are.
-pub fn update(directory: &Path, readme: &Path) -> Result<Vec<&'static str>> {
+/// Puts the reports in `directory` into the file `chapter`, and returns the benches that have one.
+pub fn update(directory: &Path, chapter: &Path) -> Result<Vec<&'static str>> {
     let mut tables = String::new();
     let mut found = Vec::new();
     for bench in ORDER {
@@ -28,19 +30,19 @@ pub fn update(directory: &Path, readme: &Path) -> Result<Vec<&'static str>> {
         "nothing has been measured: {} has no report",
         directory.display()
     );
-    let text = fs::read_to_string(readme)?;
+    let text = fs::read_to_string(chapter)?;
     let place = text
         .split_once(BEGIN)
         .and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
-    let (before, after) = place.with_context(|| format!("{} has no place for tables: {BEGIN}", readme.display()))?;
-    fs::write(readme, format!("{before}{BEGIN}\n{tables}\n{END}{after}"))?;
+    let (before, after) = place.with_context(|| format!("{} has no place for tables: {BEGIN}", chapter.display()))?;
+    fs::write(chapter, format!("{before}{BEGIN}\n{tables}\n{END}{after}"))?;
     Ok(found)
 }
 
 /// A report in Markdown.
 fn markdown(report: &Report) -> String {
     let mut text = format!(
-        "\n### `cargo xtask bench {}`\n\n{}. {}; {}.\n",
+        "\n## `cargo xtask bench {}`\n\n{}. {}; {}.\n",
         report.bench,
         report.title,
         report.machine,
@@ -233,14 +235,14 @@ mod tests {
 
     #[test]
     fn only_what_stands_between_the_marks_changes() {
-        let directory = std::env::temp_dir().join(format!("lvx-readme-{}", std::process::id()));
+        let directory = std::env::temp_dir().join(format!("lvx-book-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
-        let readme = directory.join("README.md");
-        fs::write(&readme, format!("before\n{BEGIN}\nold\n{END}\nafter\n")).unwrap();
+        let chapter = directory.join("measurements.md");
+        fs::write(&chapter, format!("before\n{BEGIN}\nold\n{END}\nafter\n")).unwrap();
         let json = serde_json::to_string(&report(vec![row("g", "a", 1.0)])).unwrap();
         fs::write(directory.join("program.json"), json).unwrap();
-        assert_eq!(update(&directory, &readme).unwrap(), ["program"]);
-        let text = fs::read_to_string(&readme).unwrap();
+        assert_eq!(update(&directory, &chapter).unwrap(), ["program"]);
+        let text = fs::read_to_string(&chapter).unwrap();
         fs::remove_dir_all(&directory).unwrap();
         assert!(
             text.starts_with("before\n") && text.ends_with("\nafter\n") && !text.contains("old"),
