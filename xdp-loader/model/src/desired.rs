@@ -7,13 +7,7 @@ use std::{
 };
 
 use super::{Backend, BackendAddress, BackendChange, Refusal, Service, ServiceAddress, ServiceChange};
-use crate::document::Document;
-
-/// How many services LVX can tell apart. A node's settings usually allow fewer.
-pub const MAX_SERVICES: usize = 65_535;
-
-/// How many backends one service may have.
-pub const MAX_BACKENDS_PER_SERVICE: usize = 65_535;
+use crate::{document::Document, limits::MAX_SERVICES};
 
 /// The services that the operator asked for.
 ///

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 use super::{
     BackendAddress, Family, Netmask, Period, Scheduler, ServiceAddress, TimeoutOf,
     check::MAX_CHECKS,
-    desired::{MAX_BACKENDS_PER_SERVICE, MAX_SERVICES},
+    limits::{MAX_BACKENDS_PER_SERVICE, MAX_SERVICES},
     scheduler::MH_SLOTS,
 };
 

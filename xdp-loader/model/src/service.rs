@@ -6,6 +6,7 @@ use super::{
     Availability, Backend, BackendAddress, Check, HashBy, Netmask, OnLoss, Overload, Period, Protocol, Refusal,
     Scheduler, ServiceAddress, Timeouts, TimeoutsChange,
     check::{self, MAX_CHECKS},
+    limits::MAX_BACKENDS_PER_SERVICE,
     names::named,
     netmask,
     scheduler::{DEFAULT_MH_SLOTS, MH_SLOTS},
@@ -187,7 +188,7 @@ impl Service {
             });
         }
         self.validate_connections()?;
-        if self.backends.len() > super::MAX_BACKENDS_PER_SERVICE {
+        if self.backends.len() > MAX_BACKENDS_PER_SERVICE {
             return Err(Refusal::TooManyBackends { service });
         }
         if let Some(reason) = self.availability.fault() {
