@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
+use lvx_bench_report::grouped;
 use lvx_dataplane::Sizes;
 use lvx_model::{
     Backend, BackendAddress, Desired,
@@ -59,7 +60,7 @@ pub struct Case {
     pub forward: Forward,
     /// What the packets are.
     pub kind: Kind,
-    /// Which way they go.
+    /// Whether they come from the client or go to it.
     pub way: Way,
     /// Whether they are IPv6.
     pub ipv6: bool,
@@ -77,7 +78,7 @@ pub struct Case {
     pub room: u32,
     /// Whether packets leave through the devmap.
     pub redirect: bool,
-    /// Numbers of flows to measure with; 0 where each packet begins one.
+    /// Numbers of flows to measure with; 0 where each packet opens one.
     pub flows: Vec<u32>,
     /// Upper bounds of the net cost by number of flows.
     pub bounds: &'static [(u32, f64)],
@@ -102,7 +103,7 @@ impl Case {
             scheduler: Scheduler::Mh,
             services: 1,
             to_all: false,
-            // The way back is that of one backend.
+            // Only one backend answers.
             backends: if way == Way::Back { 1 } else { 10 },
             room: ROOM,
             redirect: false,
@@ -111,7 +112,7 @@ impl Case {
         }
     }
 
-    /// A case in which every packet begins a flow, in a table that a CPU's cache holds: what is measured is the program's work.
+    /// A case in which every packet opens a flow, in a table that a CPU's cache holds: what is measured is the program's work.
     pub fn new_flows(
         forward: Forward,
         kind: Kind,
@@ -272,7 +273,7 @@ impl Case {
         }
     }
 
-    /// Makes the flows known.
+    /// Opens the flows, so that they are known.
     pub fn begin(&self, harness: &mut Harness, cpu: usize, flows: u32) -> Result<()> {
         if self.packets != Packets::Known {
             return Ok(());
@@ -291,7 +292,7 @@ impl Case {
         Ok(())
     }
 
-    /// The name of the row that has so many flows; 0 where each packet begins one.
+    /// The name of the row that has so many flows; 0 where each packet opens one.
     pub fn row_name(&self, flows: u32) -> String {
         match flows {
             0 => self.name.clone(),
@@ -312,16 +313,4 @@ fn protocol_name(kind: Kind) -> &'static str {
 /// IPv4 or IPv6.
 fn family_name(ipv6: bool) -> &'static str {
     if ipv6 { "IPv6" } else { "IPv4" }
-}
-/// A number with a comma before each three digits.
-pub fn grouped(number: u32) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

@@ -1,12 +1,13 @@
 //! The cases that are measured.
 
+use lvx_bench_report::grouped;
 use lvx_model::{
     Forward::{Dr, Nat},
     Scheduler::{self, Fo, Lc, Nq, Ovf, P2c, Sed, Wlc},
 };
 
 use crate::{
-    case::{Case, Packets, ROOM, grouped},
+    case::{Case, Packets, ROOM},
     frame::{
         Kind::{Ack, Syn, Udp},
         Way,

@@ -3,8 +3,7 @@
 use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
-
-use super::report::{Check, Report, Row, number};
+use lvx_bench_report::{Check, Report, Row, number};
 
 /// Between these lines of README.md stand the tables.
 const BEGIN: &str = "<!-- what was measured: cargo xtask bench readme -->";

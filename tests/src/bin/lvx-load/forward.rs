@@ -4,13 +4,13 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use lvx_bench_report::{Check, Report, Row, grouped, median};
 use lvx_tests::{leftovers, process};
 
 use crate::{
     Programs,
     daemon::Daemon,
     passage::{Frames, Generator, PORT, Passage, SINK},
-    report::{Check, Report, Row, grouped, median},
 };
 
 /// How much to measure.

@@ -7,7 +7,6 @@ mod forward;
 mod http;
 mod passage;
 mod pktgen;
-mod report;
 mod rivals;
 mod vm;
 mod wrk;
@@ -59,7 +58,7 @@ fn main() -> ExitCode {
         Bench::Connections(arguments) => http::measure_connections(&programs, &arguments),
         Bench::Control(arguments) => control::measure(&programs, &arguments),
     };
-    match measured.and_then(|report| report.print()) {
+    match measured.and_then(|report| Ok(report.print()?)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lvx-load: {error:#}");

@@ -4,7 +4,6 @@
 
 mod plot;
 mod readme;
-mod report;
 mod table;
 
 use std::{
@@ -15,8 +14,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
+use lvx_bench_report::Report;
 
-use self::report::Report;
 use crate::{
     build::{self, Measuring},
     command, packages,
@@ -119,7 +118,8 @@ pub fn bench(arguments: &Arguments) -> Result<ExitCode> {
         command::run(Command::new(program).args([name, "--help"]))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let report = Report::read(&measure(name, program, &built, further)?)?;
+    let printed = measure(name, program, &built, further)?;
+    let report = Report::read(&printed).context("the measuring program printed no report that can be read")?;
     if report.rows.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
