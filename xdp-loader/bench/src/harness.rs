@@ -150,7 +150,7 @@ impl Harness {
     }
 
     /// Configures the program anew and makes it forget all flows; their hashes are the same in every run then.
-    pub fn begin_anew(&mut self, world: &World) -> Result<()> {
+    pub fn reset(&mut self, world: &World) -> Result<()> {
         const KEYS: ClientKeys = ClientKeys::new([
             0x6c76_785f_6265_6e63,
             0x9e37_79b9_7f4a_7c15,
@@ -220,7 +220,7 @@ impl Harness {
     }
 
     /// Sends some packets of the script one by one: the share that is answered otherwise than expected.
-    pub fn astray(&mut self, script: &Script, expected: u32) -> Result<f64> {
+    pub fn unexpected_share(&mut self, script: &Script, expected: u32) -> Result<f64> {
         const SAMPLE: u32 = 512;
         self.set(script, 0)?;
         let mut unexpected = 0_u32;
@@ -282,20 +282,20 @@ impl Harness {
 
     /// How many times as many packets two CPUs take as one, each with flows of its own: of the program in its wrapper,
     /// and of the wrapper alone. For each run.
-    pub fn two_cpus(&mut self, script: &Script, effort: Effort, fresh: bool) -> Result<(Vec<f64>, Vec<f64>)> {
+    pub fn two_cpus(&mut self, script: &Script, effort: Effort, new_flows: bool) -> Result<(Vec<f64>, Vec<f64>)> {
         let mut script = *script;
-        let packets = if fresh { script.flows } else { effort.packets };
+        let packets = if new_flows { script.flows } else { effort.packets };
         let (mut program, mut wrapper) = (Vec::new(), Vec::new());
         for _ in 0..effort.runs {
             for (target, ratios) in [(Target::Floor, &mut wrapper), (Target::UnderTest, &mut program)] {
                 self.set(&script, script.flows)?;
                 let alone = self.side_by_side(target, packets, &[0])?;
-                if fresh {
+                if new_flows {
                     script.first += 2 * script.flows;
                 }
                 self.set(&script, script.flows)?;
                 let both = self.side_by_side(target, packets, &[0, 1])?;
-                if fresh {
+                if new_flows {
                     script.first += 2 * script.flows;
                 }
                 ratios.push(both / alone);

@@ -37,13 +37,13 @@ pub fn count(cases: &[Case], cpu: usize) -> Result<Vec<Row>> {
 
 /// Counts the instructions of a packet in a case.
 fn one(case: &Case, harness: &mut Harness, object: &Object, cpu: usize) -> Result<Row> {
-    harness.begin_anew(&case.world()?)?;
-    case.begin(harness, cpu, FLOWS)?;
+    harness.reset(&case.world()?)?;
+    case.open_flows(harness, cpu, FLOWS)?;
     let hertz = harness.tables().maps().control().read(0).hertz;
     let loaded = harness.tables().ebpf();
     let clock = Clock::start(program(loaded, "lvx_clock")?, Some(hertz))?;
     let mut interpreter = Interpreter::new(object, loaded, cpu as u32)?;
-    let script = case.script(case.kind, case.way, FLOWS);
+    let script = case.script(case.kind, case.direction, FLOWS);
     let mut counts = Vec::new();
     for flow in 0..FLOWS {
         let frame = frame::of_flow(&script, flow);

@@ -10,7 +10,7 @@ use xdp_common::bench::{Order, Script};
 use crate::{
     case::{Case, Packets},
     cases,
-    frame::{Kind::Udp, Way},
+    frame::{Direction, Kind::Udp},
     harness::{Cost, Effort, Harness},
     instructions,
 };
@@ -99,7 +99,7 @@ impl Arguments {
 }
 
 /// The share of flows that a table which is as full as promised may have forgotten.
-const MOST_ASTRAY: f64 = 0.03;
+const MOST_FORGOTTEN: f64 = 0.03;
 
 /// How often a case is loaded anew whose cost is compared with another's: where programs and tables come to lie in memory
 /// makes a nanosecond or two.
@@ -143,8 +143,8 @@ fn one_cpu(case: &Case, effort: Effort) -> Result<Vec<Row>> {
 /// forwarded as flows that are known should be: a full bucket forgets some.
 fn cost(case: &Case, harness: &mut Harness, effort: Effort, flows: u32) -> Result<(Cost, f64)> {
     if case.packets == Packets::New {
-        let script = case.script(case.kind, case.way, case.room / 10 * 9);
-        let unexpected = harness.astray(
+        let script = case.script(case.kind, case.direction, case.room / 10 * 9);
+        let unexpected = harness.unexpected_share(
             &Script {
                 first: case.room,
                 ..script
@@ -154,14 +154,14 @@ fn cost(case: &Case, harness: &mut Harness, effort: Effort, flows: u32) -> Resul
         ensure!(unexpected == 0.0, "a new flow was not forwarded");
         return Ok((harness.cost_of_new(&script, effort)?, 0.0));
     }
-    case.begin(harness, effort.cpu, flows)?;
+    case.open_flows(harness, effort.cpu, flows)?;
     let script = Script {
         order: Order::AtRandom as u32,
-        ..case.script(case.kind, case.way, flows)
+        ..case.script(case.kind, case.direction, flows)
     };
-    let forgotten = harness.astray(&script, case.action())?;
+    let forgotten = harness.unexpected_share(&script, case.action())?;
     ensure!(
-        forgotten < MOST_ASTRAY,
+        forgotten < MOST_FORGOTTEN,
         "{:.1} % of the packets were not answered with action {}",
         forgotten * 100.0,
         case.action()
@@ -174,18 +174,18 @@ fn two_cpus(case: &Case, effort: Effort) -> Result<Vec<Row>> {
     let mut harness = case.harness()?;
     let mut rows = Vec::new();
     for &flows in &case.flows {
-        let fresh = case.packets == Packets::New;
-        let each = match fresh {
+        let new_flows = case.packets == Packets::New;
+        let each = match new_flows {
             // One CPU, then both; the wrapper, then the program.
             true => case.room / 10 * 9 / effort.runs as u32 / 8,
             false => flows,
         };
-        case.begin(&mut harness, 0, 2 * each)?;
+        case.open_flows(&mut harness, 0, 2 * each)?;
         let script = Script {
-            order: if fresh { Order::InTurn } else { Order::AtRandom } as u32,
-            ..case.script(case.kind, case.way, each)
+            order: if new_flows { Order::InTurn } else { Order::AtRandom } as u32,
+            ..case.script(case.kind, case.direction, each)
         };
-        let (program, wrapper) = harness.two_cpus(&script, effort, fresh)?;
+        let (program, wrapper) = harness.two_cpus(&script, effort, new_flows)?;
         let wrapper = median(&wrapper);
         rows.push(
             Row::new(case.group, case.row_name(flows), &program)
@@ -229,7 +229,9 @@ pub fn measure(arguments: &Arguments) -> Result<Report> {
         check(&mut report);
         return Ok(report);
     }
-    let sizes = Case::known(Dr, Udp, Way::In, false, &[]).harness()?.program_sizes()?;
+    let sizes = Case::known(Dr, Udp, Direction::In, false, &[])
+        .harness()?
+        .program_sizes()?;
     report.notes.push(format!(
         "program: {} instructions ({} bytes translated), {} bytes compiled, {} instructions walked by the verifier",
         sizes[0] / 8,

@@ -10,8 +10,8 @@ use lvx_model::Forward::{Dr, Nat};
 use crate::{
     case::Case,
     frame::{
+        Direction,
         Kind::{Ack, Udp},
-        Way,
     },
     harness::Harness,
     wrapper::pin,
@@ -49,13 +49,13 @@ pub fn measure(arguments: &Arguments) -> Result<Report> {
         });
     }
     for (name, case) in [
-        ("UDP, DR", Case::known(Dr, Udp, Way::In, false, &[])),
-        ("TCP, NAT", Case::known(Nat, Ack, Way::In, false, &[])),
+        ("UDP, DR", Case::known(Dr, Udp, Direction::In, false, &[])),
+        ("TCP, NAT", Case::known(Nat, Ack, Direction::In, false, &[])),
     ] {
         let mut harness = case.harness()?;
         for flows in [0, FLOWS] {
             if flows > 0 {
-                case.begin(&mut harness, 0, flows)?;
+                case.open_flows(&mut harness, 0, flows)?;
             }
             let mut found = 0;
             let times = (0..runs)

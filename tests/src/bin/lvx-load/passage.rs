@@ -1,4 +1,4 @@
-//! The way of a frame: from a source through a balancer into a sink, each a network namespace of its own, all on the
+//! The path of a frame: from a source through a balancer into a sink, each a network namespace of its own, all on the
 //! CPU that sends.
 //!
 //! ```text
