@@ -290,7 +290,7 @@ impl Drop for Balancer<'_> {
 }
 
 /// Mounts the BPF file system if it is not.
-fn mount_bpffs() -> Result<()> {
+pub fn mount_bpffs() -> Result<()> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let mounted = mounts.lines().any(|line| line.split(' ').nth(1) == Some(BPFFS));
     if !mounted {

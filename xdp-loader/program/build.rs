@@ -1,7 +1,7 @@
 //! Builds the XDP program (`xdp-ebpf`) for the BPF target and hands it to the crate as `$OUT_DIR/lvx-xdp`, and the
 //! programs that measure it as `$OUT_DIR/lvx-bench`.
 //!
-//! The program needs `core` built for its target, so a toolchain with the library's source: rustup's nightly with
+//! The program needs `core` built for its target, so a toolchain with the library's source: a nightly of rustup's with
 //! `rust-src`, or a distribution's compiler with its source package, linked into rustup as `lvx-ebpf`. `cargo xtask
 //! setup` installs either.
 
@@ -12,6 +12,9 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
 };
+
+/// The nightly that `cargo xtask setup` installs.
+const NIGHTLY: &str = "nightly-2026-05-20";
 
 /// The rustup name of a linked toolchain that has the source of `core` but is no nightly.
 const LINKED: &str = "lvx-ebpf";
@@ -108,7 +111,7 @@ fn layouts() -> String {
 
 /// The toolchain to build with.
 fn toolchain() -> Option<&'static str> {
-    [LINKED, "nightly"].into_iter().find(|name| {
+    [LINKED, NIGHTLY].into_iter().find(|name| {
         Command::new("rustup")
             .args(["run", name, "rustc", "--print", "sysroot"])
             .output()

@@ -1,7 +1,8 @@
-//! LVX's developer commands: `cargo xtask setup`, `build`, `run`, `test`, `bench`.
+//! LVX's developer commands: `cargo xtask setup`, `build`, `run`, `test`, `check`, `bench`.
 
 mod bench;
 mod build;
+mod check;
 mod command;
 mod packages;
 mod run;
@@ -40,6 +41,8 @@ enum Task {
     Run(run::Arguments),
     /// Run every test, and say how many passed and failed
     Test(test::Arguments),
+    /// Check form, lints, documentation, and the licences and sources of what is depended on
+    Check,
     /// Measure; without an argument, say what there is to measure
     Bench(bench::Arguments),
 }
@@ -72,6 +75,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         }
         Task::Run(arguments) => run::run(&arguments),
         Task::Test(arguments) => test::test(&arguments),
+        Task::Check => check::check().map(|()| ExitCode::SUCCESS),
         Task::Bench(arguments) => bench::bench(&arguments),
     }
 }

@@ -1,10 +1,13 @@
 //! `cargo xtask setup`: what building and testing need, installed where it is missing.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use anyhow::{Context, Result};
 
-use crate::{command::find, packages, toolchain};
+use crate::{
+    command::{self, find},
+    packages, toolchain,
+};
 
 /// What is needed.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +18,8 @@ pub struct Wanted {
     pub vm: bool,
     /// What benches compare with, and how they plot.
     pub benches: bool,
+    /// What checks what is depended on.
+    pub checks: bool,
 }
 
 impl Wanted {
@@ -23,12 +28,14 @@ impl Wanted {
         programs: false,
         vm: false,
         benches: false,
+        checks: false,
     };
     /// To build, and to run the lab and the tests.
     pub const TESTING: Self = Self {
         programs: true,
         vm: false,
         benches: false,
+        checks: false,
     };
 }
 
@@ -51,6 +58,9 @@ pub fn ensure(wanted: Wanted) -> Result<()> {
         }
     }
     packages::install(&missing)?;
+    if wanted.checks && find("cargo-deny").is_none() {
+        install_deny()?;
+    }
     if toolchain::installed()?.is_none() || !toolchain::has_linker() {
         toolchain::install()?;
         let linker = find("bpf-linker").context("there is no bpf-linker")?;
@@ -61,6 +71,22 @@ pub fn ensure(wanted: Wanted) -> Result<()> {
             linker.display()
         );
     }
+    Ok(())
+}
+
+/// The release of cargo-deny that reads `deny.toml`.
+const DENY: &str = "0.20.2";
+
+/// Builds cargo-deny, which no distribution packages.
+fn install_deny() -> Result<()> {
+    println!("setup: building cargo-deny {DENY} (some minutes)");
+    let mut cargo = Command::new("cargo");
+    cargo
+        .args(["install", "--quiet", "--locked", "cargo-deny", "--version", DENY])
+        // An installed tool is not part of a workspace's target directory.
+        .env_remove("CARGO_TARGET_DIR")
+        .current_dir("/");
+    command::output(&mut cargo).context("cargo-deny cannot be built")?;
     Ok(())
 }
 

@@ -22,6 +22,9 @@ pub struct Arguments {
     /// Run the tests of the XDP program on a stock Debian kernel in a virtual machine instead
     #[arg(long)]
     vm: bool,
+    /// Run the long tests as well: today, those of the XDP program in the virtual machine
+    #[arg(long, conflicts_with = "vm")]
+    long: bool,
     /// Only tests whose names contain one of these
     #[arg(value_name = "FILTER")]
     filters: Vec<String>,
@@ -36,38 +39,43 @@ const BPFFS: &str = "/sys/fs/bpf";
 pub fn test(arguments: &Arguments) -> Result<ExitCode> {
     command::ensure_root("test", "network namespaces, BPF")?;
     setup::ensure(Wanted {
-        programs: true,
-        vm: arguments.vm,
-        benches: false,
+        vm: arguments.vm || arguments.long,
+        ..Wanted::TESTING
     })?;
-    let mut runner = if arguments.vm {
-        vm::program_tests(&arguments.filters)?
-    } else {
+    let mut tally = Tally::default();
+    if !arguments.vm {
         mount_bpffs()?;
-        let built = build::release()?;
-        let threads = thread::available_parallelism()?.get().min(PARALLEL);
-        let mut runner = cargo();
-        runner
-            .args(["test", "--no-fail-fast", "--"])
-            .args(&arguments.filters)
-            .env("LVX_BIN", &built.lvx)
-            .envs(
-                build::variants()?
-                    .into_iter()
-                    .map(|(feature, path)| (variable(feature), path)),
-            );
-        if env::var_os("RUST_TEST_THREADS").is_none() {
-            runner.env("RUST_TEST_THREADS", threads.to_string());
-        }
-        runner
-    };
-    let tally = watch(&mut runner)?;
+        tally.merge(&watch(&mut on_this_kernel(&arguments.filters)?)?);
+    }
+    if arguments.vm || arguments.long {
+        tally.merge(&watch(&mut vm::program_tests(&arguments.filters)?)?);
+    }
     println!("{} passed, {} failed", tally.passed, tally.failed);
     Ok(if tally.good() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Builds what the tests need and returns the command that runs those named by `filters` here.
+fn on_this_kernel(filters: &[String]) -> Result<Command> {
+    let built = build::release()?;
+    let threads = thread::available_parallelism()?.get().min(PARALLEL);
+    let mut runner = cargo();
+    runner
+        .args(["test", "--no-fail-fast", "--"])
+        .args(filters)
+        .env("LVX_BIN", &built.lvx)
+        .envs(
+            build::variants()?
+                .into_iter()
+                .map(|(feature, path)| (variable(feature), path)),
+        );
+    if env::var_os("RUST_TEST_THREADS").is_none() {
+        runner.env("RUST_TEST_THREADS", threads.to_string());
+    }
+    Ok(runner)
 }
 
 /// The variable that names the build with another layout.
@@ -88,6 +96,13 @@ impl Tally {
     /// No test failed, and some ran.
     fn good(&self) -> bool {
         !self.runner_failed && self.failed == 0 && self.passed > 0
+    }
+
+    /// Adds how other tests went.
+    fn merge(&mut self, other: &Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.runner_failed |= other.runner_failed;
     }
 
     /// Adds what a line of libtest's output says.

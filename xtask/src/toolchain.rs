@@ -1,6 +1,6 @@
 //! What compiles the XDP program: a Rust compiler with the source of `core`, and bpf-linker built on the same LLVM.
 //!
-//! Two roads lead there. rustup's nightly with the component `rust-src` is the ordinary one. Where it cannot be had,
+//! Two roads lead there. A nightly of rustup's, always the same one ([`NIGHTLY`]), with the component `rust-src` is the ordinary one. Where it cannot be had,
 //! Debian's `rustc-web` does, with `rust-web-src`: rustup then knows it by the name [`DEBIAN`], and the build script of
 //! `lvx-program` lets it use unstable features.
 
@@ -16,6 +16,9 @@ use crate::{
     command::{self, cargo_bin, find},
     packages,
 };
+
+/// The nightly that the program is compiled by and measured with. `xdp-loader/program/build.rs` looks for it.
+const NIGHTLY: &str = "nightly-2026-05-20";
 
 /// The name under which rustup knows Debian's compiler. `xdp-loader/program/build.rs` looks for it.
 pub const DEBIAN: &str = "lvx-ebpf";
@@ -39,11 +42,11 @@ pub struct Toolchain {
 }
 
 impl Toolchain {
-    /// Whether it is the one that `rustup run nightly` means, which one with a date (`nightly-2026-05-20-...`) is not.
-    fn is_nightly(&self) -> bool {
+    /// Whether it is the pinned nightly.
+    fn is_pinned(&self) -> bool {
         self.name
-            .strip_prefix("nightly-")
-            .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+            .strip_prefix(NIGHTLY)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     }
 
     /// Whether the source of `core` lies where `-Z build-std` looks for it.
@@ -69,7 +72,7 @@ pub fn installed() -> Result<Option<Toolchain>> {
     usable.sort_by_key(|toolchain| toolchain.name != DEBIAN);
     Ok(usable
         .into_iter()
-        .find(|toolchain| toolchain.name == DEBIAN || toolchain.is_nightly()))
+        .find(|toolchain| toolchain.name == DEBIAN || toolchain.is_pinned()))
 }
 
 /// Whether a bpf-linker is there.
@@ -84,7 +87,7 @@ pub fn install() -> Result<()> {
         None => match from_rustup() {
             Ok(toolchain) => toolchain,
             Err(refused) => {
-                println!("setup: no nightly with rust-src from rustup; taking Debian's compiler");
+                println!("setup: no {NIGHTLY} with rust-src from rustup; taking Debian's compiler");
                 from_debian()
                     .with_context(|| format!("no compiler for the XDP program; rustup's: {refused:#}; Debian's"))?
             }
@@ -119,13 +122,9 @@ fn toolchains() -> Result<Vec<Toolchain>> {
 
 fn from_rustup() -> Result<Toolchain> {
     let mut rustup = Command::new("rustup");
-    let nightly = toolchains()?.into_iter().find(Toolchain::is_nightly);
-    if let Some(nightly) = &nightly {
-        rustup.args(["component", "add", "rust-src", "--toolchain", &nightly.name]);
-    } else {
-        rustup.args(["toolchain", "install", "nightly", "--profile", "minimal"]);
-        rustup.args(["--component", "rust-src", "--no-self-update"]);
-    }
+    rustup
+        .args(["toolchain", "install", NIGHTLY, "--profile", "minimal"])
+        .args(["--component", "rust-src", "--no-self-update"]);
     println!("setup: {}", command::line(&rustup));
     command::quietly(rustup, RUSTUP_LIMIT)?;
     let toolchain = installed()?.context("rustup has installed it, and it is not there")?;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
+use lvx_bench_report::grouped;
 use lvx_dataplane::Sizes;
 use lvx_model::{
     Backend, BackendAddress, Desired,
@@ -17,9 +18,8 @@ use xdp_common::bench::Script;
 
 use crate::{
     frame::{
-        self, BALANCER,
+        self, BALANCER, Direction,
         Kind::{self, Ack, Syn, Udp},
-        Way,
     },
     harness::{Harness, World, action},
 };
@@ -43,7 +43,7 @@ pub enum Packets {
     /// Each the first of a flow.
     New,
     /// For no service.
-    Foreign,
+    Unmatched,
     /// Not IP.
     Arp,
 }
@@ -59,8 +59,8 @@ pub struct Case {
     pub forward: Forward,
     /// What the packets are.
     pub kind: Kind,
-    /// Which way they go.
-    pub way: Way,
+    /// Whether they come from the client or go to it.
+    pub direction: Direction,
     /// Whether they are IPv6.
     pub ipv6: bool,
     /// What they are to the program.
@@ -77,7 +77,7 @@ pub struct Case {
     pub room: u32,
     /// Whether packets leave through the devmap.
     pub redirect: bool,
-    /// Numbers of flows to measure with; 0 where each packet begins one.
+    /// Numbers of flows to measure with; 0 where each packet opens one.
     pub flows: Vec<u32>,
     /// Upper bounds of the net cost by number of flows.
     pub bounds: &'static [(u32, f64)],
@@ -85,25 +85,31 @@ pub struct Case {
 
 impl Case {
     /// A case in which known flows go to one service.
-    pub fn known(forward: Forward, kind: Kind, way: Way, ipv6: bool, bounds: &'static [(u32, f64)]) -> Self {
-        let method = match (forward, way) {
+    pub fn known(
+        forward: Forward,
+        kind: Kind,
+        direction: Direction,
+        ipv6: bool,
+        bounds: &'static [(u32, f64)],
+    ) -> Self {
+        let method = match (forward, direction) {
             (Dr, _) => "DR",
-            (Nat, Way::In) => "NAT in",
-            (Nat, Way::Back) => "NAT back",
+            (Nat, Direction::In) => "NAT in",
+            (Nat, Direction::Back) => "NAT back",
         };
         Self {
             group: "known flows",
             name: format!("{method} {} {}", protocol_name(kind), family_name(ipv6)),
             forward,
             kind,
-            way,
+            direction,
             ipv6,
             packets: Packets::Known,
             scheduler: Scheduler::Mh,
             services: 1,
             to_all: false,
-            // The way back is that of one backend.
-            backends: if way == Way::Back { 1 } else { 10 },
+            // Only one backend answers.
+            backends: if direction == Direction::Back { 1 } else { 10 },
             room: ROOM,
             redirect: false,
             flows: FLOWS.to_vec(),
@@ -111,7 +117,7 @@ impl Case {
         }
     }
 
-    /// A case in which every packet begins a flow, in a table that a CPU's cache holds: what is measured is the program's work.
+    /// A case in which every packet opens a flow, in a table that a CPU's cache holds: what is measured is the program's work.
     pub fn new_flows(
         forward: Forward,
         kind: Kind,
@@ -119,7 +125,7 @@ impl Case {
         scheduler: Scheduler,
         bounds: &'static [(u32, f64)],
     ) -> Self {
-        let known = Self::known(forward, kind, Way::In, ipv6, bounds);
+        let known = Self::known(forward, kind, Direction::In, ipv6, bounds);
         Self {
             group: "new flows",
             name: format!("{}, {}", known.name.replace("TCP", "SYN"), scheduler.name()),
@@ -132,8 +138,8 @@ impl Case {
     }
 
     /// A case in which packets are not the balancer's.
-    pub fn foreign(packets: Packets, kind: Kind, ipv6: bool) -> Self {
-        let known = Self::known(Dr, kind, Way::In, ipv6, &[(1, 12.0)]);
+    pub fn unmatched(packets: Packets, kind: Kind, ipv6: bool) -> Self {
+        let known = Self::known(Dr, kind, Direction::In, ipv6, &[(1, 12.0)]);
         Self {
             group: "not for a service",
             name: match packets {
@@ -147,7 +153,7 @@ impl Case {
     }
 
     /// The frames of this case's flows.
-    pub fn script(&self, kind: Kind, way: Way, flows: u32) -> Script {
+    pub fn script(&self, kind: Kind, direction: Direction, flows: u32) -> Script {
         if self.packets == Packets::Arp {
             return frame::arp();
         }
@@ -155,15 +161,15 @@ impl Case {
             false => Ipv4Addr::new(172, 16, 0, 1).into(),
             true => "fd00:c::1".parse().unwrap_or(Ipv6Addr::LOCALHOST).into(),
         };
-        let other = match (way, self.packets) {
-            (_, Packets::Foreign) => (self.vip(0), PORT + 1),
-            (Way::In, _) => (self.vip(if self.to_all { 0 } else { self.services / 2 }), PORT),
-            (Way::Back, _) => (self.backend(0), PORT),
+        let other = match (direction, self.packets) {
+            (_, Packets::Unmatched) => (self.vip(0), PORT + 1),
+            (Direction::In, _) => (self.vip(if self.to_all { 0 } else { self.services / 2 }), PORT),
+            (Direction::Back, _) => (self.backend(0), PORT),
         };
         Script {
             flows,
             services: if self.to_all { self.services } else { 1 },
-            ..frame::script(kind, way, first, other)
+            ..frame::script(kind, direction, first, other)
         }
     }
 
@@ -266,14 +272,14 @@ impl Case {
     /// What the program is to answer.
     pub fn action(&self) -> u32 {
         match (self.packets, self.redirect) {
-            (Packets::Foreign | Packets::Arp, _) => action::PASS,
+            (Packets::Unmatched | Packets::Arp, _) => action::PASS,
             (_, false) => action::TX,
             (_, true) => action::REDIRECT,
         }
     }
 
-    /// Makes the flows known.
-    pub fn begin(&self, harness: &mut Harness, cpu: usize, flows: u32) -> Result<()> {
+    /// Opens the flows, so that they are known.
+    pub fn open_flows(&self, harness: &mut Harness, cpu: usize, flows: u32) -> Result<()> {
         if self.packets != Packets::Known {
             return Ok(());
         }
@@ -283,15 +289,15 @@ impl Case {
             Ack => &[Syn, Ack],
         };
         for kind in kinds {
-            harness.send(&self.script(*kind, Way::In, flows), cpu)?;
+            harness.send(&self.script(*kind, Direction::In, flows), cpu)?;
         }
-        if self.way == Way::Back {
-            harness.send(&self.script(self.kind, Way::Back, flows), cpu)?;
+        if self.direction == Direction::Back {
+            harness.send(&self.script(self.kind, Direction::Back, flows), cpu)?;
         }
         Ok(())
     }
 
-    /// The name of the row that has so many flows; 0 where each packet begins one.
+    /// The name of the row that has so many flows; 0 where each packet opens one.
     pub fn row_name(&self, flows: u32) -> String {
         match flows {
             0 => self.name.clone(),
@@ -312,16 +318,4 @@ fn protocol_name(kind: Kind) -> &'static str {
 /// IPv4 or IPv6.
 fn family_name(ipv6: bool) -> &'static str {
     if ipv6 { "IPv6" } else { "IPv4" }
-}
-/// A number with a comma before each three digits.
-pub fn grouped(number: u32) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

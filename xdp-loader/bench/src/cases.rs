@@ -1,15 +1,16 @@
 //! The cases that are measured.
 
+use lvx_bench_report::grouped;
 use lvx_model::{
     Forward::{Dr, Nat},
     Scheduler::{self, Fo, Lc, Nq, Ovf, P2c, Sed, Wlc},
 };
 
 use crate::{
-    case::{Case, Packets, ROOM, grouped},
+    case::{Case, Packets, ROOM},
     frame::{
+        Direction,
         Kind::{Ack, Syn, Udp},
-        Way,
     },
 };
 
@@ -23,31 +24,37 @@ pub fn one_cpu() -> Vec<Case> {
         Case {
             room: HALF_ROOM,
             flows: vec![1, 10_000, 100_000, 131_072, 524_288],
-            ..Case::known(Dr, Udp, Way::In, false, &[(1, 30.0), (131_072, 70.0), (524_288, 100.0)])
+            ..Case::known(
+                Dr,
+                Udp,
+                Direction::In,
+                false,
+                &[(1, 30.0), (131_072, 70.0), (524_288, 100.0)],
+            )
         },
         Case {
             flows: vec![100_000, 524_288, 1_000_000],
             name: format!("DR UDP IPv4, room for {}", grouped(ROOM)),
-            ..Case::known(Dr, Udp, Way::In, false, &[])
+            ..Case::known(Dr, Udp, Direction::In, false, &[])
         },
-        Case::known(Dr, Ack, Way::In, false, &[(1, 30.0)]),
-        Case::known(Nat, Udp, Way::In, false, in_and_back),
-        Case::known(Nat, Udp, Way::Back, false, in_and_back),
-        Case::known(Nat, Ack, Way::In, false, in_and_back),
-        Case::known(Nat, Ack, Way::Back, false, in_and_back),
+        Case::known(Dr, Ack, Direction::In, false, &[(1, 30.0)]),
+        Case::known(Nat, Udp, Direction::In, false, in_and_back),
+        Case::known(Nat, Udp, Direction::Back, false, in_and_back),
+        Case::known(Nat, Ack, Direction::In, false, in_and_back),
+        Case::known(Nat, Ack, Direction::Back, false, in_and_back),
         Case {
             room: HALF_ROOM,
             flows: vec![1, 10_000, 100_000, 131_072, 524_288],
-            ..Case::known(Dr, Udp, Way::In, true, in_and_back)
+            ..Case::known(Dr, Udp, Direction::In, true, in_and_back)
         },
-        Case::known(Dr, Ack, Way::In, true, in_and_back),
-        Case::known(Nat, Udp, Way::In, true, in_and_back),
-        Case::known(Nat, Udp, Way::Back, true, in_and_back),
-        Case::known(Nat, Ack, Way::In, true, in_and_back),
-        Case::known(Nat, Ack, Way::Back, true, in_and_back),
+        Case::known(Dr, Ack, Direction::In, true, in_and_back),
+        Case::known(Nat, Udp, Direction::In, true, in_and_back),
+        Case::known(Nat, Udp, Direction::Back, true, in_and_back),
+        Case::known(Nat, Ack, Direction::In, true, in_and_back),
+        Case::known(Nat, Ack, Direction::Back, true, in_and_back),
     ];
     for (forward, kind) in [(Dr, Udp), (Nat, Ack)] {
-        let known = Case::known(forward, kind, Way::In, false, &[]);
+        let known = Case::known(forward, kind, Direction::In, false, &[]);
         cases.push(Case {
             name: format!("{}, redirected", known.name),
             redirect: true,
@@ -58,20 +65,20 @@ pub fn one_cpu() -> Vec<Case> {
     cases.push(Case {
         name: "DR SYN again IPv4".to_owned(),
         flows: vec![1, 100_000],
-        ..Case::known(Dr, Syn, Way::In, false, &[])
+        ..Case::known(Dr, Syn, Direction::In, false, &[])
     });
-    for packets in [Packets::Foreign, Packets::Arp] {
-        cases.push(Case::foreign(packets, Udp, false));
+    for packets in [Packets::Unmatched, Packets::Arp] {
+        cases.push(Case::unmatched(packets, Udp, false));
     }
-    cases.push(Case::foreign(Packets::Foreign, Ack, false));
-    let beside = Case::foreign(Packets::Foreign, Udp, false);
+    cases.push(Case::unmatched(Packets::Unmatched, Ack, false));
+    let beside = Case::unmatched(Packets::Unmatched, Udp, false);
     cases.push(Case {
         // They may be answers of its backends.
         name: format!("{}, a service with NAT", beside.name),
         forward: Nat,
         ..beside
     });
-    cases.push(Case::foreign(Packets::Foreign, Ack, true));
+    cases.push(Case::unmatched(Packets::Unmatched, Ack, true));
 
     let syn = &[(0, 90.0)];
     for scheduler in Scheduler::ALL {
@@ -97,7 +104,7 @@ pub fn one_cpu() -> Vec<Case> {
             if to_all && services == 1 {
                 continue;
             }
-            let known = Case::known(Dr, Ack, Way::In, false, &[]);
+            let known = Case::known(Dr, Ack, Direction::In, false, &[]);
             cases.push(Case {
                 group: "services",
                 name: format!(
@@ -113,7 +120,7 @@ pub fn one_cpu() -> Vec<Case> {
         }
     }
     for backends in [10, 1_000] {
-        let known = Case::known(Dr, Ack, Way::In, false, &[]);
+        let known = Case::known(Dr, Ack, Direction::In, false, &[]);
         cases.push(Case {
             group: "backends",
             name: format!("DR TCP to one service of {} backends", grouped(backends)),
@@ -125,15 +132,15 @@ pub fn one_cpu() -> Vec<Case> {
     cases
 }
 
-/// The cases whose instructions are counted, one for each way through the program: how many flows and services there are makes
+/// The cases whose instructions are counted, one for each path through the program: how many flows and services there are makes
 /// no difference to that.
 pub fn counted() -> Vec<Case> {
-    let of_one_way = |case: &Case| {
+    let of_one_path = |case: &Case| {
         ["known flows", "new flows", "not for a service"].contains(&case.group)
             && case.flows.iter().any(|&flows| flows <= 1)
             && !case.name.contains("room for")
     };
-    let mut cases: Vec<Case> = one_cpu().into_iter().filter(of_one_way).collect();
+    let mut cases: Vec<Case> = one_cpu().into_iter().filter(of_one_path).collect();
     cases.push(Case::new_flows(Dr, Udp, true, Scheduler::Mh, &[]));
     cases.push(Case::new_flows(Nat, Udp, false, Scheduler::Mh, &[]));
     cases.push(Case::new_flows(Nat, Udp, true, Scheduler::Mh, &[]));
@@ -145,9 +152,9 @@ pub fn two_cpus() -> Vec<Case> {
     let known = |forward, kind, flows| Case {
         group: "two CPUs",
         flows,
-        ..Case::known(forward, kind, Way::In, false, &[])
+        ..Case::known(forward, kind, Direction::In, false, &[])
     };
-    let fresh = |scheduler| Case {
+    let new_flows = |scheduler| Case {
         group: "two CPUs",
         room: ROOM,
         ..Case::new_flows(Dr, Syn, false, scheduler, &[])
@@ -155,7 +162,7 @@ pub fn two_cpus() -> Vec<Case> {
     vec![
         known(Dr, Udp, vec![1, 100_000]),
         known(Nat, Ack, vec![1, 100_000]),
-        fresh(Scheduler::Mh),
-        fresh(Scheduler::Rr),
+        new_flows(Scheduler::Mh),
+        new_flows(Scheduler::Rr),
     ]
 }

@@ -27,7 +27,7 @@ impl FromStr for Mac {
 }
 
 /// Where a frame comes from or goes to.
-pub type End = (IpAddr, u16);
+pub type Endpoint = (IpAddr, u16);
 
 /// What of TCP's flags a frame has, or that it is of UDP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,9 +40,9 @@ pub enum Kind {
     Ack,
 }
 
-/// Which end of a frame is the client's.
+/// Whether a frame comes from the client or goes to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Direction {
     /// From the client.
     In,
     /// To the client.
@@ -51,25 +51,25 @@ pub enum Way {
 
 /// A script without flows: see [`Script`]. The client has the addresses from `client` on, the other end those from
 /// `other` on.
-pub fn script(kind: Kind, way: Way, client: IpAddr, other: End) -> Script {
-    script_to(Mac(BALANCER), kind, way, client, other)
+pub fn script(kind: Kind, direction: Direction, client: IpAddr, other: Endpoint) -> Script {
+    script_to(Mac(BALANCER), kind, direction, client, other)
 }
 
 /// The same, in frames to this MAC.
-pub fn script_to(mac: Mac, kind: Kind, way: Way, client: IpAddr, other: End) -> Script {
+pub fn script_to(mac: Mac, kind: Kind, direction: Direction, client: IpAddr, other: Endpoint) -> Script {
     let client_end = (client, u16::from_be(Script::port(0)));
-    let bytes = match way {
-        Way::In => bytes(mac, kind, client_end, other),
-        Way::Back => bytes(mac, kind, other, client_end),
+    let bytes = match direction {
+        Direction::In => bytes(mac, kind, client_end, other),
+        Direction::Back => bytes(mac, kind, other, client_end),
     };
     // Ethernet, then the addresses, whose low words vary, then the ports.
     let (source, destination, ports) = match client {
         IpAddr::V4(_) => (14 + 12, 14 + 16, 14 + 20),
         IpAddr::V6(_) => (14 + 8 + 12, 14 + 24 + 12, 14 + 40),
     };
-    let (address_at, service_at, port_at) = match way {
-        Way::In => (source, destination, ports),
-        Way::Back => (destination, source, ports + 2),
+    let (address_at, service_at, port_at) = match direction {
+        Direction::In => (source, destination, ports),
+        Direction::Back => (destination, source, ports + 2),
     };
     let mut frame = [0_u8; FRAME];
     frame[..bytes.len()].copy_from_slice(&bytes);
@@ -123,7 +123,7 @@ pub fn arp() -> Script {
 }
 
 /// A frame of the least length that holds it, with right checksums.
-fn bytes(mac: Mac, kind: Kind, from: End, to: End) -> Vec<u8> {
+fn bytes(mac: Mac, kind: Kind, from: Endpoint, to: Endpoint) -> Vec<u8> {
     let ethernet = PacketBuilder::ethernet2(CLIENT, mac.0);
     let (ip, length) = match (from.0, to.0) {
         (IpAddr::V4(from), IpAddr::V4(to)) => (ethernet.ipv4(from.octets(), to.octets(), 64), SHORT_FRAME),

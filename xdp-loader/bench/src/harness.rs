@@ -7,6 +7,7 @@ use aya::{
     Ebpf, TestRun as _, TestRunOptions,
     maps::{MapData, PerCpuArray, ProgramArray},
 };
+use lvx_bench_report::{median, range};
 use lvx_dataplane::{Node, Sizes, Tables, census::Census};
 use lvx_model::{Desired, health::HealthView};
 use lvx_netlink::{LinkTable, NextHops};
@@ -15,10 +16,7 @@ use xdp_common::{
     layout::{BucketFlow, ClientKeys, Connections, Control},
 };
 
-use crate::{
-    report::median,
-    wrapper::{self, Bytes, pin, program},
-};
+use crate::wrapper::{self, Bytes, pin, program};
 
 /// The actions of XDP (kernel `include/uapi/linux/bpf.h`).
 pub mod action {
@@ -92,22 +90,23 @@ impl Cost {
     /// From the runs of the floor and of the program.
     fn of(floor: &[f64], measured: &[f64]) -> Self {
         let (floor, gross) = (median(floor), median(measured));
+        let (min, max) = range(measured);
         Self {
             median: gross - floor,
-            min: measured.iter().copied().fold(f64::INFINITY, f64::min) - floor,
-            max: measured.iter().copied().fold(0.0, f64::max) - floor,
+            min: min - floor,
+            max: max - floor,
             gross,
         }
     }
 
     /// The median of several costs, and the least and greatest of all their runs.
     pub fn median_of(costs: &[Self]) -> Self {
-        let of = |field: fn(&Self) -> f64| median(&costs.iter().map(field).collect::<Vec<_>>());
+        let all = |field: fn(&Self) -> f64| -> Vec<f64> { costs.iter().map(field).collect() };
         Self {
-            median: of(|cost| cost.median),
-            min: costs.iter().map(|cost| cost.min).fold(f64::INFINITY, f64::min),
-            max: costs.iter().map(|cost| cost.max).fold(f64::NEG_INFINITY, f64::max),
-            gross: of(|cost| cost.gross),
+            median: median(&all(|cost| cost.median)),
+            min: range(&all(|cost| cost.min)).0,
+            max: range(&all(|cost| cost.max)).1,
+            gross: median(&all(|cost| cost.gross)),
         }
     }
 }
@@ -150,8 +149,8 @@ impl Harness {
         &mut self.tables
     }
 
-    /// Tells the program something else, and lets it forget all flows; their hashes are the same in every run then.
-    pub fn begin_anew(&mut self, world: &World) -> Result<()> {
+    /// Configures the program anew and makes it forget all flows; their hashes are the same in every run then.
+    pub fn reset(&mut self, world: &World) -> Result<()> {
         const KEYS: ClientKeys = ClientKeys::new([
             0x6c76_785f_6265_6e63,
             0x9e37_79b9_7f4a_7c15,
@@ -221,15 +220,15 @@ impl Harness {
     }
 
     /// Sends some packets of the script one by one: the share that is answered otherwise than expected.
-    pub fn astray(&mut self, script: &Script, expected: u32) -> Result<f64> {
+    pub fn unexpected_share(&mut self, script: &Script, expected: u32) -> Result<f64> {
         const SAMPLE: u32 = 512;
         self.set(script, 0)?;
-        let mut astray = 0_u32;
+        let mut unexpected = 0_u32;
         for _ in 0..SAMPLE {
             let (_, action) = self.run(Target::UnderTest, 1)?;
-            astray += u32::from(action != expected);
+            unexpected += u32::from(action != expected);
         }
-        Ok(f64::from(astray) / f64::from(SAMPLE))
+        Ok(f64::from(unexpected) / f64::from(SAMPLE))
     }
 
     /// What a packet of the script costs.
@@ -245,8 +244,8 @@ impl Harness {
         Ok(Cost::of(&floor, &measured))
     }
 
-    /// What a packet costs that begins a flow: the later half of the script's flows, in tables that were empty before the
-    /// earlier half began. (A run begins with cold caches; what the first packets wait for is not the flows'.)
+    /// What a packet costs that opens a flow: the later half of the script's flows, in tables that were empty before the
+    /// earlier half was sent. (A run starts with cold caches; what the first packets wait for is not the flows'.)
     pub fn cost_of_new(&mut self, script: &Script, effort: Effort) -> Result<Cost> {
         pin(effort.cpu)?;
         let (mut floor, mut measured) = (Vec::new(), Vec::new());
@@ -283,20 +282,20 @@ impl Harness {
 
     /// How many times as many packets two CPUs take as one, each with flows of its own: of the program in its wrapper,
     /// and of the wrapper alone. For each run.
-    pub fn two_cpus(&mut self, script: &Script, effort: Effort, fresh: bool) -> Result<(Vec<f64>, Vec<f64>)> {
+    pub fn two_cpus(&mut self, script: &Script, effort: Effort, new_flows: bool) -> Result<(Vec<f64>, Vec<f64>)> {
         let mut script = *script;
-        let packets = if fresh { script.flows } else { effort.packets };
+        let packets = if new_flows { script.flows } else { effort.packets };
         let (mut program, mut wrapper) = (Vec::new(), Vec::new());
         for _ in 0..effort.runs {
             for (target, ratios) in [(Target::Floor, &mut wrapper), (Target::UnderTest, &mut program)] {
                 self.set(&script, script.flows)?;
                 let alone = self.side_by_side(target, packets, &[0])?;
-                if fresh {
+                if new_flows {
                     script.first += 2 * script.flows;
                 }
                 self.set(&script, script.flows)?;
                 let both = self.side_by_side(target, packets, &[0, 1])?;
-                if fresh {
+                if new_flows {
                     script.first += 2 * script.flows;
                 }
                 ratios.push(both / alone);

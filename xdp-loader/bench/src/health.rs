@@ -12,12 +12,12 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use lvx_bench_report::{Check, Report, Row, median, range};
 
 use self::{
     daemon::{Daemon, Use},
     site::{Arrivals, Site},
 };
-use crate::report::{Check, Report, Row, median};
 
 /// What the daemon may cost: percent of one core, and MB of memory.
 const CPU: f64 = 15.0;
@@ -119,37 +119,25 @@ fn report(
     let memory = |of: &[Use]| of.iter().map(|one| one.resident_mb).collect::<Vec<_>>();
     let watched = format!("{backends} backends, probed");
     let let_be = format!("{backends} backends, not probed");
-    report
-        .rows
-        .push(row("CPU of lvx run", &watched, &cpu(probing), None, Some(CPU)));
-    report.rows.push(row("CPU of lvx run", &let_be, &cpu(idle), None, None));
-    let resident = "Resident memory of lvx run";
-    report
-        .rows
-        .push(row(resident, &watched, &memory(probing), Some("MB"), Some(MEMORY)));
-    report
-        .rows
-        .push(row(resident, &let_be, &memory(idle), Some("MB"), None));
+    report.add(Row::new("CPU of lvx run", &watched, &cpu(probing)).bound(CPU));
+    report.add(Row::new("CPU of lvx run", &let_be, &cpu(idle)));
+    let resident = |case: &str, of: &[Use]| Row::new("Resident memory of lvx run", case, &memory(of)).unit("MB");
+    report.add(resident(&watched, probing).bound(MEMORY));
+    report.add(resident(&let_be, idle));
 
     let seconds = (window.end - window.start).as_secs_f64();
     let slots = arrivals.per_slot(window);
     let slots: Vec<f64> = slots.iter().map(|&count| f64::from(count)).collect();
     let total: f64 = slots.iter().sum();
     let mean = total / slots.len().max(1) as f64;
-    let largest = slots.iter().copied().fold(0.0, f64::max);
+    let (_, largest) = range(&slots);
     let slot = format!("probes within {} ms, as they arrive", site::SLOT.as_millis());
-    report.rows.push(row("Spread", &slot, &slots, Some("probes"), None));
+    report.add(Row::new("Spread", &slot, &slots).unit("probes"));
 
-    let median_of = |values: Vec<f64>| median(&values);
-    report.checks = vec![
+    report.checks.extend([
         Check::at_most(
-            "CPU of the daemon, in percent of one core",
-            median_of(cpu(probing)),
-            CPU,
-        ),
-        Check::at_most(
-            "resident memory of the daemon, in MB",
-            memory(probing).into_iter().fold(0.0, f64::max),
+            "the most resident memory of the daemon, in MB",
+            range(&memory(probing)).1,
             MEMORY,
         ),
         Check::at_least("backends that are up", up as f64, f64::from(backends)),
@@ -166,7 +154,7 @@ fn report(
             largest / mean.max(f64::MIN_POSITIVE),
             4.0,
         ),
-    ];
+    ]);
     let extra = median(&cpu(probing)) - median(&cpu(idle));
     report.notes.push(format!(
         "{:.0} us of CPU per probe, beyond what the daemon takes anyway",
@@ -176,20 +164,6 @@ fn report(
         .notes
         .push("An interval is shortened by up to 10 % by chance, so there are a few more probes than asked for".into());
     Ok(report)
-}
-
-fn row(group: &str, case: &str, values: &[f64], unit: Option<&'static str>, bound: Option<f64>) -> Row {
-    Row {
-        group: group.to_owned(),
-        case: case.to_owned(),
-        median: median(values),
-        min: values.iter().copied().fold(f64::INFINITY, f64::min),
-        max: values.iter().copied().fold(0.0, f64::max),
-        unit,
-        gross: None,
-        bound,
-        note: None,
-    }
 }
 
 /// Runs a program that must succeed: what it prints.

@@ -3,18 +3,18 @@
 
 use anyhow::{Context, Result, ensure};
 use aya::Ebpf;
+use lvx_bench_report::{Row, grouped};
 use lvx_dataplane::{Clock, Sizes};
 
 use crate::{
-    case::{Case, LITTLE_ROOM, LOOPBACK, Packets, grouped},
+    case::{Case, LITTLE_ROOM, LOOPBACK, Packets},
     frame,
     harness::{Harness, action},
     interpreter::{Instruction, Interpreter, Object},
-    report::{Row, median},
     wrapper::{pin, program},
 };
 
-/// What the rows belong to.
+/// What the rows belong to, and their unit.
 pub const GROUP: &str = "instructions";
 /// Flows of each case: they may differ by some instructions, as they choose among members or find a bucket's place taken.
 const FLOWS: u32 = 64;
@@ -37,13 +37,13 @@ pub fn count(cases: &[Case], cpu: usize) -> Result<Vec<Row>> {
 
 /// Counts the instructions of a packet in a case.
 fn one(case: &Case, harness: &mut Harness, object: &Object, cpu: usize) -> Result<Row> {
-    harness.begin_anew(&case.world()?)?;
-    case.begin(harness, cpu, FLOWS)?;
+    harness.reset(&case.world()?)?;
+    case.open_flows(harness, cpu, FLOWS)?;
     let hertz = harness.tables().maps().control().read(0).hertz;
     let loaded = harness.tables().ebpf();
     let clock = Clock::start(program(loaded, "lvx_clock")?, Some(hertz))?;
     let mut interpreter = Interpreter::new(object, loaded, cpu as u32)?;
-    let script = case.script(case.kind, case.way, FLOWS);
+    let script = case.script(case.kind, case.direction, FLOWS);
     let mut counts = Vec::new();
     for flow in 0..FLOWS {
         let frame = frame::of_flow(&script, flow);
@@ -72,9 +72,7 @@ fn one(case: &Case, harness: &mut Harness, object: &Object, cpu: usize) -> Resul
         );
         counts.push(counted.instructions as f64);
     }
-    let row = row(case.name.clone(), &counts);
-    eprintln!("{:>6} instructions  {}", row.median, row.case);
-    Ok(row)
+    Ok(Row::new(GROUP, &case.name, &counts).unit(GROUP))
 }
 
 /// How long each program is, in words of eight bytes, and what the verifier walks of it.
@@ -82,25 +80,9 @@ fn sizes(object: &Object, loaded: &Ebpf) -> Result<Vec<Row>> {
     let size = |(name, instructions): (&str, &[Instruction])| {
         let walked = program(loaded, name)?.info()?.verified_instruction_count();
         Ok(Row {
-            group: "length of the programs".to_owned(),
             note: walked.map(|walked| format!("{} walked by the verifier", grouped(walked))),
-            ..row(name.to_owned(), &[instructions.len() as f64])
+            ..Row::new("length of the programs", name, &[instructions.len() as f64]).unit(GROUP)
         })
     };
     object.programs().map(size).collect()
-}
-
-/// A row of what was counted.
-fn row(case: String, counts: &[f64]) -> Row {
-    Row {
-        group: GROUP.to_owned(),
-        case,
-        median: median(counts),
-        min: counts.iter().copied().fold(f64::INFINITY, f64::min),
-        max: counts.iter().copied().fold(0.0, f64::max),
-        unit: Some("instructions"),
-        gross: None,
-        bound: None,
-        note: None,
-    }
 }

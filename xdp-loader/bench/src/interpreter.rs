@@ -4,7 +4,7 @@
 //! An instruction of two words (`ld_imm64`) counts as one, and so does a call of a helper: what helpers do is the kernel's.
 
 mod arithmetic;
-mod helpers;
+mod bpf_helpers;
 mod maps;
 mod object;
 mod space;
@@ -14,6 +14,7 @@ use aya::Ebpf;
 
 use self::{
     arithmetic::{FROM_REGISTER, Left, atomic, calculate, jumps, signed},
+    bpf_helpers::Answer,
     maps::Maps,
     space::{Space, mask},
 };
@@ -22,7 +23,7 @@ pub use self::object::{Instruction, Object};
 
 /// Bytes of stack of a function.
 const STACK: usize = 512;
-/// Functions that may be under way, one called by the other.
+/// Functions that may be active, one called by the other (the kernel's `MAX_CALL_FRAMES`).
 const CALLS: usize = 8;
 /// Bytes of `struct xdp_md`.
 const CONTEXT: usize = 24;
@@ -94,40 +95,40 @@ impl<'a> Interpreter<'a> {
     /// Runs a function to its end: what it returns. `depth` functions wait for it.
     fn function(&mut self, program: &'a [Instruction], at: usize, depth: usize, arguments: [u64; 5]) -> Result<u64> {
         ensure!(depth < CALLS, "too many calls");
-        let mut program = program;
-        let mut at = at;
         let mut registers = [0; 11];
         registers[1..6].copy_from_slice(&arguments);
         registers[10] = self.stack + (STACK * (depth + 1)) as u64;
+        let mut activation = Activation {
+            program,
+            at,
+            depth,
+            registers,
+        };
         loop {
-            let it = program.get(at).context("a jump out of the program")?;
+            let at = activation.at;
+            let it = activation.program.get(at).context("a jump out of the program")?;
             self.executed += 1;
             ensure!(self.executed < MOST, "the program does not end");
             let next = self
-                .step(program, it, at, depth, &mut registers)
+                .step(it, &mut activation)
                 .with_context(|| format!("instruction {at}: {it:?}"))?;
             match next {
-                Next::At(place) => at = place,
-                Next::Return => return Ok(registers[0]),
+                Next::At(place) => activation.at = place,
+                Next::Return => return Ok(activation.registers[0]),
                 Next::Program(name) => {
-                    program = self.object.program(name)?;
-                    at = 0;
-                    registers[1] = self.context;
+                    activation.program = self.object.program(name)?;
+                    activation.at = 0;
+                    activation.registers[1] = self.context;
                 }
             }
         }
     }
 
-    /// Runs an instruction.
-    fn step(
-        &mut self,
-        program: &'a [Instruction],
-        it: &Instruction,
-        at: usize,
-        depth: usize,
-        registers: &mut [u64; 11],
-    ) -> Result<Next> {
+    /// Runs an instruction of a function.
+    fn step(&mut self, it: &Instruction, activation: &mut Activation<'a>) -> Result<Next> {
         ensure!(it.dst < 11 && it.src < 11, "there is no such register");
+        let (program, at) = (activation.program, activation.at);
+        let registers = &mut activation.registers;
         let imm = i64::from(it.imm) as u64;
         let operand = if it.code & FROM_REGISTER != 0 {
             registers[it.src]
@@ -170,7 +171,7 @@ impl<'a> Interpreter<'a> {
             // JMP, JMP32.
             (5, 0x00) => return Ok(jump(i32::from(it.off))?),
             (6, 0x00) => return Ok(jump(it.imm)?),
-            (5, 0x80) => return self.call(program, it, at, depth, registers),
+            (5, 0x80) => return self.call(it, activation),
             (5, 0x90) => return Ok(Next::Return),
             (5 | 6, _) => {
                 if jumps(it.code, bits, registers[it.dst], operand)? {
@@ -221,29 +222,34 @@ impl<'a> Interpreter<'a> {
     }
 
     /// Calls a helper or a function of the program.
-    fn call(
-        &mut self,
-        program: &'a [Instruction],
-        it: &Instruction,
-        at: usize,
-        depth: usize,
-        registers: &mut [u64; 11],
-    ) -> Result<Next> {
+    fn call(&mut self, it: &Instruction, caller: &mut Activation<'a>) -> Result<Next> {
+        let (program, at, depth) = (caller.program, caller.at, caller.depth);
         let mut arguments = [0; 5];
-        arguments.copy_from_slice(&registers[1..6]);
-        match it.src {
+        arguments.copy_from_slice(&caller.registers[1..6]);
+        caller.registers[0] = match it.src {
             0 => match self.help(program, it.imm, depth, arguments)? {
-                helpers::Answer::Value(value) => registers[0] = value,
-                helpers::Answer::Program(name) => return Ok(Next::Program(name)),
+                Answer::Value(value) => value,
+                Answer::Program(name) => return Ok(Next::Program(name)),
             },
             1 => {
                 let callee = usize::try_from(at as i64 + 1 + i64::from(it.imm))?;
-                registers[0] = self.function(program, callee, depth + 1, arguments)?;
+                self.function(program, callee, depth + 1, arguments)?
             }
             kind => bail!("there is no call of kind {kind}"),
-        }
+        };
         Ok(Next::At(at + 1))
     }
+}
+
+/// A function that has been called and has not returned.
+struct Activation<'a> {
+    /// The program that it is of.
+    program: &'a [Instruction],
+    /// The place of the next instruction.
+    at: usize,
+    /// Functions that wait for it.
+    depth: usize,
+    registers: [u64; 11],
 }
 
 /// What comes after an instruction.

@@ -10,14 +10,15 @@ mod hold;
 mod instructions;
 mod interpreter;
 mod program;
-mod report;
 mod send;
 mod tables;
 mod wrapper;
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
+use lvx_bench_report::Report;
 
 /// Measures LVX's XDP program.
 #[derive(Debug, Parser)]
@@ -42,9 +43,9 @@ enum Bench {
 
 fn main() -> ExitCode {
     let measured = match Arguments::parse().bench {
-        Bench::Program(arguments) => program::measure(&arguments).and_then(|report| report.print()),
-        Bench::Health(arguments) => health::measure(&arguments).and_then(|report| report.print()),
-        Bench::Tables(arguments) => tables::measure(&arguments).and_then(|report| report.print()),
+        Bench::Program(arguments) => program::measure(&arguments).and_then(print),
+        Bench::Health(arguments) => health::measure(&arguments).and_then(print),
+        Bench::Tables(arguments) => tables::measure(&arguments).and_then(print),
         Bench::Send(arguments) => send::send(&arguments),
         Bench::Hold(arguments) => hold::hold(&arguments),
     };
@@ -55,4 +56,8 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn print(report: Report) -> Result<()> {
+    Ok(report.print()?)
 }

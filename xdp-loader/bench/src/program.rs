@@ -3,16 +3,16 @@
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
+use lvx_bench_report::{Check, Report, Row, grouped, median};
 use lvx_model::Forward::Dr;
 use xdp_common::bench::{Order, Script};
 
 use crate::{
-    case::{Case, Packets, grouped},
+    case::{Case, Packets},
     cases,
-    frame::{Kind::Udp, Way},
+    frame::{Direction, Kind::Udp},
     harness::{Cost, Effort, Harness},
     instructions,
-    report::{Check, Report, Row, median},
 };
 
 /// What to measure, and how much.
@@ -99,7 +99,7 @@ impl Arguments {
 }
 
 /// The share of flows that a table which is as full as promised may have forgotten.
-const MOST_ASTRAY: f64 = 0.03;
+const MOST_FORGOTTEN: f64 = 0.03;
 
 /// How often a case is loaded anew whose cost is compared with another's: where programs and tables come to lie in memory
 /// makes a nanosecond or two.
@@ -118,8 +118,7 @@ fn one_cpu(case: &Case, effort: Effort) -> Result<Vec<Row>> {
     let rows = case.flows.iter().zip(&measured).map(|(&flows, measured)| {
         let costs: Vec<Cost> = measured.iter().map(|(cost, _)| cost.clone()).collect();
         let cost = Cost::median_of(&costs);
-        let astray = measured.iter().map(|(_, astray)| *astray).fold(0.0, f64::max);
-        eprintln!("{:>6.1} ns  {}", cost.median, case.row_name(flows));
+        let forgotten = measured.iter().map(|(_, forgotten)| *forgotten).fold(0.0, f64::max);
         Row {
             group: case.group.to_owned(),
             case: case.row_name(flows),
@@ -129,10 +128,10 @@ fn one_cpu(case: &Case, effort: Effort) -> Result<Vec<Row>> {
             unit: None,
             gross: Some(cost.gross),
             bound: case.bounds.iter().find(|(of, _)| *of == flows).map(|(_, bound)| *bound),
-            note: (astray > 0.0).then(|| {
+            note: (forgotten > 0.0).then(|| {
                 format!(
                     "{:.1} % of the packets met a flow that had been forgotten",
-                    astray * 100.0
+                    forgotten * 100.0
                 )
             }),
         }
@@ -140,34 +139,34 @@ fn one_cpu(case: &Case, effort: Effort) -> Result<Vec<Row>> {
     Ok(rows.collect())
 }
 
-/// What a packet costs with so many flows, or if 0, where each begins one; and the share of packets that were not
+/// What a packet costs with so many flows, or if 0, where each opens one; and the share of packets that were not
 /// forwarded as flows that are known should be: a full bucket forgets some.
 fn cost(case: &Case, harness: &mut Harness, effort: Effort, flows: u32) -> Result<(Cost, f64)> {
     if case.packets == Packets::New {
-        let script = case.script(case.kind, case.way, case.room / 10 * 9);
-        let astray = harness.astray(
+        let script = case.script(case.kind, case.direction, case.room / 10 * 9);
+        let unexpected = harness.unexpected_share(
             &Script {
                 first: case.room,
                 ..script
             },
             case.action(),
         )?;
-        ensure!(astray == 0.0, "a new flow was not forwarded");
+        ensure!(unexpected == 0.0, "a new flow was not forwarded");
         return Ok((harness.cost_of_new(&script, effort)?, 0.0));
     }
-    case.begin(harness, effort.cpu, flows)?;
+    case.open_flows(harness, effort.cpu, flows)?;
     let script = Script {
         order: Order::AtRandom as u32,
-        ..case.script(case.kind, case.way, flows)
+        ..case.script(case.kind, case.direction, flows)
     };
-    let astray = harness.astray(&script, case.action())?;
+    let forgotten = harness.unexpected_share(&script, case.action())?;
     ensure!(
-        astray < MOST_ASTRAY,
+        forgotten < MOST_FORGOTTEN,
         "{:.1} % of the packets were not answered with action {}",
-        astray * 100.0,
+        forgotten * 100.0,
         case.action()
     );
-    Ok((harness.cost(&script, effort)?, astray))
+    Ok((harness.cost(&script, effort)?, forgotten))
 }
 
 /// Measures a case on one CPU and on two.
@@ -175,34 +174,24 @@ fn two_cpus(case: &Case, effort: Effort) -> Result<Vec<Row>> {
     let mut harness = case.harness()?;
     let mut rows = Vec::new();
     for &flows in &case.flows {
-        let fresh = case.packets == Packets::New;
-        let each = match fresh {
+        let new_flows = case.packets == Packets::New;
+        let each = match new_flows {
             // One CPU, then both; the wrapper, then the program.
             true => case.room / 10 * 9 / effort.runs as u32 / 8,
             false => flows,
         };
-        case.begin(&mut harness, 0, 2 * each)?;
+        case.open_flows(&mut harness, 0, 2 * each)?;
         let script = Script {
-            order: if fresh { Order::InTurn } else { Order::AtRandom } as u32,
-            ..case.script(case.kind, case.way, each)
+            order: if new_flows { Order::InTurn } else { Order::AtRandom } as u32,
+            ..case.script(case.kind, case.direction, each)
         };
-        let (program, wrapper) = harness.two_cpus(&script, effort, fresh)?;
-        let row = Row {
-            group: case.group.to_owned(),
-            case: case.row_name(flows),
-            median: median(&program),
-            min: program.iter().copied().fold(f64::INFINITY, f64::min),
-            max: program.iter().copied().fold(0.0, f64::max),
-            unit: Some("times"),
-            gross: None,
-            bound: None,
-            note: Some(format!(
-                "each CPU its own flows; the wrapper alone {:.2} times",
-                median(&wrapper)
-            )),
-        };
-        eprintln!("{:>6.2} x   {}", row.median, row.case);
-        rows.push(row);
+        let (program, wrapper) = harness.two_cpus(&script, effort, new_flows)?;
+        let wrapper = median(&wrapper);
+        rows.push(
+            Row::new(case.group, case.row_name(flows), &program)
+                .unit("times")
+                .note(format!("each CPU its own flows; the wrapper alone {wrapper:.2} times")),
+        );
     }
     Ok(rows)
 }
@@ -236,11 +225,13 @@ pub fn measure(arguments: &Arguments) -> Result<Report> {
     let counted = instructions::count(&counted, effort.cpu)?;
     if arguments.instructions {
         report.title = "The XDP program: how many of its instructions a packet takes".to_owned();
-        report.rows = counted;
+        report.add_all(counted);
         check(&mut report);
         return Ok(report);
     }
-    let sizes = Case::known(Dr, Udp, Way::In, false, &[]).harness()?.program_sizes()?;
+    let sizes = Case::known(Dr, Udp, Direction::In, false, &[])
+        .harness()?
+        .program_sizes()?;
     report.notes.push(format!(
         "program: {} instructions ({} bytes translated), {} bytes compiled, {} instructions walked by the verifier",
         sizes[0] / 8,
@@ -255,18 +246,16 @@ pub fn measure(arguments: &Arguments) -> Result<Report> {
         effort.cpu
     ));
     for case in &one {
-        let rows = one_cpu(case, effort).with_context(|| case.name.clone())?;
-        report.rows.extend(rows);
+        report.add_all(one_cpu(case, effort).with_context(|| case.name.clone())?);
     }
     if cpus == 1 && !two.is_empty() {
         report.notes.push("one CPU only: two were not measured".to_owned());
     } else {
         for case in &two {
-            let rows = two_cpus(case, effort).with_context(|| case.name.clone())?;
-            report.rows.extend(rows);
+            report.add_all(two_cpus(case, effort).with_context(|| case.name.clone())?);
         }
     }
-    report.rows.extend(counted);
+    report.add_all(counted);
     check(&mut report);
     Ok(report)
 }
@@ -278,10 +267,10 @@ const INSTRUCTIONS: [(&str, f64); 3] = [("DR UDP IPv4", 330.0), ("NAT in UDP IPv
 /// How many times what an IPv4 packet costs an IPv6 one may cost, with more flows than caches hold.
 const IPV6: f64 = 1.6;
 
-/// What the rows show.
+/// Checks what rows show beside each other, and how many instructions there are.
 fn check(report: &mut Report) {
     for (case, instructions) in INSTRUCTIONS {
-        let counted = |row: &&Row| row.case == case && row.unit == Some("instructions");
+        let counted = |row: &&Row| row.case == case && row.unit.as_deref() == Some("instructions");
         if let Some(row) = report.rows.iter().find(counted) {
             let name = format!("instructions of {case}");
             report
@@ -297,15 +286,6 @@ fn check(report: &mut Report) {
         report
             .checks
             .push(Check::at_most("IPv6 against IPv4, 131,072 flows", v6 / v4, IPV6));
-    }
-    for row in &report.rows {
-        if let Some(bound) = row.bound {
-            report.checks.push(Check::at_most(
-                format!("{}: {}, net ns", row.group, row.case),
-                row.median,
-                bound,
-            ));
-        }
     }
     for flows in ["1 flow", "10,000 flows"] {
         let find = |services: &str| {

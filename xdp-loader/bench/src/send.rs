@@ -18,7 +18,7 @@ use serde_json::json;
 use xdp_common::bench::{FRAME, Order, Script};
 
 use crate::{
-    frame::{self, Kind, Mac, Way},
+    frame::{self, Direction, Kind, Mac},
     wrapper::{self, Bytes, pin, program},
 };
 
@@ -102,7 +102,7 @@ pub fn send(arguments: &Arguments) -> Result<()> {
     let script = Script {
         order: order as u32,
         flows: arguments.flows,
-        ..frame::script_to(arguments.mac, Kind::Udp, Way::In, arguments.client, service)
+        ..frame::script_to(arguments.mac, Kind::Udp, Direction::In, arguments.client, service)
     };
     wrapper::set(&mut scripts, &script, 0)?;
     let out = object.map_mut("OUT").context("there is no map OUT")?;

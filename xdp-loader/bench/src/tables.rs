@@ -3,17 +3,17 @@
 use std::{hint::black_box, time::Instant};
 
 use anyhow::{Result, ensure};
+use lvx_bench_report::{Report, Row, grouped};
 use lvx_dataplane::{flows, maglev, ring::Member};
 use lvx_model::Forward::{Dr, Nat};
 
 use crate::{
-    case::{Case, grouped},
+    case::Case,
     frame::{
+        Direction,
         Kind::{Ack, Udp},
-        Way,
     },
     harness::Harness,
-    report::{Check, Report, Row, median},
     wrapper::pin,
 };
 
@@ -43,23 +43,19 @@ pub fn measure(arguments: &Arguments) -> Result<Report> {
             .map(|_| milliseconds(|| maglev::table(&members, SLOTS)))
             .collect();
         let case = format!("{} slots, {} backends", grouped(SLOTS), grouped(u32::from(backends)));
-        if let Some(bound) = bound {
-            report.checks.push(Check::at_most(
-                format!("Maglev table, {case}, ms"),
-                median(&times),
-                bound,
-            ));
-        }
-        report.rows.push(row("Maglev table", case, &times, bound, None));
+        report.add(Row {
+            bound,
+            ..Row::new("Maglev table", case, &times)
+        });
     }
     for (name, case) in [
-        ("UDP, DR", Case::known(Dr, Udp, Way::In, false, &[])),
-        ("TCP, NAT", Case::known(Nat, Ack, Way::In, false, &[])),
+        ("UDP, DR", Case::known(Dr, Udp, Direction::In, false, &[])),
+        ("TCP, NAT", Case::known(Nat, Ack, Direction::In, false, &[])),
     ] {
         let mut harness = case.harness()?;
         for flows in [0, FLOWS] {
             if flows > 0 {
-                case.begin(&mut harness, 0, flows)?;
+                case.open_flows(&mut harness, 0, flows)?;
             }
             let mut found = 0;
             let times = (0..runs)
@@ -74,7 +70,7 @@ pub fn measure(arguments: &Arguments) -> Result<Report> {
                 0 => format!("{name}, an empty table of 1,048,576"),
                 _ => format!("{name}, {} flows", grouped(flows)),
             };
-            report.rows.push(row("flows swept", case, &times, None, Some(note)));
+            report.add(Row::new("flows swept", case, &times).note(note));
         }
     }
     Ok(report)
@@ -107,19 +103,4 @@ fn milliseconds<T>(work: impl FnOnce() -> T) -> f64 {
     let begun = Instant::now();
     black_box(work());
     begun.elapsed().as_secs_f64() * 1e3
-}
-
-/// The row of these runs.
-fn row(group: &str, case: String, times: &[f64], bound: Option<f64>, note: Option<String>) -> Row {
-    Row {
-        group: group.to_owned(),
-        case,
-        median: median(times),
-        min: times.iter().copied().fold(f64::INFINITY, f64::min),
-        max: times.iter().copied().fold(0.0, f64::max),
-        unit: None,
-        gross: None,
-        bound,
-        note,
-    }
 }

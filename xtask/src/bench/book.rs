@@ -3,8 +3,7 @@
 use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
-
-use super::report::{Check, Report, Row, number};
+use lvx_bench_report::{Check, Report, Row, number};
 
 /// The chapter that has the tables, below the root of the workspace.
 pub const CHAPTER: &str = "docs/measurements.md";

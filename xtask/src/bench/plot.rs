@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::report::{Report, Row, number};
+use lvx_bench_report::{Report, Row, number};
 
 /// Height of a row, in pixels.
 const ROW: u32 = 20;
@@ -104,26 +104,8 @@ mod tests {
 
     #[test]
     fn a_row_above_its_bound_is_marked_and_names_are_escaped() {
-        let row = Row {
-            group: "g".to_owned(),
-            case: "a<b".to_owned(),
-            median: 20.0,
-            min: 19.0,
-            max: 21.0,
-            unit: None,
-            gross: None,
-            bound: Some(10.0),
-            note: None,
-        };
-        let report = Report {
-            bench: "b".to_owned(),
-            title: "t".to_owned(),
-            machine: "m".to_owned(),
-            unit: "ns".to_owned(),
-            rows: vec![row],
-            checks: Vec::new(),
-            notes: Vec::new(),
-        };
+        let mut report = Report::new("b", "t", "ns");
+        report.rows = vec![Row::new("g", "a<b", &[19.0, 20.0, 21.0]).bound(10.0)];
         let svg = svg(&report);
         assert!(svg.contains("class=\"over\"") && svg.contains("a&lt;b") && svg.contains("class=\"bound\""));
     }

@@ -1,6 +1,6 @@
 //! A report as a table for people.
 
-use super::report::{Check, Report, Row, number};
+use lvx_bench_report::{Check, Report, Row, number};
 
 /// Prints the report.
 pub fn print(report: &Report) {

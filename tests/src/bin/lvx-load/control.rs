@@ -13,14 +13,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use lvx_bench_report::{Report, Row, grouped, median};
 use lvx_tests::{Namespace, leftovers, process};
 use serde_json::{Value, json};
 
-use crate::{
-    Programs,
-    daemon::Daemon,
-    report::{Report, Row, grouped, median},
-};
+use crate::{Programs, daemon::Daemon};
 
 /// How much to measure.
 #[derive(Debug, clap::Args)]
@@ -47,7 +44,7 @@ const APPLY: f64 = 2_000.0;
 const CHANGE: f64 = 20.0;
 const MEMORY: f64 = 60.0;
 
-/// The balancer and a neighbour that is the way to all backends.
+/// The balancer and a neighbour that is the gateway to all backends.
 struct Site {
     balancer: Namespace,
     _neighbour: Namespace,
@@ -113,8 +110,8 @@ pub fn measure(programs: &Programs, arguments: &Arguments) -> Result<Report> {
         }
         let group = format!("{size}, {scheduler}");
         let row = |case: &str, values: &[f64]| Row::new(&group, case, values);
-        report.add_bounded(row("lvx apply of all, from nothing", &times.apply), APPLY);
-        report.add_bounded(row("one weight changed through the API", &times.change), CHANGE);
+        report.add(row("lvx apply of all, from nothing", &times.apply).bound(APPLY));
+        report.add(row("one weight changed through the API", &times.change).bound(CHANGE));
         report.add(row(
             "the same, one after the other without a pause",
             &times.change_at_once,
@@ -126,16 +123,12 @@ pub fn measure(programs: &Programs, arguments: &Arguments) -> Result<Report> {
         report.add(row("lvx run with that state and no maps", &times.start));
         let memory = row("daemon's resident memory", &times.resident).unit("MB");
         let memory = memory.note(format!("{:.1} MB of it its own", median(&times.anonymous)));
-        report.add_bounded(memory, MEMORY);
+        report.add(memory.bound(MEMORY));
         report.add(row("the same after it took over", &times.resident_restarted).unit("MB"));
     }
-    for row in one_large_service(programs, &site, arguments.runs)? {
-        report.add(row);
-    }
+    report.add(one_large_service(programs, &site, arguments.runs)?);
     let tables = tables(&programs.lvx_bench)?;
-    for row in tables.rows {
-        report.add(row);
-    }
+    report.rows.extend(tables.rows);
     report.checks.extend(tables.checks);
     report.notes.push(format!(
         "{} times everything, {CHANGES} single changes each; backends behind one gateway, VIPs added to the interface",
@@ -190,7 +183,7 @@ fn one_run(programs: &Programs, arguments: &Arguments, site: &Site, scheduler: &
 }
 
 /// One service with many backends, each change of which builds its table anew.
-fn one_large_service(programs: &Programs, site: &Site, runs: u32) -> Result<Vec<Row>> {
+fn one_large_service(programs: &Programs, site: &Site, runs: u32) -> Result<Row> {
     let mut daemon = Daemon::new(&site.balancer, &programs.lvx, &site.id, &["eth0"])?;
     daemon.start()?;
     let arguments = Arguments {
@@ -206,18 +199,18 @@ fn one_large_service(programs: &Programs, site: &Site, runs: u32) -> Result<Vec<
         .map(|change| set_weight(&daemon, &vip(0), &backend(change), 2 + change))
         .collect::<Result<_>>()?;
     let group = format!("1 service x {} backends, mh", grouped(MANY));
-    Ok(vec![Row::new(
+    Ok(Row::new(
         &group,
         "one weight changed through the API: the Maglev table built anew",
         &times,
-    )])
+    ))
 }
 
 /// What building a Maglev table and sweeping flows take in themselves.
 fn tables(lvx_bench: &Path) -> Result<Report> {
     eprintln!("Maglev tables and 1,000,000 flows");
     let printed = process::finish(Command::new(lvx_bench).arg("tables"))?;
-    serde_json::from_str(&printed).context("lvx-bench's report cannot be read")
+    Report::read(&printed).context("lvx-bench's report cannot be read")
 }
 
 /// Sets a backend's weight: how long it took, ms.

@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use lvx_tests::{
     Namespace,
+    balancer::mount_bpffs,
     leftovers::BPFFS,
     process::{self, Running},
 };
@@ -183,14 +184,4 @@ impl Drop for Daemon<'_> {
             eprintln!("lvx-load: {error:#}");
         }
     }
-}
-
-/// Mounts the BPF file system if it is not.
-fn mount_bpffs() -> Result<()> {
-    let mounts = fs::read_to_string("/proc/self/mounts")?;
-    let mounted = mounts.lines().any(|line| line.split(' ').nth(1) == Some(BPFFS));
-    if !mounted {
-        process::finish(Command::new("mount").args(["-t", "bpf", "bpf", BPFFS]))?;
-    }
-    Ok(())
 }

@@ -4,13 +4,14 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use lvx_bench_report::{Check, Report, Row, grouped, median};
 use lvx_tests::{leftovers, process};
 
 use crate::{
     Programs,
     daemon::Daemon,
-    passage::{Frames, Generator, PORT, Passage, SINK},
-    report::{Check, Report, Row, grouped, median},
+    frames::{Frames, Generator, PORT},
+    passage::{Passage, SINK},
 };
 
 /// How much to measure.
@@ -39,7 +40,7 @@ pub struct Arguments {
 
 /// What forwards, in the order of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum Forwarder {
     Dropped,
     TwoMacs,
     LvxDr,
@@ -51,18 +52,18 @@ enum Way {
 }
 
 /// All of them.
-const WAYS: [Way; 8] = [
-    Way::Dropped,
-    Way::TwoMacs,
-    Way::LvxDr,
-    Way::LvxNat,
-    Way::Routing,
-    Way::Nftables,
-    Way::IpvsDr,
-    Way::IpvsNat,
+const FORWARDERS: [Forwarder; 8] = [
+    Forwarder::Dropped,
+    Forwarder::TwoMacs,
+    Forwarder::LvxDr,
+    Forwarder::LvxNat,
+    Forwarder::Routing,
+    Forwarder::Nftables,
+    Forwarder::IpvsDr,
+    Forwarder::IpvsNat,
 ];
 
-impl Way {
+impl Forwarder {
     /// Its name in the table.
     fn name(self) -> &'static str {
         match self {
@@ -106,7 +107,7 @@ enum Kind {
     Ipvs,
 }
 
-impl Way {
+impl Forwarder {
     fn kind(self) -> Kind {
         match self {
             Self::Dropped => Kind::Dropped,
@@ -119,9 +120,9 @@ impl Way {
     }
 }
 
-/// The runs of a way with a number of flows.
+/// The runs of a forwarder with a number of flows.
 struct Runs {
-    way: Way,
+    forwarder: Forwarder,
     generator: Generator,
     flows: u32,
     costs: Vec<f64>,
@@ -138,15 +139,15 @@ pub fn measure(programs: &Programs, arguments: &Arguments) -> Result<Report> {
         "Packets through a balancer between namespaces, 64-byte UDP, one CPU: cost net of the generator's own",
         "ns",
     );
-    let wanted = |way: &Way| {
-        let name = way.name().to_lowercase();
-        matches!(way, Way::Dropped | Way::TwoMacs)
+    let wanted = |forwarder: &Forwarder| {
+        let name = forwarder.name().to_lowercase();
+        matches!(forwarder, Forwarder::Dropped | Forwarder::TwoMacs)
             || arguments.only.is_empty()
             || arguments.only.iter().any(|word| name.contains(&word.to_lowercase()))
     };
-    let ways: Vec<Way> = WAYS.into_iter().filter(wanted).collect();
+    let forwarders: Vec<Forwarder> = FORWARDERS.into_iter().filter(wanted).collect();
     let mut passages: Vec<(Kind, Passage)> = Vec::new();
-    for kind in ways.iter().map(|way| way.kind()) {
+    for kind in forwarders.iter().map(|forwarder| forwarder.kind()) {
         if passages.iter().any(|(made, _)| *made == kind) {
             continue;
         }
@@ -169,13 +170,13 @@ pub fn measure(programs: &Programs, arguments: &Arguments) -> Result<Report> {
         }
         passages.push((kind, passage));
     }
-    let find = |way: Way| {
+    let find = |forwarder: Forwarder| {
         passages
             .iter()
-            .find(|(kind, _)| *kind == way.kind())
+            .find(|(kind, _)| *kind == forwarder.kind())
             .map(|(_, passage)| passage)
     };
-    let daemon = match find(Way::LvxDr) {
+    let daemon = match find(Forwarder::LvxDr) {
         Some(passage) => Some(lvx(passage, &programs.lvx, &id)?),
         None => None,
     };
@@ -183,22 +184,22 @@ pub fn measure(programs: &Programs, arguments: &Arguments) -> Result<Report> {
     let mut all: Vec<Vec<Runs>> = Vec::new();
     for &generator in &arguments.generator {
         for &flows in &arguments.flows {
-            let frames = |way: Way, packets, in_turn| Frames {
+            let frames = |forwarder: Forwarder, packets, in_turn| Frames {
                 generator,
-                from: way.clients(),
-                to: way.address(),
+                from: forwarder.clients(),
+                to: forwarder.address(),
                 flows,
                 packets,
                 in_turn,
-                to_balancer: way == Way::Dropped,
+                to_balancer: forwarder == Forwarder::Dropped,
             };
             let mut together: Vec<Runs> = Vec::new();
-            for &way in &ways {
-                let Some(passage) = find(way) else { continue };
+            for &forwarder in &forwarders {
+                let Some(passage) = find(forwarder) else { continue };
                 // Each flow once, so that all are known.
-                passage.send(frames(way, flows.max(1_000), true))?;
+                passage.send(frames(forwarder, flows.max(1_000), true))?;
                 together.push(Runs {
-                    way,
+                    forwarder,
                     generator,
                     flows,
                     costs: Vec::new(),
@@ -208,10 +209,10 @@ pub fn measure(programs: &Programs, arguments: &Arguments) -> Result<Report> {
             for run in 0..arguments.runs {
                 eprintln!("{flows} flows, run {} of {}", run + 1, arguments.runs);
                 for runs in &mut together {
-                    let Some(passage) = find(runs.way) else { continue };
+                    let Some(passage) = find(runs.forwarder) else { continue };
                     let sent = passage
-                        .send(frames(runs.way, arguments.packets, false))
-                        .with_context(|| runs.way.name())?;
+                        .send(frames(runs.forwarder, arguments.packets, false))
+                        .with_context(|| runs.forwarder.name())?;
                     runs.costs.push(sent.cost);
                     runs.lost += sent.lost;
                 }
@@ -223,7 +224,7 @@ pub fn measure(programs: &Programs, arguments: &Arguments) -> Result<Report> {
         daemon,
         all.iter()
             .flatten()
-            .any(|runs| runs.way.kind() == Kind::Lvx && runs.lost > 0),
+            .any(|runs| runs.forwarder.kind() == Kind::Lvx && runs.lost > 0),
     ) {
         // Why.
         eprintln!("lvx stats: {}\n{}", daemon.get("/v1/stats")?, daemon.log());
@@ -252,14 +253,14 @@ pub fn measure(programs: &Programs, arguments: &Arguments) -> Result<Report> {
 
 /// The rows of what was measured in turns, and what they show.
 fn tell(report: &mut Report, arguments: &Arguments, all: &[Runs]) {
-    let gross = |way: Way| {
-        let runs = all.iter().find(|runs| runs.way == way)?;
+    let gross = |forwarder: Forwarder| {
+        let runs = all.iter().find(|runs| runs.forwarder == forwarder)?;
         Some(median(&runs.costs))
     };
-    let (Some(generator), Some(first)) = (gross(Way::Dropped), all.first()) else {
+    let (Some(generator), Some(first)) = (gross(Forwarder::Dropped), all.first()) else {
         return;
     };
-    let net = |way: Way| gross(way).map(|gross| gross - generator);
+    let net = |forwarder: Forwarder| gross(forwarder).map(|gross| gross - generator);
     let mut group = match first.flows {
         1 => "1 flow".to_owned(),
         flows => format!("{} flows at random", grouped(flows)),
@@ -268,17 +269,21 @@ fn tell(report: &mut Report, arguments: &Arguments, all: &[Runs]) {
         group = format!("frames of pktgen, {group}");
     }
     for runs in all {
-        let own = if runs.way == Way::Dropped { 0.0 } else { generator };
+        let own = if runs.forwarder == Forwarder::Dropped {
+            0.0
+        } else {
+            generator
+        };
         let costs: Vec<f64> = runs.costs.iter().map(|cost| cost - own).collect();
-        let mut row = Row::new(&group, runs.way.name(), &costs);
+        let mut row = Row::new(&group, runs.forwarder.name(), &costs);
         row.gross = Some(median(&runs.costs));
         let sent = u64::from(arguments.packets) * runs.costs.len() as u64;
         let arrived = match runs.lost {
             0 => "all arrived".to_owned(),
             lost => format!("{lost} of {sent} LOST"),
         };
-        row.note = Some(match net(Way::LvxDr) {
-            Some(ours) if !matches!(runs.way, Way::Dropped | Way::LvxDr) => {
+        row.note = Some(match net(Forwarder::LvxDr) {
+            Some(ours) if !matches!(runs.forwarder, Forwarder::Dropped | Forwarder::LvxDr) => {
                 format!("{:.2} times LVX's DR; {arrived}", row.median / ours)
             }
             _ => arrived,
@@ -289,23 +294,29 @@ fn tell(report: &mut Report, arguments: &Arguments, all: &[Runs]) {
         // For an XDP program a virtual interface copies them, which costs more than the program.
         return;
     }
-    let mut ratio = |what: &str, over: Option<f64>, under: Option<f64>, bound: f64, at_most: bool| {
-        let (Some(over), Some(under)) = (over, under) else {
+    let mut ratio = |what: &str, dividend: Option<f64>, divisor: Option<f64>, bound: f64, at_most: bool| {
+        let (Some(dividend), Some(divisor)) = (dividend, divisor) else {
             return;
         };
         let check = if at_most { Check::at_most } else { Check::at_least };
         report
             .checks
-            .push(check(format!("{group}: {what}"), over / under, bound));
+            .push(check(format!("{group}: {what}"), dividend / divisor, bound));
     };
-    let [dr, nat, floor] = [Way::LvxDr, Way::LvxNat, Way::TwoMacs].map(net);
+    let [dr, nat, floor] = [Forwarder::LvxDr, Forwarder::LvxNat, Forwarder::TwoMacs].map(net);
     if arguments.instructions {
-        ratio("IPVS DR against LVX DR", net(Way::IpvsDr), dr, 10.0, false);
-        ratio("IPVS NAT against LVX NAT", net(Way::IpvsNat), nat, 10.0, false);
+        ratio("IPVS DR against LVX DR", net(Forwarder::IpvsDr), dr, 10.0, false);
+        ratio("IPVS NAT against LVX NAT", net(Forwarder::IpvsNat), nat, 10.0, false);
     } else {
         ratio("LVX DR against the floor", dr, floor, 1.5, true);
-        ratio("nftables DNAT against LVX DR", net(Way::Nftables), dr, 8.0, false);
-        ratio("nftables DNAT against LVX NAT", net(Way::Nftables), nat, 8.0, false);
+        ratio("nftables DNAT against LVX DR", net(Forwarder::Nftables), dr, 8.0, false);
+        ratio(
+            "nftables DNAT against LVX NAT",
+            net(Forwarder::Nftables),
+            nat,
+            8.0,
+            false,
+        );
     }
 }
 

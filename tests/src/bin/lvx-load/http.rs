@@ -1,11 +1,11 @@
 //! Requests and bytes per second through LVX and its rivals, and new connections per second.
 
 use anyhow::{Context, Result};
+use lvx_bench_report::{Report, Row, median};
 use serde_json::Value;
 
 use crate::{
     Programs,
-    report::{Report, Row, median},
     rivals::{Labs, Rivals, STREAM, Target},
     wrk::{self, Load, Measured, PERCENTILES},
 };

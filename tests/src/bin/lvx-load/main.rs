@@ -4,10 +4,10 @@
 mod control;
 mod daemon;
 mod forward;
+mod frames;
 mod http;
 mod passage;
 mod pktgen;
-mod report;
 mod rivals;
 mod vm;
 mod wrk;
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         Bench::Connections(arguments) => http::measure_connections(&programs, &arguments),
         Bench::Control(arguments) => control::measure(&programs, &arguments),
     };
-    match measured.and_then(|report| report.print()) {
+    match measured.and_then(|report| Ok(report.print()?)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("lvx-load: {error:#}");

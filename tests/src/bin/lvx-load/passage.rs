@@ -1,4 +1,4 @@
-//! The way of a frame: from a source through a balancer into a sink, each a network namespace of its own, all on the
+//! The path of a frame: from a source through a balancer into a sink, each a network namespace of its own, all on the
 //! CPU that sends.
 //!
 //! ```text
@@ -19,7 +19,10 @@ use lvx_tests::{
 };
 use serde_json::Value;
 
-use crate::pktgen;
+use crate::{
+    frames::{Frames, Generator, PORT},
+    pktgen,
+};
 
 /// The balancer's addresses towards the source and towards the sink.
 const BALANCER: [&str; 2] = ["10.0.0.2", "10.0.1.1"];
@@ -52,37 +55,6 @@ struct Macs {
     eth1: String,
     d0: String,
 }
-
-/// What makes the frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Generator {
-    /// A program of ours that redirects live frames of `BPF_PROG_TEST_RUN`.
-    Live,
-    /// The kernel's packet generator, whose frames a virtual interface has to copy for an XDP program.
-    Pktgen,
-}
-
-/// Frames to send.
-#[derive(Clone, Copy, Debug)]
-pub struct Frames<'a> {
-    /// What makes them.
-    pub generator: Generator,
-    /// The first of the addresses that they come from.
-    pub from: &'a str,
-    /// The address that they go to.
-    pub to: &'a str,
-    /// How many flows they are of.
-    pub flows: u32,
-    /// How many there are.
-    pub packets: u32,
-    /// Whether the flows come in turn, not at random.
-    pub in_turn: bool,
-    /// Whether the balancer drops them on arrival.
-    pub to_balancer: bool,
-}
-
-/// The port that all frames go to.
-pub const PORT: u16 = 80;
 
 /// What became of frames.
 pub struct Sent {

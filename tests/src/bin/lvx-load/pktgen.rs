@@ -6,7 +6,7 @@ use std::{fs, net::Ipv4Addr, path::Path, process::Command};
 use anyhow::{Context, Result, bail};
 use lvx_tests::{Namespace, process};
 
-use crate::passage::{Frames, PORT};
+use crate::frames::{Frames, PORT};
 
 /// Its files, as a process inside the namespace sees them.
 const FILES: &str = "/proc/thread-self/net/pktgen";

@@ -45,7 +45,7 @@ impl Labs {
     }
 }
 
-/// A way to the backends.
+/// A balancer in front of the backends, or none.
 pub struct Target<'a> {
     /// What balances.
     pub name: &'static str,
@@ -57,7 +57,7 @@ pub struct Target<'a> {
 
 /// Everything that balances, running.
 pub struct Rivals<'a> {
-    /// The ways to the backends, LVX's first.
+    /// What is measured, LVX first.
     pub targets: Vec<Target<'a>>,
     _daemon: Daemon<'a>,
     _running: Vec<Running>,
@@ -115,7 +115,7 @@ impl<'a> Rivals<'a> {
     }
 }
 
-/// LVX with a service for each way of forwarding.
+/// LVX with a service for each forwarding method.
 fn lvx<'a>(lab: &'a Lab, program: &Path) -> Result<Daemon<'a>> {
     let mut daemon = Daemon::new(&lab.balancer, program, &lab.id, lab.arms.interfaces())?;
     daemon.start()?;

@@ -1,8 +1,9 @@
 //! Forwarding, measured on a stock kernel in a virtual machine whose clock counts instructions.
 
 use anyhow::Result;
+use lvx_bench_report::Report;
 
-use crate::{Programs, forward, passage::Generator, report::Report};
+use crate::{Programs, forward, frames::Generator};
 
 /// How much to measure. Runs differ little from each other, and emulation is slow.
 #[derive(Debug, clap::Args)]

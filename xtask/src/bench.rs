@@ -4,7 +4,6 @@
 
 mod book;
 mod plot;
-mod report;
 mod table;
 
 use std::{
@@ -15,8 +14,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
+use lvx_bench_report::Report;
 
-use self::report::Report;
 use crate::{
     build::{self, Measuring},
     command, packages,
@@ -108,6 +107,7 @@ pub fn bench(arguments: &Arguments) -> Result<ExitCode> {
         programs: program != Program::Bench || name == "health",
         vm: program == Program::Vm,
         benches: true,
+        checks: false,
     })?;
     let built = build::measuring(program != Program::Bench)?;
     if further.iter().any(|word| word == "--help" || word == "-h") {
@@ -119,7 +119,8 @@ pub fn bench(arguments: &Arguments) -> Result<ExitCode> {
         command::run(Command::new(program).args([name, "--help"]))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let report = Report::read(&measure(name, program, &built, further)?)?;
+    let printed = measure(name, program, &built, further)?;
+    let report = Report::read(&printed).context("the measuring program printed no report that can be read")?;
     if report.rows.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }

@@ -1,4 +1,4 @@
-//! The kernel's helpers that the program calls.
+//! The BPF helpers that the program calls, functions of the kernel.
 
 use anyhow::{Result, bail, ensure};
 use xdp_common::layout::TailCall;
