@@ -21,8 +21,6 @@ use std::{
     fs,
     net::{Ipv4Addr, Ipv6Addr},
     path::Path,
-    process,
-    sync::atomic::{AtomicU32, Ordering},
 };
 
 use anyhow::Result;
@@ -30,6 +28,7 @@ use tempfile::TempDir;
 
 use crate::{
     Namespace, leftovers,
+    namespace::STATIC_ADDRESSES,
     nginx::{self, Nginx},
 };
 
@@ -119,9 +118,8 @@ impl Lab {
 
     /// Builds the network and starts the backends.
     pub fn new(arms: Arms) -> Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         leftovers::remove()?;
-        let id = format!("lvx-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let id = leftovers::prefix();
         let directory = tempfile::Builder::new().prefix(&format!("{id}-")).tempdir()?;
         nginx::write_bodies(directory.path())?;
 
@@ -228,11 +226,8 @@ impl Switch {
     /// Makes a host with one cable for each of `cables`: its interface, and the bridge at the other end.
     fn host(&self, id: &str, name: &str, cables: &[(&str, &str)]) -> Result<Namespace> {
         let host = Namespace::create(&format!("{id}-{name}"))?;
+        host.sysctl(&STATIC_ADDRESSES)?;
         host.sysctl(&[
-            // Static addresses, usable at once.
-            ("ipv6/conf/default/accept_dad", "0"),
-            ("ipv6/conf/default/accept_ra", "0"),
-            ("ipv6/conf/default/router_solicitations", "0"),
             // In a balanced network a packet's way back is often another than its way in.
             ("ipv4/conf/all/rp_filter", "0"),
             ("ipv4/conf/default/rp_filter", "0"),
