@@ -1,4 +1,7 @@
 //! A balancer without a network: tables, what is desired, and the program, run on one frame at a time.
+//!
+//! The benches' harness (`xdp-loader/bench/src/harness.rs`) loads the program too, but to time the many packets that a
+//! wrapper makes. The two share the call that opens the tables.
 
 use std::{
     collections::BTreeMap,
@@ -21,17 +24,17 @@ use lvx_model::{
     health::{BackendHealth, HealthView, State as Health},
 };
 use lvx_netlink::{LinkTable, NextHopError, NextHops};
+use lvx_test_kit::{
+    frame::{Frame, assert_checksums, assert_same},
+    network::{INSIDE, OUTSIDE, VETH},
+};
 use xdp_common::{
     layout::{BackendCounters, Connections, Control, Service},
     tcp_state::State,
     verdict::Verdict,
 };
 
-use crate::{
-    frame::{Frame, assert_checksums, assert_same},
-    lent::Lent,
-    network::{self, INSIDE, OUTSIDE, VETH},
-};
+use crate::{lent::Lent, network};
 
 /// What the program decides (`enum xdp_action` of the kernel's `bpf.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,9 +4,10 @@ use std::{env, time::Duration};
 
 use lvx_dataplane::{Node, Sizes};
 use lvx_model::Scheduler;
+use lvx_test_kit::random::Random;
 use xdp_common::tcp_state::State;
 
-use crate::{balancer::Balancer, random::Random, site::Site};
+use crate::{balancer::Balancer, site::Site};
 
 /// After this what may not be idle at all is over, and nothing else.
 const SOON: Duration = Duration::from_secs(3);

@@ -4,6 +4,10 @@ use std::{collections::BTreeMap, net::SocketAddr, thread::sleep, time::Duration}
 
 use lvx_dataplane::{Sizes, words};
 use lvx_model::{Forward, Scheduler};
+use lvx_test_kit::{
+    frame::{ACK, Frame, RST, SYN, Transport, socket, tcp},
+    network::{INSIDE, OUTSIDE, backend_mac, mac},
+};
 use xdp_common::{
     layout::{Client, FLOWS_PER_BUCKET},
     tcp_state::State,
@@ -12,8 +16,7 @@ use xdp_common::{
 
 use crate::{
     balancer::{Action, Balancer},
-    frame::{ACK, Frame, RST, SYN, Transport, socket, tcp},
-    network::{self, INSIDE, OUTSIDE, backend_mac, mac},
+    network,
 };
 
 /// Longer than a few jiffies on any kernel (10 ms at 100 Hz).

@@ -4,14 +4,14 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use lvx_dataplane::{Node, Sizes};
 use lvx_model::{BackendChange, Forward, Scheduler};
-use xdp_common::{layout::Connections, tcp_state::State};
-
-use crate::{
-    balancer::Balancer,
+use lvx_test_kit::{
     frame::{ACK, FIN, Frame, RST, SYN, Transport, socket, tcp, udp},
     network::INSIDE,
     random::Random,
 };
+use xdp_common::{layout::Connections, tcp_state::State};
+
+use crate::balancer::Balancer;
 
 const SERVICE: &str = "tcp://10.9.9.9:80";
 const SERVICE_V6: &str = "tcp://[2001:db8:9::9]:80";

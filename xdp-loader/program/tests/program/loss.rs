@@ -3,13 +3,13 @@
 use std::{net::SocketAddr, time::Duration};
 
 use lvx_model::{Forward, OnLoss, Scheduler, ServiceChange};
-use xdp_common::{tcp_state::State, verdict::Verdict};
-
-use crate::{
-    balancer::{Action, Balancer},
+use lvx_test_kit::{
     frame::{ACK, FIN, Frame, RST, SYN, Transport, socket},
     network::{INSIDE, OUTSIDE},
 };
+use xdp_common::{tcp_state::State, verdict::Verdict};
+
+use crate::balancer::{Action, Balancer};
 
 /// A service with two backends, and a client whose flow the first has.
 struct Case {

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use lvx_dataplane::Node;
 use lvx_model::{Forward, HashBy, Scheduler, ServiceChange, settings::UnknownFragments};
-use xdp_common::verdict::Verdict;
-
-use crate::{
-    balancer::{Action, Balancer, sizes},
+use lvx_test_kit::{
     fragments::fragments,
     frame::{ACK, Frame, Transport, assert_same, socket},
     network::{INSIDE, OUTSIDE, backend_mac, mac},
 };
+use xdp_common::verdict::Verdict;
+
+use crate::balancer::{Action, Balancer, sizes};
 
 /// An identification that no other datagram of these tests has.
 fn fresh() -> u16 {

@@ -7,13 +7,13 @@ use lvx_dataplane::{
     flows::{self, Flow},
 };
 use lvx_model::{Forward, HashBy, Period, Scheduler, ServiceChange};
-use xdp_common::tcp_state::State;
-
-use crate::{
-    balancer::{Action, Balancer},
+use lvx_test_kit::{
     frame::{ACK, Frame, RST, SYN, Transport, socket, tcp, udp},
     network::{INSIDE, OUTSIDE},
 };
+use xdp_common::tcp_state::State;
+
+use crate::balancer::{Action, Balancer};
 
 const TICKS: Duration = Duration::from_millis(40);
 const HTTP: &str = "tcp://10.9.9.9:80";

@@ -4,13 +4,15 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use lvx_dataplane::flows::Census;
 use lvx_model::{Forward, Scheduler, ServiceChange};
+use lvx_test_kit::{
+    frame::{ACK, FIN, Frame, RST, SYN, Transport, socket},
+    network::INSIDE,
+    random::Random,
+};
 use xdp_common::{layout::Connections, tcp_state::State};
 
 use crate::{
     balancer::Balancer,
-    frame::{ACK, FIN, Frame, RST, SYN, Transport, socket},
-    network::INSIDE,
-    random::Random,
     reference::{Reference, SLOTS, Server},
 };
 

@@ -4,13 +4,13 @@ use std::{thread::sleep, time::Duration};
 
 use lvx_dataplane::Node;
 use lvx_model::{Forward, Period, Scheduler, ServiceChange, TimeoutOf, Timeouts, TimeoutsChange};
-use xdp_common::tcp_state::{STATES, State};
-
-use crate::{
-    balancer::{Balancer, sizes},
+use lvx_test_kit::{
     frame::{ACK, FIN, Frame, RST, SYN, socket, tcp, udp},
     network::INSIDE,
 };
+use xdp_common::tcp_state::{STATES, State};
+
+use crate::balancer::{Balancer, sizes};
 
 const SERVICE: &str = "tcp://10.9.9.9:80";
 const OTHER: &str = "tcp://10.9.9.9:81";

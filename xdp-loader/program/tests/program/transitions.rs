@@ -4,16 +4,16 @@ use std::net::SocketAddr;
 
 use lvx_dataplane::words;
 use lvx_model::{Forward, Scheduler};
+use lvx_test_kit::{
+    frame::{ACK, FIN, Frame, PSH, RST, SYN, Transport, socket},
+    network::{INSIDE, OUTSIDE},
+};
 use xdp_common::{
     layout::{Client, Flow, Seen},
     tcp_state::State::{self, *},
 };
 
-use crate::{
-    balancer::{Action, Balancer},
-    frame::{ACK, FIN, Frame, PSH, RST, SYN, Transport, socket},
-    network::{INSIDE, OUTSIDE},
-};
+use crate::balancer::{Action, Balancer};
 
 /// A service under NAT with one backend, and the address of a client.
 struct Site {
