@@ -54,7 +54,7 @@ fn a_new_vip_is_announced_twice_and_again_when_the_link_comes_up() {
     let (first_heard, heard) = std::sync::mpsc::channel();
     let backend = Arc::clone(&net.backends[0]);
     let listener = thread::spawn(move || {
-        backend.enter(async move || {
+        backend.block_on(async move || {
             let socket = sniffer();
             ready.send(()).unwrap();
             let arp = gratuitous_arp(BALANCER[0], [10, 0, 0, 100].into());
@@ -78,7 +78,7 @@ fn a_new_vip_is_announced_twice_and_again_when_the_link_comes_up() {
     });
     start.recv().unwrap();
     let balancer = Arc::clone(&net.balancer);
-    net.balancer.enter(async move || {
+    net.balancer.block_on(async move || {
         let links = Links::follow().await.unwrap();
         let eth0 = links.find("eth0").unwrap().index;
         let vips = Vips::start().await.unwrap();
@@ -90,9 +90,9 @@ fn a_new_vip_is_announced_twice_and_again_when_the_link_comes_up() {
             assert!(Instant::now() < deadline, "the first two announcements were not heard");
             sleep(Duration::from_millis(20)).await;
         }
-        balancer.ip("link set eth0 down");
+        balancer.ip("link set eth0 down").unwrap();
         sleep(Duration::from_millis(200)).await;
-        balancer.ip("link set eth0 up");
+        balancer.ip("link set eth0 up").unwrap();
         sleep(Duration::from_secs(2)).await;
         vips.remove_all().await.unwrap();
     });

@@ -7,21 +7,22 @@ use std::{
 };
 
 use lvx_netlink::{Links, VipState, Vips};
+use lvx_test_kit::Namespace;
 use tokio::time::sleep;
 
-use crate::lab::{Namespace, PATIENCE, ip, net, output};
+use crate::lab::{PATIENCE, ip, net};
 
 /// What `ip` says about the addresses of an interface.
 fn addresses(namespace: &Namespace, interface: &str) -> String {
-    output(&format!("ip -n {} address show dev {interface}", namespace.0))
+    namespace.run("ip", ["address", "show", "dev", interface]).unwrap()
 }
 
 #[test]
 fn vips_are_added_and_removed_and_what_was_there_before_stays() {
     let net = net();
     let balancer = Arc::clone(&net.balancer);
-    net.balancer.ip("addr add 10.0.0.101/24 dev eth1");
-    net.balancer.enter(async move || {
+    net.balancer.ip("addr add 10.0.0.101/24 dev eth1").unwrap();
+    net.balancer.block_on(async move || {
         let links = Links::follow().await.unwrap();
         let eth0 = links.find("eth0").unwrap().index;
         let vips = Vips::start().await.unwrap();
@@ -70,7 +71,7 @@ fn vips_are_added_and_removed_and_what_was_there_before_stays() {
 #[test]
 fn whose_address_it_is_survives_the_manager() {
     let net = net();
-    net.balancer.enter(async || {
+    net.balancer.block_on(async || {
         let links = Links::follow().await.unwrap();
         let (eth0, eth1) = (links.find("eth0").unwrap().index, links.find("eth1").unwrap().index);
         let want = BTreeSet::from(["10.0.0.100", "2001:db8::100"].map(ip));
@@ -96,16 +97,16 @@ fn whose_address_it_is_survives_the_manager() {
 fn a_vip_that_somebody_removes_is_put_back() {
     let net = net();
     let balancer = Arc::clone(&net.balancer);
-    net.balancer.enter(async move || {
+    net.balancer.block_on(async move || {
         let links = Links::follow().await.unwrap();
         let eth0 = links.find("eth0").unwrap().index;
         let vips = Vips::start().await.unwrap();
         let want = BTreeSet::from(["10.0.0.100", "2001:db8::100"].map(ip));
         vips.ensure(want.clone(), eth0).await.unwrap();
-        balancer.ip("addr del 10.0.0.100/32 dev eth0");
+        balancer.ip("addr del 10.0.0.100/32 dev eth0").unwrap();
         // The kernel removes the IPv6 addresses.
-        balancer.ip("link set eth0 down");
-        balancer.ip("link set eth0 up");
+        balancer.ip("link set eth0 down").unwrap();
+        balancer.ip("link set eth0 up").unwrap();
         let deadline = Instant::now() + PATIENCE;
         while vips.owned().await.unwrap() != want {
             assert!(Instant::now() < deadline, "{:?}", vips.owned().await);
@@ -117,8 +118,8 @@ fn a_vip_that_somebody_removes_is_put_back() {
 #[test]
 fn a_vip_that_cannot_be_added_says_why_and_the_others_are_added() {
     let net = net();
-    net.balancer.run("sysctl -q -w net.ipv6.conf.eth0.disable_ipv6=1");
-    net.balancer.enter(async || {
+    net.balancer.sysctl(&[("ipv6/conf/eth0/disable_ipv6", "1")]).unwrap();
+    net.balancer.block_on(async || {
         let links = Links::follow().await.unwrap();
         let eth0 = links.find("eth0").unwrap().index;
         let vips = Vips::start().await.unwrap();
