@@ -1,6 +1,6 @@
 //! Every kind of probe, against a real server: stopped, started again, stopped in its tracks.
 
-use std::{fs, process::Command, sync::Arc, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use lvx_model::{health::State, settings::HealthSettings};
 use lvx_test_kit::{
@@ -18,27 +18,21 @@ const TIMING: &str = "interval = \"200ms\"\ntimeout = \"150ms\"\nrise = 2\nfall 
 const PROMISED: Duration = Duration::from_millis(2 * 200 + 150);
 
 /// Takes a server through stop and start and, where that is another thing, through SIGSTOP and SIGCONT.
-fn prove(
-    kind: &'static str,
-    check: &str,
-    stoppable: bool,
-    start: impl Fn(&Net, &Namespace) -> Running + Send + 'static,
-) {
+fn prove(kind: &'static str, check: &str, stoppable: bool, start: impl Fn(&Net, &Namespace) -> Running + Sync) {
     let net = Net::new(1);
     let text = format!(
         "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\n[[service.health]]\n{TIMING}{check}\n\
          [[service.backend]]\naddress = \"10.9.0.11\"\n"
     );
-    let inner = Arc::clone(&net);
-    net.balancer.block_on(move || async move {
-        let mut server = start(&inner, &inner.backends[0]);
+    net.balancer.block_on(async || {
+        let mut server = start(&net, &net.backends[0]);
         let mut watch = Watch::start(&text, HealthSettings::default()).await;
         watch.until("10.9.0.11", State::Up).await;
         server.kill().unwrap();
         let took = watch.until_health("10.9.0.11", "out", |health| !health.takes_new).await;
         figure(&format!("{kind}, stopped"), took, PROMISED);
         println!("  because: {}", watch.reason("10.9.0.11").await);
-        server = start(&inner, &inner.backends[0]);
+        server = start(&net, &net.backends[0]);
         let took = watch.until_health("10.9.0.11", "in", |health| health.takes_new).await;
         figure(
             &format!("{kind}, started again (with the server's own start)"),
@@ -92,18 +86,17 @@ fn icmp_finds_a_host_that_is_gone() {
          [[service.backend]]\naddress = \"10.9.0.11\"\n[[service]]\naddress = \"tcp://[2001:db8:9::100]:80\"\nforward = \"nat\"\n\
          [[service.health]]\n{TIMING}type = \"icmp\"\n[[service.backend]]\naddress = \"2001:db8:9::11\"\n"
     );
-    let inner = Arc::clone(&net);
-    net.balancer.block_on(move || async move {
+    net.balancer.block_on(async || {
         let mut watch = Watch::start(&text, HealthSettings::default()).await;
         watch.until("10.9.0.11", State::Up).await;
         watch.until("2001:db8:9::11", State::Up).await;
-        inner.backends[0].ip("link set eth0 down").unwrap();
+        net.backends[0].ip("link set eth0 down").unwrap();
         let took = watch.until("10.9.0.11", State::Down).await;
         figure("icmp, IPv4, host gone", took, PROMISED);
         watch.until("2001:db8:9::11", State::Down).await;
         println!("  because: {}", watch.reason("2001:db8:9::11").await);
-        inner.backends[0].ip("link set eth0 up").unwrap();
-        inner.backends[0]
+        net.backends[0].ip("link set eth0 up").unwrap();
+        net.backends[0]
             .ip("addr replace 2001:db8:9::11/64 dev eth0 nodad")
             .unwrap();
         watch.until("10.9.0.11", State::Up).await;
@@ -147,10 +140,9 @@ fn https_finds_a_server_that_is_gone_and_one_that_never_answers() {
 #[test]
 fn https_verifies_when_it_is_asked_to() {
     let net = Net::new(1);
-    let inner = Arc::clone(&net);
-    net.balancer.block_on(move || async move {
-        let _server = nginx(&inner, &inner.backends[0]);
-        let ca = inner.path().join("cert.pem");
+    net.balancer.block_on(async || {
+        let _server = nginx(&net, &net.backends[0]);
+        let ca = net.path().join("cert.pem");
         let service = |port: u16, check: &str| {
             format!(
                 "[[service]]\naddress = \"tcp://10.9.0.{port}:80\"\nforward = \"nat\"\n[[service.health]]\n{TIMING}\
@@ -232,9 +224,8 @@ fn grpc_finds_a_server_that_is_gone_and_one_that_never_answers() {
 #[test]
 fn grpc_believes_what_the_server_says_of_a_service() {
     let net = Net::new(1);
-    let inner = Arc::clone(&net);
-    net.balancer.block_on(move || async move {
-        let _server = serve(&inner.backends[0], "grpc", "10.9.0.11:80");
+    net.balancer.block_on(async || {
+        let _server = serve(&net.backends[0], "grpc", "10.9.0.11:80");
         for (name, part) in [("stock", "NOT_SERVING"), ("nothing", "knows no gRPC service `nothing`")] {
             let text = format!(
                 "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\n[[service.health]]\n{TIMING}\
@@ -260,10 +251,9 @@ fn exec_finds_what_its_program_finds() {
 #[test]
 fn an_agent_a_json_field_and_a_program_move_the_weight() {
     let net = Net::new(3);
-    let inner = Arc::clone(&net);
-    net.balancer.block_on(move || async move {
-        let _agent = serve(&inner.backends[0], "agent", "10.9.0.11:9777");
-        let _nginx = nginx(&inner, &inner.backends[1]);
+    net.balancer.block_on(async || {
+        let _agent = serve(&net.backends[0], "agent", "10.9.0.11:9777");
+        let _nginx = nginx(&net, &net.backends[1]);
         let text = format!(
             "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\n[[service.backend]]\n\
              address = \"10.9.0.11\"\nweight = 4\nhealth = {{ type = \"agent\", port = 9777, interval = \"100ms\" }}\n\
@@ -285,10 +275,9 @@ fn an_agent_a_json_field_and_a_program_move_the_weight() {
 #[test]
 fn a_status_of_503_drains_and_200_ends_that() {
     let net = Net::new(1);
-    let inner = Arc::clone(&net);
-    net.balancer.block_on(move || async move {
-        let _server = nginx(&inner, &inner.backends[0]);
-        let well = inner.path().join("well");
+    net.balancer.block_on(async || {
+        let _server = nginx(&net, &net.backends[0]);
+        let well = net.path().join("well");
         fs::write(&well, "well").unwrap();
         let text = format!(
             "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\n[[service.health]]\n{TIMING}\
@@ -314,11 +303,10 @@ fn a_status_of_503_drains_and_200_ends_that() {
 #[test]
 fn a_backend_past_its_load_limit_gets_no_new_connection_until_it_recovers() {
     let net = Net::new(2);
-    let inner = Arc::clone(&net);
-    net.balancer.block_on(move || async move {
-        let _nginx = nginx(&inner, &inner.backends[0]);
-        let _steady = serve(&inner.backends[1], "tcp", "10.9.0.12:80");
-        let report = |load: u32| fs::write(inner.path().join("well"), format!("{{\"load\": {load}}}")).unwrap();
+    net.balancer.block_on(async || {
+        let _nginx = nginx(&net, &net.backends[0]);
+        let _steady = serve(&net.backends[1], "tcp", "10.9.0.12:80");
+        let report = |load: u32| fs::write(net.path().join("well"), format!("{{\"load\": {load}}}")).unwrap();
         report(50);
         let text = format!(
             "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\n[[service.backend]]\n\

@@ -47,7 +47,7 @@ pub struct Net {
 }
 
 impl Net {
-    pub fn new(backends: usize) -> Arc<Self> {
+    pub fn new(backends: usize) -> Self {
         let net = Self {
             balancer: host("lb"),
             backends: (1..=backends).map(|number| host(&format!("b{number}"))).collect(),
@@ -76,7 +76,7 @@ impl Net {
                 .unwrap();
         }
         thread::sleep(Duration::from_millis(1_200));
-        Arc::new(net)
+        net
     }
 
     pub fn path(&self) -> &Path {

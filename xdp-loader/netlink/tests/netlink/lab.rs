@@ -1,6 +1,6 @@
 //! A balancer and two backends, each a network namespace, removed when dropped.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use lvx_test_kit::{Namespace, namespace::STATIC_ADDRESSES, process::wait_until};
 
@@ -18,16 +18,16 @@ pub fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn host(role: &str) -> Arc<Namespace> {
+fn host(role: &str) -> Namespace {
     let host = Namespace::unique(role).unwrap();
     host.sysctl(&STATIC_ADDRESSES).unwrap();
-    Arc::new(host)
+    host
 }
 
 /// A balancer with two interfaces, and behind each a backend: `10.0.N.11` and `2001:db8:N::11`.
 pub struct Net {
-    pub balancer: Arc<Namespace>,
-    pub backends: [Arc<Namespace>; 2],
+    pub balancer: Namespace,
+    pub backends: [Namespace; 2],
 }
 
 pub fn net() -> Net {

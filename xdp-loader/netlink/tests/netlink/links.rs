@@ -10,7 +10,7 @@ use crate::lab::{BALANCER, PATIENCE, net};
 #[test]
 fn links_are_found_by_name_and_followed() {
     let net = net();
-    let balancer = Arc::clone(&net.balancer);
+    let balancer = &net.balancer;
     net.balancer.block_on(async move || {
         let links = Links::follow().await.unwrap();
         let mut changes = links.subscribe();

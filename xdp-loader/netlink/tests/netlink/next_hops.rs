@@ -141,7 +141,7 @@ fn what_cannot_be_reached_says_why() {
 #[test]
 fn a_backend_that_does_not_answer_says_so_and_is_found_when_it_comes() {
     let net = net();
-    let backend = Arc::clone(&net.backends[0]);
+    let backend = &net.backends[0];
     net.balancer.block_on(async move || {
         let (_tracker, mut hops) = track(&["10.0.0.12", "2001:db8::12"]).await;
         assert_eq!(
@@ -173,7 +173,7 @@ fn a_backend_that_does_not_answer_says_so_and_is_found_when_it_comes() {
 fn a_changed_ethernet_address_that_shows_itself_is_followed_at_once() {
     const CHANGED: [u8; 6] = [2, 0, 0, 0, 9, 9];
     let net = net();
-    let backend = Arc::clone(&net.backends[0]);
+    let backend = &net.backends[0];
     net.balancer.block_on(async move || {
         let (_tracker, mut hops) = track(&["10.0.0.11"]).await;
         assert!(via(&now(&hops, "10.0.0.11"), BACKEND[0]));
@@ -191,7 +191,7 @@ fn a_changed_ethernet_address_that_shows_itself_is_followed_at_once() {
 fn a_silently_changed_ethernet_address_is_found_although_the_kernel_sends_nothing_to_the_backend() {
     const CHANGED: [u8; 6] = [2, 0, 0, 0, 9, 9];
     let net = net();
-    let backend = Arc::clone(&net.backends[0]);
+    let backend = &net.backends[0];
     // The kernel's own timers, shortened: 15-45 s, 5 s and 1 s by default.
     net.balancer
         .sysctl(&[
@@ -215,7 +215,7 @@ fn a_silently_changed_ethernet_address_is_found_although_the_kernel_sends_nothin
 #[test]
 fn a_backend_that_is_gone_from_the_link_is_reported_at_once_and_found_again() {
     let net = net();
-    let (balancer, backend) = (Arc::clone(&net.balancer), Arc::clone(&net.backends[0]));
+    let (balancer, backend) = (&net.balancer, &net.backends[0]);
     net.balancer.block_on(async move || {
         let (_tracker, mut hops) = track(&["10.0.0.11"]).await;
         backend.ip("addr del 10.0.0.11/24 dev eth0").unwrap();
@@ -233,7 +233,7 @@ fn a_backend_that_is_gone_from_the_link_is_reported_at_once_and_found_again() {
 #[test]
 fn a_neighbour_that_the_kernel_merely_forgot_is_not_reported_missing() {
     let net = net();
-    let balancer = Arc::clone(&net.balancer);
+    let balancer = &net.balancer;
     net.balancer.block_on(async move || {
         let (_tracker, mut hops) = track(&["10.0.0.11", "2001:db8::11"]).await;
         hops.borrow_and_update();
@@ -252,7 +252,7 @@ fn a_neighbour_that_the_kernel_merely_forgot_is_not_reported_missing() {
 #[test]
 fn an_interface_that_goes_down_is_reported_and_recovers() {
     let net = net();
-    let (balancer, backend) = (Arc::clone(&net.balancer), Arc::clone(&net.backends[0]));
+    let (balancer, backend) = (&net.balancer, &net.backends[0]);
     net.balancer.block_on(async move || {
         let (_tracker, mut hops) = track(&["10.0.0.11", "10.0.1.11"]).await;
         backend.ip("link set eth0 down").unwrap();
@@ -290,7 +290,7 @@ fn a_changed_route_switches_the_interface_and_nothing_else_is_reported_in_betwee
     let net = net();
     net.balancer.ip("route add 192.0.2.0/24 via 10.0.0.11").unwrap();
     net.balancer.ip("route add 2001:db8:9::/48 via 2001:db8::11").unwrap();
-    let balancer = Arc::clone(&net.balancer);
+    let balancer = &net.balancer;
     net.balancer.block_on(async move || {
         let (_tracker, mut hops) = track(&["192.0.2.7", "2001:db8:9::7"]).await;
         for (target, change) in [
@@ -329,7 +329,7 @@ fn a_changed_nexthop_object_is_followed() {
     let net = net();
     net.balancer.ip("nexthop add id 7 via 10.0.0.11 dev eth0").unwrap();
     net.balancer.ip("route add 192.0.2.0/24 nhid 7").unwrap();
-    let balancer = Arc::clone(&net.balancer);
+    let balancer = &net.balancer;
     net.balancer.block_on(async move || {
         let (_tracker, mut hops) = track(&["192.0.2.7"]).await;
         assert!(via(&now(&hops, "192.0.2.7"), BACKEND[0]));
@@ -346,7 +346,7 @@ fn a_changed_nexthop_object_is_followed() {
 fn lost_events_are_made_good_by_a_dump() {
     let net = net();
     net.balancer.ip("route add 192.0.2.0/24 via 10.0.0.11").unwrap();
-    let balancer = Arc::clone(&net.balancer);
+    let balancer = &net.balancer;
     net.balancer.block_on(async move || {
         let (_tracker, mut hops) = track(&["192.0.2.7"]).await;
         // This blocks the only thread, and with it the tracker, while more is announced than its socket holds.
@@ -388,7 +388,7 @@ fn targets_can_be_changed_and_only_they_are_published() {
 fn thousands_of_targets_are_ready_at_once_and_follow_a_change_together() {
     let net = net();
     net.balancer.ip("route add 10.64.0.0/16 via 10.0.0.11").unwrap();
-    let balancer = Arc::clone(&net.balancer);
+    let balancer = &net.balancer;
     net.balancer.block_on(async move || {
         let targets: BTreeSet<_> = (0..5000_u16)
             .map(|number| [10, 64, number.to_be_bytes()[0], number.to_be_bytes()[1]].into())

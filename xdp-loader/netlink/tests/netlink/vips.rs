@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,7 +19,7 @@ fn addresses(namespace: &Namespace, interface: &str) -> String {
 #[test]
 fn vips_are_added_and_removed_and_what_was_there_before_stays() {
     let net = net();
-    let balancer = Arc::clone(&net.balancer);
+    let balancer = &net.balancer;
     net.balancer.ip("addr add 10.0.0.101/24 dev eth1").unwrap();
     net.balancer.block_on(async move || {
         let links = Links::follow().await.unwrap();
@@ -43,7 +42,7 @@ fn vips_are_added_and_removed_and_what_was_there_before_stays() {
                 interface: "eth0".to_owned()
             }
         );
-        let shown = addresses(&balancer, "eth0");
+        let shown = addresses(balancer, "eth0");
         assert!(shown.contains("inet 10.0.0.100/32"), "{shown}");
         assert!(shown.contains("inet6 2001:db8::100/128"), "{shown}");
         assert!(shown.contains("deprecated") && !shown.contains("tentative"), "{shown}");
@@ -55,11 +54,11 @@ fn vips_are_added_and_removed_and_what_was_there_before_stays() {
         vips.ensure(BTreeSet::from(["2001:db8::100", "10.0.0.101"].map(ip)), eth0)
             .await
             .unwrap();
-        assert!(!addresses(&balancer, "eth0").contains("10.0.0.100"));
+        assert!(!addresses(balancer, "eth0").contains("10.0.0.100"));
         assert_eq!(vips.owned().await.unwrap(), BTreeSet::from([ip("2001:db8::100")]));
         vips.remove_all().await.unwrap();
         assert!(vips.owned().await.unwrap().is_empty());
-        let (first, second) = (addresses(&balancer, "eth0"), addresses(&balancer, "eth1"));
+        let (first, second) = (addresses(balancer, "eth0"), addresses(balancer, "eth1"));
         assert!(
             first.contains("10.0.0.1/24") && first.contains("2001:db8::1/64"),
             "{first}"
@@ -96,7 +95,7 @@ fn whose_address_it_is_survives_the_manager() {
 #[test]
 fn a_vip_that_somebody_removes_is_put_back() {
     let net = net();
-    let balancer = Arc::clone(&net.balancer);
+    let balancer = &net.balancer;
     net.balancer.block_on(async move || {
         let links = Links::follow().await.unwrap();
         let eth0 = links.find("eth0").unwrap().index;
