@@ -170,12 +170,12 @@ impl Lab {
         self.directory.path()
     }
 
-    /// Makes a further host on the clients' bridge, with `eth0` and no address.
+    /// Makes another host on the clients' bridge, with `eth0` and no address.
     pub fn attach(&self, name: &str) -> Result<Namespace> {
         self.switch.host(&self.id, name, &[("eth0", "br0")])
     }
 
-    /// Makes a further host without any cable: see [`Lab::cable`].
+    /// Makes another host without any cable: see [`Lab::cable`].
     pub fn stranger(&self, name: &str) -> Result<Namespace> {
         self.switch.host(&self.id, name, &[])
     }
@@ -228,7 +228,7 @@ impl Switch {
         let host = Namespace::create(&format!("{id}-{name}"))?;
         host.sysctl(&STATIC_ADDRESSES)?;
         host.sysctl(&[
-            // In a balanced network a packet's way back is often another than its way in.
+            // In a balanced network a packet's path back is often another than its path in.
             ("ipv4/conf/all/rp_filter", "0"),
             ("ipv4/conf/default/rp_filter", "0"),
             ("ipv4/conf/all/send_redirects", "0"),

@@ -126,14 +126,14 @@ impl Frame {
         self
     }
 
-    /// The same frame to another endpoint, one hop further: what NAT makes of it on the way in.
+    /// The same frame to another endpoint, one hop further: what NAT makes of it on its path to a backend.
     pub fn translated_to(mut self, destination: SocketAddr) -> Self {
         self.destination = destination;
         self.hops -= 1;
         self
     }
 
-    /// The same frame from another endpoint, one hop further: what NAT makes of it on the way back.
+    /// The same frame from another endpoint, one hop further: what NAT makes of it on its path back.
     pub fn translated_from(mut self, source: SocketAddr) -> Self {
         self.source = source;
         self.hops -= 1;

@@ -100,8 +100,8 @@ fn fragments_of_another_datagram_or_client_are_orphans() {
 fn a_translated_fragment_without_a_hop_left_is_dropped_both_ways() {
     for case in Case::all() {
         let balancer = Balancer::new(&[case.nat()]);
-        let mut ways = [(OUTSIDE, request(&case)), (INSIDE, case.answer().payload(&[1; 200]))];
-        for (ingress, frame) in &mut ways {
+        let mut directions = [(OUTSIDE, request(&case)), (INSIDE, case.answer().payload(&[1; 200]))];
+        for (ingress, frame) in &mut directions {
             assert_eq!(balancer.run(*ingress, &fragments(frame, 64, 1)[0]).0, Action::Redirect);
             frame.hops = 1;
             let (action, _, counted) = balancer.judge(*ingress, &fragments(frame, 64, 1)[1]);

@@ -328,8 +328,8 @@ impl Balancer {
         )
     }
 
-    /// How long the node keeps idle flows in a state, jiffies, from now to the next change.
-    pub fn keep(&mut self, state: State, jiffies: u32) {
+    /// Sets the idle timeout of the node for a state, in jiffies, from now to the next change.
+    pub fn set_idle_timeout(&mut self, state: State, jiffies: u32) {
         let place = self.control().bank() as usize;
         let timeouts = self.tables.maps().timeouts.whole().unwrap();
         let mut idle = timeouts.read(place);
@@ -337,16 +337,16 @@ impl Balancer {
         timeouts.write(place, &idle);
     }
 
-    /// Keeps idle flows in all states for as long as established ones, from now to the next change: for longer than a test
+    /// Makes all idle timeouts of the node that of established flows, from now to the next change: longer than a test
     /// takes, however slow the machine is.
-    pub fn keep_all(&mut self) {
+    pub fn lengthen_idle_timeouts(&mut self) {
         let place = self.control().bank() as usize;
         let timeouts = self.tables.maps().timeouts.whole().unwrap();
         let idle = timeouts.read(place);
         timeouts.write(place, &idle.map(|_| idle[State::Established as usize]));
     }
 
-    /// Notes time by the jiffy, and keeps no idle flow for longer than a thousand of them, from now to the next change.
+    /// Notes time by the jiffy, and makes no idle timeout longer than a thousand of them, from now to the next change.
     /// Flows that have begun before are not to be asked about.
     pub fn pace(&mut self) {
         const LONGEST: u32 = 1000;
@@ -379,7 +379,7 @@ impl Balancer {
         self.flows().get(&client).map(|flow| flow.state)
     }
 
-    /// Forgets the flows of what is gone, and those that are over.
+    /// Forgets the flows of what is gone, and those that have expired.
     pub fn sweep(&mut self) -> Census {
         self.sweep_after(Duration::ZERO)
     }

@@ -137,7 +137,7 @@ fn a_sweep_takes_what_was_idle_for_too_long_from_the_counts() {
     for real in ["10.0.1.11:80", "10.0.1.12:80"] {
         assert_eq!(balancer.load("udp://10.9.9.9:80", real), (5, 0, false));
     }
-    balancer.keep(State::Udp, 1);
+    balancer.set_idle_timeout(State::Udp, 1);
     balancer.sweep_after(Duration::from_secs(3));
     for real in ["10.0.1.11:80", "10.0.1.12:80"] {
         assert_eq!(balancer.load("udp://10.9.9.9:80", real), (0, 0, false));

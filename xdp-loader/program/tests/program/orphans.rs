@@ -130,7 +130,7 @@ fn orphans_for_a_service_s_address_are_dropped_where_that_is_wished_and_others_p
         for frame in [case.elsewhere(), case.unserved()] {
             balancer.passes(OUTSIDE, &case.orphan(&frame), Verdict::PassedFragment);
         }
-        // Whose first fragment was seen goes its way.
+        // Whose first fragment was seen takes its path.
         for piece in fragments(&case.datagram(1), 64, fresh()) {
             assert_eq!(balancer.run(OUTSIDE, &piece).0, Action::Redirect);
         }
