@@ -9,16 +9,13 @@ pub mod balancer;
 pub mod client;
 pub mod datagram;
 pub mod frame;
-pub mod leftovers;
 pub mod load;
-pub mod namespace;
 pub mod narrow;
 pub mod nginx;
 pub mod page;
-pub mod process;
 pub mod topology;
 pub mod wire;
 
 pub use balancer::{Balancer, Options};
-pub use namespace::Namespace;
+pub use lvx_test_kit::{Namespace, leftovers, namespace, process};
 pub use topology::{Arms, Lab};

@@ -21,8 +21,6 @@ use std::{
     fs,
     net::{Ipv4Addr, Ipv6Addr},
     path::Path,
-    process,
-    sync::atomic::{AtomicU32, Ordering},
 };
 
 use anyhow::Result;
@@ -30,6 +28,7 @@ use tempfile::TempDir;
 
 use crate::{
     Namespace, leftovers,
+    namespace::STATIC_ADDRESSES,
     nginx::{self, Nginx},
 };
 
@@ -119,9 +118,8 @@ impl Lab {
 
     /// Builds the network and starts the backends.
     pub fn new(arms: Arms) -> Result<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         leftovers::remove()?;
-        let id = format!("lvx-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let id = leftovers::prefix();
         let directory = tempfile::Builder::new().prefix(&format!("{id}-")).tempdir()?;
         nginx::write_bodies(directory.path())?;
 
@@ -172,12 +170,12 @@ impl Lab {
         self.directory.path()
     }
 
-    /// Makes a further host on the clients' bridge, with `eth0` and no address.
+    /// Makes another host on the clients' bridge, with `eth0` and no address.
     pub fn attach(&self, name: &str) -> Result<Namespace> {
         self.switch.host(&self.id, name, &[("eth0", "br0")])
     }
 
-    /// Makes a further host without any cable: see [`Lab::cable`].
+    /// Makes another host without any cable: see [`Lab::cable`].
     pub fn stranger(&self, name: &str) -> Result<Namespace> {
         self.switch.host(&self.id, name, &[])
     }
@@ -228,12 +226,9 @@ impl Switch {
     /// Makes a host with one cable for each of `cables`: its interface, and the bridge at the other end.
     fn host(&self, id: &str, name: &str, cables: &[(&str, &str)]) -> Result<Namespace> {
         let host = Namespace::create(&format!("{id}-{name}"))?;
+        host.sysctl(&STATIC_ADDRESSES)?;
         host.sysctl(&[
-            // Static addresses, usable at once.
-            ("ipv6/conf/default/accept_dad", "0"),
-            ("ipv6/conf/default/accept_ra", "0"),
-            ("ipv6/conf/default/router_solicitations", "0"),
-            // In a balanced network a packet's way back is often another than its way in.
+            // In a balanced network a packet's path back is often another than its path in.
             ("ipv4/conf/all/rp_filter", "0"),
             ("ipv4/conf/default/rp_filter", "0"),
             ("ipv4/conf/all/send_redirects", "0"),

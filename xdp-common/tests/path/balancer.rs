@@ -2,6 +2,10 @@
 
 use std::net::SocketAddr;
 
+use lvx_test_kit::{
+    frame::{Frame, assert_same},
+    network::{INSIDE, OUTSIDE, VETH},
+};
 use xdp_common::{
     host::Tables,
     layout::{BackendCounters, Client, ClientKeys, Connections, Control, Flow, Hop, MAX_INTERFACES, Sizes},
@@ -12,9 +16,7 @@ use xdp_common::{
 
 use crate::{
     configuration::{HERTZ, Service},
-    frame::{Frame, assert_same},
-    image::{self, wide},
-    network::{INSIDE, OUTSIDE, VETH, slot},
+    image::{self, slot, wide},
 };
 
 /// What the packet path decides.

@@ -2,6 +2,11 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, thread};
 
+use lvx_test_kit::{
+    frame::{ACK, FIN, Frame, SYN, Transport},
+    network::OUTSIDE,
+    random::Random,
+};
 use xdp_common::{
     layout::{Flow, Sizes},
     load::Measure,
@@ -11,9 +16,6 @@ use xdp_common::{
 use crate::{
     balancer::{Balancer, CPUS},
     configuration::Service,
-    frame::{ACK, FIN, Frame, SYN, Transport},
-    network::OUTSIDE,
-    random::Random,
 };
 
 /// The smallest tables that there are, so that buckets are full and every new flow takes another's place.
@@ -60,7 +62,7 @@ fn assert_whole(balancer: &Balancer, numbers: &[u32]) {
     for client in &clients {
         for flow in balancer.flows(*client) {
             assert!((1..=2).contains(&flow.backend), "{flow:?}");
-            assert_eq!(flow.hop.interface(), crate::network::slot(OUTSIDE));
+            assert_eq!(flow.hop.interface(), crate::image::slot(OUTSIDE));
             if !v4 {
                 let address = balancer.tables.clients_v6.read(flow.at.0).addresses[flow.at.1];
                 assert_eq!(address, crate::image::wide(client.ip()));

@@ -1,5 +1,9 @@
 //! Counters: one line per backend and CPU for what is forwarded, one row per interface and CPU for the rest.
 
+use lvx_test_kit::{
+    frame::Frame,
+    network::{INSIDE, OUTSIDE, mac},
+};
 use xdp_common::{
     layout::{BackendCounters, MAX_INTERFACES},
     verdict::Verdict,
@@ -8,9 +12,7 @@ use xdp_common::{
 use crate::{
     balancer::{Action, Balancer, CPUS},
     forwarding::Case,
-    frame::Frame,
-    image,
-    network::{INSIDE, OUTSIDE, slot},
+    image::{self, slot},
 };
 
 #[test]
@@ -117,7 +119,7 @@ fn answers_go_out_of_the_interface_that_the_request_came_in_by_though_another_is
             let mut answer = case.answer();
             answer.destination.set_port(port);
             let (_, after) = balancer.run(INSIDE, &answer.bytes());
-            assert_eq!(after[6..12], crate::network::mac(ifindex));
+            assert_eq!(after[6..12], mac(ifindex));
         }
     }
 }

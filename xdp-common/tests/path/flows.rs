@@ -2,6 +2,10 @@
 
 use std::net::SocketAddr;
 
+use lvx_test_kit::{
+    frame::{ACK, FIN, Frame, RST, SYN, Transport, socket, tcp, udp},
+    network::{INSIDE, OUTSIDE, backend_mac},
+};
 use xdp_common::{
     layout::{Backend, FLOWS_PER_BUCKET, Flow, Hop},
     tcp_state::State,
@@ -12,8 +16,6 @@ use crate::{
     balancer::{Action, Balancer},
     configuration::Service,
     forwarding::Case,
-    frame::{ACK, FIN, Frame, RST, SYN, Transport, socket, tcp},
-    network::{INSIDE, OUTSIDE, backend_mac},
 };
 
 const SERVICE: &str = "tcp://10.9.9.9:80";
@@ -277,7 +279,7 @@ fn one_packet_scheduling_records_nothing_and_chooses_for_each_packet() {
     let mut service = Service::dr("udp://10.9.9.9:53", &["10.0.1.11:53", "10.0.1.12:53"]);
     service.one_packet = true;
     let balancer = Balancer::new(&[service]);
-    let query = crate::frame::udp("10.7.0.1:40000", "10.9.9.9:53");
+    let query = udp("10.7.0.1:40000", "10.9.9.9:53");
     assert_eq!([(); 4].map(|()| balancer.host(&query)), [11, 12, 11, 12]);
     assert_eq!(balancer.count_flows(), 0);
 }

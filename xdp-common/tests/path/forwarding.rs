@@ -3,6 +3,10 @@
 
 use std::net::SocketAddr;
 
+use lvx_test_kit::{
+    frame::{ACK, DESTINATION, FRAGMENT, Frame, HOP_BY_HOP, ROUTING, SYN, Transport, socket, tcp},
+    network::{INSIDE, OUTSIDE, VETH, backend_mac, mac},
+};
 use xdp_common::{
     layout::{Hop, Sizes},
     tcp_state::State,
@@ -12,9 +16,8 @@ use xdp_common::{
 use crate::{
     balancer::{Action, Balancer},
     configuration::Service,
-    frame::{ACK, DESTINATION, FRAGMENT, Frame, HOP_BY_HOP, ROUTING, SYN, Transport, socket},
+    image::slot,
     image::wire_mac,
-    network::{INSIDE, OUTSIDE, VETH, backend_mac, mac, slot},
 };
 
 /// A client, a service and a backend of one family and transport.
@@ -189,7 +192,7 @@ fn a_frame_leaves_by_the_interface_it_came_in_by_without_a_redirect_unless_that_
     ] {
         let backend = format!("10.0.{network}.12:80");
         let balancer = Balancer::new(&[Service::dr("tcp://10.9.9.9:80", &[&backend])]);
-        let request = crate::frame::tcp("10.7.0.1:40001", "10.9.9.9:80", SYN);
+        let request = tcp("10.7.0.1:40001", "10.9.9.9:80", SYN);
         let macs = (backend_mac(socket(&backend).ip()), mac(OUTSIDE + network));
         let expected = request.clone().macs(macs.0, macs.1);
         balancer.forwards(ingress, &request.bytes(), &expected.bytes(), action);

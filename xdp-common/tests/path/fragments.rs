@@ -1,42 +1,16 @@
 //! Fragments go where the first one of their datagram went, and come back as from the service.
 
+use lvx_test_kit::{
+    fragments::fragments,
+    frame::{Frame, IP},
+    network::{INSIDE, OUTSIDE, backend_mac, mac},
+};
 use xdp_common::{layout::UnknownFragments, verdict::Verdict};
 
 use crate::{
     balancer::{Action, Balancer},
     forwarding::Case,
-    frame::{FRAGMENT, Frame, IP, seal_ipv4},
-    network::{INSIDE, OUTSIDE, backend_mac, mac},
 };
-
-/// The fragments of a frame's datagram, so many bytes of its payload in each (a multiple of 8).
-pub fn fragments(frame: &Frame, size: usize, identification: u16) -> Vec<Vec<u8>> {
-    let whole = frame.bytes();
-    let v4 = frame.source.is_ipv4();
-    let header = IP + if v4 { 20 } else { 40 };
-    let pieces: Vec<&[u8]> = whole[header..].chunks(size).collect();
-    let fragment = |(number, piece): (usize, &&[u8])| {
-        let more = u16::from(number + 1 < pieces.len());
-        let offset = (number * size) as u16;
-        let mut bytes = whole[..header].to_vec();
-        if v4 {
-            bytes[IP + 2..IP + 4].copy_from_slice(&(20 + piece.len() as u16).to_be_bytes());
-            bytes[IP + 4..IP + 6].copy_from_slice(&identification.to_be_bytes());
-            bytes[IP + 6..IP + 8].copy_from_slice(&((more << 13) | (offset / 8)).to_be_bytes());
-            seal_ipv4(&mut bytes);
-        } else {
-            bytes[IP + 4..IP + 6].copy_from_slice(&(8 + piece.len() as u16).to_be_bytes());
-            let next = std::mem::replace(&mut bytes[IP + 6], FRAGMENT);
-            bytes.extend([next, 0]);
-            bytes.extend((offset | more).to_be_bytes());
-            bytes.extend([0, 0]);
-            bytes.extend(identification.to_be_bytes());
-        }
-        bytes.extend_from_slice(piece);
-        bytes
-    };
-    pieces.iter().enumerate().map(fragment).collect()
-}
 
 fn request(case: &Case) -> Frame {
     case.request().payload(&[0xa7; 201])
@@ -126,8 +100,8 @@ fn fragments_of_another_datagram_or_client_are_orphans() {
 fn a_translated_fragment_without_a_hop_left_is_dropped_both_ways() {
     for case in Case::all() {
         let balancer = Balancer::new(&[case.nat()]);
-        let mut ways = [(OUTSIDE, request(&case)), (INSIDE, case.answer().payload(&[1; 200]))];
-        for (ingress, frame) in &mut ways {
+        let mut directions = [(OUTSIDE, request(&case)), (INSIDE, case.answer().payload(&[1; 200]))];
+        for (ingress, frame) in &mut directions {
             assert_eq!(balancer.run(*ingress, &fragments(frame, 64, 1)[0]).0, Action::Redirect);
             frame.hops = 1;
             let (action, _, counted) = balancer.judge(*ingress, &fragments(frame, 64, 1)[1]);

@@ -2,14 +2,16 @@
 
 use std::net::IpAddr;
 
+use lvx_test_kit::{
+    frame::{DESTINATION, Frame, HOP_BY_HOP, IP, L4_V6, seal_ipv4},
+    icmp::IcmpError,
+    network::{INSIDE, OUTSIDE, backend_mac, mac},
+};
 use xdp_common::verdict::Verdict;
 
 use crate::{
     balancer::{Action, Balancer},
     forwarding::Case,
-    frame::{DESTINATION, Frame, HOP_BY_HOP, IP, L4_V6, seal_ipv4},
-    network::{INSIDE, OUTSIDE, backend_mac, mac},
-    quoted::IcmpError,
 };
 
 /// A router near the client, and one near the backend.

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use lvx_test_kit::network::{OUTSIDE, VETH, backend_mac, behind, mac};
 use xdp_common::{
     checksum, hash,
     host::Tables,
@@ -12,10 +13,12 @@ use xdp_common::{
     wire::Be16,
 };
 
-use crate::{
-    configuration::{Backend, HERTZ, Service},
-    network::{VETH, backend_mac, behind, mac, slot},
-};
+use crate::configuration::{Backend, HERTZ, Service};
+
+/// The slot of an interface.
+pub fn slot(ifindex: u32) -> u32 {
+    ifindex - OUTSIDE + 1
+}
 
 /// The words of an address in the order of the wire; IPv4 in the first four bytes.
 pub fn wide(address: IpAddr) -> [u64; 2] {

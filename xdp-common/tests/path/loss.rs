@@ -1,5 +1,9 @@
 //! Flows whose backend is gone: scheduled anew, or dropped until their clients begin others.
 
+use lvx_test_kit::{
+    frame::{ACK, Frame, SYN, Transport, tcp},
+    network::{INSIDE, OUTSIDE},
+};
 use xdp_common::{
     layout::{Backend, Method},
     verdict::Verdict,
@@ -9,8 +13,6 @@ use crate::{
     balancer::{Action, Balancer},
     configuration::Service,
     forwarding::Case,
-    frame::{ACK, Frame, SYN, Transport, tcp},
-    network::{INSIDE, OUTSIDE},
 };
 
 const HOSTS: [&str; 2] = ["10.0.1.11:80", "10.0.1.12:80"];

@@ -1,5 +1,5 @@
 //! The packet path, run on the host over tables in plain memory: without root and without an eBPF toolchain. Whole frames are
-//! compared, byte for byte, with frames that are built here from nothing, their checksums summed in full.
+//! compared, byte for byte, with frames that the test kit builds from nothing, their checksums summed in full.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod balancer;
@@ -9,16 +9,12 @@ mod counting;
 mod flows;
 mod forwarding;
 mod fragments;
-mod frame;
 mod icmp;
 mod image;
 mod loss;
 mod malformed;
 mod mutations;
-mod network;
 mod persistence;
-mod quoted;
-mod random;
 mod schedulers;
 mod thresholds;
 mod timeouts;

@@ -1,13 +1,15 @@
 //! Frames that are cut short or contradict themselves: passed as they came, counted as malformed, and no flow begins with
 //! them.
 
+use lvx_test_kit::{
+    frame::{DESTINATION, Frame, HOP_BY_HOP, IP, L4_V6, Transport, assert_same, seal_ipv4},
+    network::OUTSIDE,
+};
 use xdp_common::verdict::Verdict;
 
 use crate::{
     balancer::{Action, Balancer},
     forwarding::{Case, dressed},
-    frame::{DESTINATION, Frame, HOP_BY_HOP, IP, L4_V6, Transport, assert_same, seal_ipv4},
-    network::OUTSIDE,
 };
 
 fn balancer() -> Balancer {

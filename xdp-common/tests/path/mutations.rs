@@ -1,17 +1,19 @@
 //! Many frames that are random or were damaged at random, the same in every run: nothing panics, what is passed is unchanged,
 //! and what is forwarded has no more changed than forwarding may change.
 
+use lvx_test_kit::{
+    fragments::fragments,
+    frame::Frame,
+    icmp::IcmpError,
+    network::{INSIDE, OUTSIDE, VETH},
+    random::Random,
+};
 use xdp_common::{layout::UnknownFragments, load::Measure};
 
 use crate::{
     balancer::{Action, Balancer},
     configuration::Service,
     forwarding::{Case, dressed},
-    fragments::fragments,
-    frame::Frame,
-    network::{INSIDE, OUTSIDE, VETH},
-    quoted::IcmpError,
-    random::Random,
 };
 
 /// Services of all kinds.

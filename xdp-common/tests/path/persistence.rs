@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 
+use lvx_test_kit::{
+    frame::{ACK, Frame, SYN, Transport, socket},
+    network::INSIDE,
+};
 use xdp_common::tcp_state::State;
 
-use crate::{
-    balancer::Balancer,
-    configuration::Service,
-    frame::{ACK, Frame, SYN, Transport, socket},
-};
+use crate::{balancer::Balancer, configuration::Service};
 
 const TCP: Transport = Transport::Tcp { flags: SYN };
 
@@ -148,7 +148,7 @@ fn a_template_is_no_flow_of_a_client_whose_port_is_the_groups_number() {
     // Its template stands where this one's flow would: the answer of a backend finds none.
     let answer = Frame::new(socket("10.0.1.11:8080"), client(true, 1, 80), TCP);
     let verdict = xdp_common::verdict::Verdict::PassedNoService;
-    balancer.passes(crate::network::INSIDE, &answer.bytes(), verdict);
+    balancer.passes(INSIDE, &answer.bytes(), verdict);
     assert_eq!(balancer.host(&syn(client(true, 1, 80), &service)), 11);
     assert_eq!(balancer.flows(client(true, 1, 80)).len(), 2);
 }

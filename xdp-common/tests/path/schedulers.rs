@@ -2,18 +2,17 @@
 
 use std::net::SocketAddr;
 
+use lvx_test_kit::{
+    frame::{ACK, FIN, Frame, SYN, Transport, seal_ipv4},
+    network::OUTSIDE,
+};
 use xdp_common::{
     hash,
     layout::{Scheduler, UnknownFragments},
     load::Measure,
 };
 
-use crate::{
-    balancer::Balancer,
-    configuration::Service,
-    frame::{ACK, FIN, Frame, SYN, Transport},
-    image::wide,
-};
+use crate::{balancer::Balancer, configuration::Service, image::wide};
 
 const HOSTS: [&str; 3] = ["10.0.1.11:80", "10.0.1.12:80", "10.0.1.13:80"];
 
@@ -190,8 +189,8 @@ fn fragments_without_ports_go_by_a_hash_of_the_address() {
         let frame = Frame::new(client, service.vip, Transport::Udp { checksum: true });
         let mut later = frame.bytes();
         later[20..22].copy_from_slice(&[0, 9]);
-        crate::frame::seal_ipv4(&mut later);
-        let (_, after) = balancer.run(crate::network::OUTSIDE, &later);
+        seal_ipv4(&mut later);
+        let (_, after) = balancer.run(OUTSIDE, &later);
         assert_eq!(after[5], balancer.host(&frame), "as the whole datagram");
     }
 }

@@ -1,17 +1,16 @@
 //! Thresholds: a backend with enough connections gets no new ones, and what becomes of those that it would have got.
 
+use lvx_test_kit::{
+    frame::{ACK, FIN, Frame, SYN, tcp},
+    network::OUTSIDE,
+};
 use xdp_common::{
     layout::{Overload, Scheduler},
     load::Measure,
     verdict::Verdict,
 };
 
-use crate::{
-    balancer::Balancer,
-    configuration::Service,
-    frame::{ACK, FIN, Frame, SYN, tcp},
-    network::OUTSIDE,
-};
+use crate::{balancer::Balancer, configuration::Service};
 
 const HOSTS: [&str; 3] = ["10.0.1.11:80", "10.0.1.12:80", "10.0.1.13:80"];
 

@@ -1,13 +1,12 @@
 //! Idle timeouts: a flow is known until its state's, and scheduled anew after it.
 
-use xdp_common::tcp_state::{State, TIMEOUTS};
-
-use crate::{
-    balancer::Balancer,
-    configuration::Service,
+use lvx_test_kit::{
     frame::{ACK, FIN, Frame, RST, SYN, tcp, udp},
     network::OUTSIDE,
 };
+use xdp_common::tcp_state::{State, TIMEOUTS};
+
+use crate::{balancer::Balancer, configuration::Service};
 
 const HOSTS: [&str; 2] = ["10.0.1.11:80", "10.0.1.12:80"];
 /// By how much a unit of time may lengthen a timeout, seconds: a sixteenth, or a quarter of a second.

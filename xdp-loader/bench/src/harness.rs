@@ -1,4 +1,7 @@
 //! The program under test in its wrapper, and the clock.
+//!
+//! The program's tests have a harness of their own (`xdp-loader/program/tests/program/balancer.rs`), which runs one frame
+//! at a time and looks into the tables after it. The two share the call that opens the tables.
 
 use std::{sync::Barrier, thread};
 

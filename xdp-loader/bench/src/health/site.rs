@@ -1,23 +1,18 @@
 //! Two network namespaces joined by a cable: the balancer's, and that of a server that is every backend.
 
 use std::{
-    fs::File,
+    io,
     net::{Ipv4Addr, TcpListener},
     ops::Range,
-    os::fd::AsFd as _,
-    process::{Command, id},
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    process::Command,
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
-use rustix::{
-    net::listen,
-    thread::{LinkNameSpaceType, move_into_link_name_space},
-};
-
-use super::run;
+use anyhow::{Context as _, Result};
+use lvx_test_kit::Namespace;
+use rustix::net::listen;
 
 /// What arrivals are counted by.
 pub(super) const SLOT: Duration = Duration::from_millis(10);
@@ -30,32 +25,6 @@ pub(super) fn backend(number: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(Ipv4Addr::new(10, 64, 0, 1).to_bits() + number)
 }
 
-/// A network namespace, removed when dropped.
-struct Namespace(String);
-
-impl Namespace {
-    fn new(role: &str) -> Result<Self> {
-        let name = format!("lvx-bench-{}-{role}", id());
-        run(Command::new("ip").args(["netns", "add", &name]))?;
-        Ok(Self(name))
-    }
-
-    fn ip(&self, arguments: &str) -> Result<()> {
-        run(Command::new("ip")
-            .args(["-n", &self.0])
-            .args(arguments.split_whitespace()))?;
-        Ok(())
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        if let Err(error) = run(Command::new("ip").args(["netns", "del", &self.0])) {
-            eprintln!("lvx-bench: {error:#}");
-        }
-    }
-}
-
 /// See the module.
 pub(super) struct Site {
     balancer: Namespace,
@@ -65,15 +34,16 @@ pub(super) struct Site {
 impl Site {
     pub(super) fn new() -> Result<Self> {
         let site = Self {
-            balancer: Namespace::new("balancer")?,
-            server: Namespace::new("server")?,
+            balancer: Namespace::unique("balancer")?,
+            server: Namespace::unique("server")?,
         };
         let (balancer, server) = (&site.balancer, &site.server);
-        balancer.ip(&format!("link add eth0 type veth peer name eth0 netns {}", server.0))?;
+        balancer.ip(&format!(
+            "link add eth0 type veth peer name eth0 netns {}\n",
+            server.name()
+        ))?;
         for (namespace, host) in [(balancer, 1), (server, 2)] {
-            namespace.ip("link set lo up")?;
-            namespace.ip(&format!("addr add 10.63.0.{host}/24 dev eth0"))?;
-            namespace.ip("link set eth0 up")?;
+            namespace.ip(&format!("addr add 10.63.0.{host}/24 dev eth0\nlink set eth0 up\n"))?;
         }
         // Every address of the network is the server's own.
         server.ip("route add local 10.64.0.0/16 dev lo")?;
@@ -81,39 +51,27 @@ impl Site {
         Ok(site)
     }
 
-    /// A command in the balancer's namespace. `ip netns exec` would hide the BPF file system.
+    /// A command in the balancer's namespace.
     pub(super) fn command(&self, program: &std::path::Path) -> Command {
-        let mut command = Command::new("nsenter");
-        command
-            .arg(format!("--net=/run/netns/{}", self.balancer.0))
-            .arg(program);
-        command
+        self.balancer.command(program)
     }
 
     /// Accepts connections to port 80 of every backend and notes when they come, until this program ends.
     pub(super) fn serve(&self) -> Result<Arc<Arrivals>> {
-        let namespace = File::open(format!("/run/netns/{}", self.server.0))?;
+        let listening = || -> io::Result<TcpListener> {
+            let listener = TcpListener::bind("0.0.0.0:80")?;
+            // More than std asks for: a server that the scheduler lets wait refuses nobody.
+            listen(&listener, BACKLOG)?;
+            Ok(listener)
+        };
+        let listener = self.server.inside(listening)?.context("the server cannot listen")?;
         let arrivals = Arc::new(Arrivals::new());
         let noted = Arc::clone(&arrivals);
-        let (ready, listens) = mpsc::channel();
         thread::spawn(move || {
-            let listener = move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
-                .map_err(std::io::Error::from)
-                .and_then(|()| TcpListener::bind("0.0.0.0:80"))
-                // More than std asks for: a server that the scheduler lets wait refuses nobody.
-                .and_then(|listener| Ok(listen(&listener, BACKLOG).map(|()| listener)?));
-            match listener {
-                Ok(listener) => {
-                    let _ = ready.send(Ok(()));
-                    while listener.accept().is_ok() {
-                        noted.add();
-                    }
-                }
-                // Whoever waits for it has not gone.
-                Err(error) => drop(ready.send(Err(error))),
+            while listener.accept().is_ok() {
+                noted.add();
             }
         });
-        listens.recv()?.context("the server cannot listen")?;
         Ok(arrivals)
     }
 }

@@ -14,7 +14,10 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::lab::{Net, Watch, desired, figure};
+use crate::{
+    lab::{Net, Watch, desired, figure},
+    server::serve,
+};
 
 const FAST: &str = "interval = \"100ms\"\ntimeout = \"100ms\"\nrise = 2\nfall = 2\n";
 
@@ -32,10 +35,9 @@ fn service(availability: &str, check: &str, backends: &[&str]) -> String {
 #[test]
 fn a_flapping_server_does_not_flap_in_the_dataplane() {
     let net = Net::new(2);
-    let inner = Arc::clone(&net);
-    net.balancer.enter(move || async move {
-        let _flapping = inner.backends[0].serve("flapping", "10.9.0.11:80");
-        let _steady = inner.backends[1].serve("tcp", "10.9.0.12:80");
+    net.balancer.block_on(async || {
+        let _flapping = serve(&net.backends[0], "flapping", "10.9.0.11:80");
+        let _steady = serve(&net.backends[1], "tcp", "10.9.0.12:80");
         let text = service("", "type = \"tcp\"", &["\"10.9.0.11\"", "\"10.9.0.12\""]);
         let mut watch = Watch::start(&text, HealthSettings::default()).await;
         watch.until("10.9.0.12", State::Up).await;
@@ -64,14 +66,13 @@ fn a_flapping_server_does_not_flap_in_the_dataplane() {
 #[test]
 fn a_restart_takes_no_healthy_backend_out_and_brings_no_dead_one_in() {
     let net = Net::new(3);
-    let inner = Arc::clone(&net);
-    net.balancer.enter(move || async move {
-        let _well = inner.backends[0].serve("tcp", "10.9.0.11:80");
-        let _agent = inner.backends[2].serve("agent", "10.9.0.13:9777");
+    net.balancer.block_on(async || {
+        let _well = serve(&net.backends[0], "tcp", "10.9.0.11:80");
+        let _agent = serve(&net.backends[2], "agent", "10.9.0.13:9777");
         let agent = "\"10.9.0.13\"\nweight = 4\nhealth = { type = \"agent\", port = 9777, interval = \"100ms\" }";
         let text = service("", "type = \"tcp\"", &["\"10.9.0.11\"", "\"10.9.0.12\"", agent]);
         let settings = HealthSettings {
-            state_dir: Some(inner.path().to_owned()),
+            state_dir: Some(net.path().to_owned()),
             ..HealthSettings::default()
         };
         let mut first = Watch::start(&text, settings.clone()).await;
@@ -101,10 +102,9 @@ fn a_restart_takes_no_healthy_backend_out_and_brings_no_dead_one_in() {
 #[test]
 fn changes_are_told_to_a_command_and_kept_in_the_history() {
     let net = Net::new(1);
-    let inner = Arc::clone(&net);
-    net.balancer.enter(move || async move {
-        let server = inner.backends[0].serve("tcp", "10.9.0.11:80");
-        let told = inner.path().join("told");
+    net.balancer.block_on(async || {
+        let mut server = serve(&net.backends[0], "tcp", "10.9.0.11:80");
+        let told = net.path().join("told");
         let script = format!("cat >> {0}; echo >> {0}", told.display());
         let settings = HealthSettings {
             notify: vec![Hook::Command(["/bin/sh", "-c", &script].map(str::to_owned).to_vec())],
@@ -112,7 +112,7 @@ fn changes_are_told_to_a_command_and_kept_in_the_history() {
         };
         let mut watch = Watch::start(&service("", "type = \"tcp\"", &["\"10.9.0.11\""]), settings).await;
         watch.until("10.9.0.11", State::Up).await;
-        server.kill();
+        server.kill().unwrap();
         watch.until("10.9.0.11", State::Down).await;
         let begin = Instant::now();
         let lines = loop {
@@ -148,10 +148,9 @@ async fn get(address: &str, path: &str) -> String {
 #[test]
 fn picks_name_only_healthy_backends_and_are_limited() {
     let net = Net::new(2);
-    let inner = Arc::clone(&net);
-    net.balancer.enter(move || async move {
-        let first = inner.backends[0].serve("tcp", "10.9.0.11:80");
-        let _second = inner.backends[1].serve("tcp", "10.9.0.12:80");
+    net.balancer.block_on(async || {
+        let mut first = serve(&net.backends[0], "tcp", "10.9.0.11:80");
+        let _second = serve(&net.backends[1], "tcp", "10.9.0.12:80");
         let text = service("", "type = \"tcp\"", &["\"10.9.0.11\"", "\"10.9.0.12\""]);
         let mut watch = Watch::start(&text, HealthSettings::default()).await;
         let source = pick::Source {
@@ -171,7 +170,7 @@ fn picks_name_only_healthy_backends_and_are_limited() {
             assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         }
         assert!(both[0] > 3 && both[1] > 3, "{both:?}");
-        first.kill();
+        first.kill().unwrap();
         watch.until("10.9.0.11", State::Down).await;
         sleep(Duration::from_secs(1)).await;
         let mut limited = 0;
@@ -192,11 +191,10 @@ fn picks_name_only_healthy_backends_and_are_limited() {
 #[test]
 fn quorum_sorry_fail_open_and_slow_start_are_decided_for_the_dataplane() {
     let net = Net::new(3);
-    let inner = Arc::clone(&net);
-    net.balancer.enter(move || async move {
+    net.balancer.block_on(async || {
         let backends = ["\"10.9.0.11\"", "\"10.9.0.12\"", "\"10.9.0.13\"\nsorry = true"];
         let mut servers: Vec<_> = (0..3)
-            .map(|at| Some(inner.backends[at].serve("tcp", &format!("10.9.0.{}:80", 11 + at))))
+            .map(|at| Some(serve(&net.backends[at], "tcp", &format!("10.9.0.{}:80", 11 + at))))
             .collect();
         let text = service(
             "slow_start = \"2s\"\nquorum = 2\nfail_open = true",
@@ -208,7 +206,7 @@ fn quorum_sorry_fail_open_and_slow_start_are_decided_for_the_dataplane() {
             watch.until(ip, State::Up).await;
         }
         assert_eq!(watch.weights(), [1, 1, 0]);
-        servers[0].take().unwrap().kill();
+        servers[0].take().unwrap().kill().unwrap();
         watch
             .until_health("10.9.0.13", "serving", |health| health.takes_new)
             .await;
@@ -217,7 +215,7 @@ fn quorum_sorry_fail_open_and_slow_start_are_decided_for_the_dataplane() {
             [0, 0, 1],
             "the sorry backend serves while the quorum is lost"
         );
-        servers[2].take().unwrap().kill();
+        servers[2].take().unwrap().kill().unwrap();
         watch
             .until_health("10.9.0.12", "serving", |health| health.takes_new)
             .await;
@@ -226,10 +224,10 @@ fn quorum_sorry_fail_open_and_slow_start_are_decided_for_the_dataplane() {
             [0, 1, 0],
             "without the sorry backend, what is left serves"
         );
-        servers[1].take().unwrap().kill();
+        servers[1].take().unwrap().kill().unwrap();
         watch.until("10.9.0.12", State::Down).await;
         assert_eq!(watch.weights(), [1, 1, 0], "when all are down, all get connections");
-        servers[0] = Some(inner.backends[0].serve("tcp", "10.9.0.11:80"));
+        servers[0] = Some(serve(&net.backends[0], "tcp", "10.9.0.11:80"));
         watch.until("10.9.0.11", State::Up).await;
         assert_eq!(watch.backend("10.9.0.11").share, 10);
         let took = watch
@@ -242,9 +240,8 @@ fn quorum_sorry_fail_open_and_slow_start_are_decided_for_the_dataplane() {
 #[test]
 fn several_probes_are_combined_as_the_service_says() {
     let net = Net::new(1);
-    let inner = Arc::clone(&net);
-    net.balancer.enter(move || async move {
-        let _server = inner.backends[0].serve("tcp", "10.9.0.11:80");
+    net.balancer.block_on(async || {
+        let _server = serve(&net.backends[0], "tcp", "10.9.0.11:80");
         // Port 80 answers, port 81 refuses.
         let both = format!("type = \"tcp\"\n[[service.health]]\n{FAST}type = \"tcp\"\nport = 81\n");
         let mut all = Watch::start(
@@ -270,12 +267,11 @@ fn several_probes_are_combined_as_the_service_says() {
 #[test]
 fn a_probe_is_asked_from_the_address_that_was_chosen() {
     let net = Net::new(1);
-    let inner = Arc::clone(&net);
-    net.balancer.enter(move || async move {
-        let _server = inner.backends[0].serve("tcp", "10.9.0.11:80");
-        inner.balancer.ip("addr add 10.9.0.77/24 dev eth0");
+    net.balancer.block_on(async || {
+        let _server = serve(&net.backends[0], "tcp", "10.9.0.11:80");
+        net.balancer.ip("addr add 10.9.0.77/24 dev eth0").unwrap();
         // Only the other address is answered.
-        inner.backends[0].ip("route add blackhole 10.9.0.1/32");
+        net.backends[0].ip("route add blackhole 10.9.0.1/32").unwrap();
         for (source, state) in [("10.9.0.1", State::Down), ("10.9.0.77", State::Up)] {
             for kind in ["tcp", "icmp"] {
                 let check = format!("type = \"{kind}\"\nsource = \"{source}\"\n");
@@ -290,7 +286,7 @@ fn a_probe_is_asked_from_the_address_that_was_chosen() {
 #[test]
 fn a_backend_without_probes_serves_from_the_first_moment() {
     let net = Net::new(1);
-    net.balancer.enter(|| async {
+    net.balancer.block_on(async || {
         let backends = ["\"10.9.0.11\"", "\"10.9.0.12\""].map(|address| format!("{{ address = {address} }}"));
         let text = |backends: &[String]| {
             format!(

@@ -1,38 +1,38 @@
 //! Every kind of probe, against a real server: stopped, started again, stopped in its tracks.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, process::Command, time::Duration};
 
 use lvx_model::{health::State, settings::HealthSettings};
-use rustix::process::Signal;
+use lvx_test_kit::{
+    Namespace,
+    process::{Running, finish},
+};
 
-use crate::lab::{Namespace, Net, Process, Watch, figure, run};
+use crate::{
+    lab::{Net, Watch, figure, start},
+    server::serve,
+};
 
 /// `fall` 2, 200 ms apart, with 150 ms to answer.
 const TIMING: &str = "interval = \"200ms\"\ntimeout = \"150ms\"\nrise = 2\nfall = 2\n";
 const PROMISED: Duration = Duration::from_millis(2 * 200 + 150);
 
 /// Takes a server through stop and start and, where that is another thing, through SIGSTOP and SIGCONT.
-fn prove(
-    kind: &'static str,
-    check: &str,
-    stoppable: bool,
-    start: impl Fn(&Net, &Namespace) -> Process + Send + 'static,
-) {
+fn prove(kind: &'static str, check: &str, stoppable: bool, start: impl Fn(&Net, &Namespace) -> Running + Sync) {
     let net = Net::new(1);
     let text = format!(
         "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\n[[service.health]]\n{TIMING}{check}\n\
          [[service.backend]]\naddress = \"10.9.0.11\"\n"
     );
-    let inner = Arc::clone(&net);
-    net.balancer.enter(move || async move {
-        let mut server = start(&inner, &inner.backends[0]);
+    net.balancer.block_on(async || {
+        let mut server = start(&net, &net.backends[0]);
         let mut watch = Watch::start(&text, HealthSettings::default()).await;
         watch.until("10.9.0.11", State::Up).await;
-        server.kill();
+        server.kill().unwrap();
         let took = watch.until_health("10.9.0.11", "out", |health| !health.takes_new).await;
         figure(&format!("{kind}, stopped"), took, PROMISED);
         println!("  because: {}", watch.reason("10.9.0.11").await);
-        server = start(&inner, &inner.backends[0]);
+        server = start(&net, &net.backends[0]);
         let took = watch.until_health("10.9.0.11", "in", |health| health.takes_new).await;
         figure(
             &format!("{kind}, started again (with the server's own start)"),
@@ -41,25 +41,26 @@ fn prove(
         );
         if stoppable {
             // Not within the hold-out for flapping of the first fall.
-            server.signal(Signal::STOP);
+            server.signal("STOP").unwrap();
             let took = watch.until_health("10.9.0.11", "out", |health| !health.takes_new).await;
             figure(&format!("{kind}, SIGSTOP"), took, PROMISED);
             println!("  because: {}", watch.reason("10.9.0.11").await);
-            server.signal(Signal::CONT);
+            server.signal("CONT").unwrap();
         }
-        server.kill();
+        server.kill().unwrap();
     });
 }
 
 /// nginx with one location per answer, in one process, so that a signal stops all of it.
-fn nginx(net: &Net, namespace: &Namespace) -> Process {
+fn nginx(net: &Net, namespace: &Namespace) -> Running {
     let dir = net.path();
     if !dir.join("key.pem").exists() {
-        run(&format!(
-            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=shop.example \
+        let arguments = format!(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=shop.example \
              -addext subjectAltName=DNS:shop.example -addext basicConstraints=critical,CA:FALSE -keyout {0}/key.pem -out {0}/cert.pem",
             dir.display()
-        ));
+        );
+        finish(Command::new("openssl").args(arguments.split_whitespace())).unwrap();
     }
     let config = format!(
         "daemon off; master_process off; pid {0}/pid; error_log {0}/error.log;\nevents {{}}\nhttp {{ access_log off;\n\
@@ -70,7 +71,11 @@ fn nginx(net: &Net, namespace: &Namespace) -> Process {
     );
     fs::write(dir.join("nginx.conf"), config).unwrap();
     let conf = dir.join("nginx.conf");
-    namespace.start("nginx", &["-p", dir.to_str().unwrap(), "-c", conf.to_str().unwrap()])
+    start(
+        namespace,
+        "nginx",
+        ["-p", dir.to_str().unwrap(), "-c", conf.to_str().unwrap()],
+    )
 }
 
 #[test]
@@ -81,18 +86,19 @@ fn icmp_finds_a_host_that_is_gone() {
          [[service.backend]]\naddress = \"10.9.0.11\"\n[[service]]\naddress = \"tcp://[2001:db8:9::100]:80\"\nforward = \"nat\"\n\
          [[service.health]]\n{TIMING}type = \"icmp\"\n[[service.backend]]\naddress = \"2001:db8:9::11\"\n"
     );
-    let inner = Arc::clone(&net);
-    net.balancer.enter(move || async move {
+    net.balancer.block_on(async || {
         let mut watch = Watch::start(&text, HealthSettings::default()).await;
         watch.until("10.9.0.11", State::Up).await;
         watch.until("2001:db8:9::11", State::Up).await;
-        inner.backends[0].ip("link set eth0 down");
+        net.backends[0].ip("link set eth0 down").unwrap();
         let took = watch.until("10.9.0.11", State::Down).await;
         figure("icmp, IPv4, host gone", took, PROMISED);
         watch.until("2001:db8:9::11", State::Down).await;
         println!("  because: {}", watch.reason("2001:db8:9::11").await);
-        inner.backends[0].ip("link set eth0 up");
-        inner.backends[0].ip("addr replace 2001:db8:9::11/64 dev eth0 nodad");
+        net.backends[0].ip("link set eth0 up").unwrap();
+        net.backends[0]
+            .ip("addr replace 2001:db8:9::11/64 dev eth0 nodad")
+            .unwrap();
         watch.until("10.9.0.11", State::Up).await;
         watch.until("2001:db8:9::11", State::Up).await;
     });
@@ -104,14 +110,14 @@ fn tcp_finds_a_server_that_is_gone_and_one_that_accepts_and_never_answers() {
         "tcp with expect",
         "type = \"tcp\"\nsend = \"PING\"\nexpect = \"PONG\"",
         true,
-        |_, namespace| namespace.serve("tcp", "10.9.0.11:80"),
+        |_, namespace| serve(namespace, "tcp", "10.9.0.11:80"),
     );
 }
 
 #[test]
 fn a_tcp_connection_alone_finds_a_server_that_is_gone() {
     prove("tcp", "type = \"tcp\"", false, |_, namespace| {
-        namespace.serve("tcp", "10.9.0.11:80")
+        serve(namespace, "tcp", "10.9.0.11:80")
     });
 }
 
@@ -134,10 +140,9 @@ fn https_finds_a_server_that_is_gone_and_one_that_never_answers() {
 #[test]
 fn https_verifies_when_it_is_asked_to() {
     let net = Net::new(1);
-    let inner = Arc::clone(&net);
-    net.balancer.enter(move || async move {
-        let _server = nginx(&inner, &inner.backends[0]);
-        let ca = inner.path().join("cert.pem");
+    net.balancer.block_on(async || {
+        let _server = nginx(&net, &net.backends[0]);
+        let ca = net.path().join("cert.pem");
         let service = |port: u16, check: &str| {
             format!(
                 "[[service]]\naddress = \"tcp://10.9.0.{port}:80\"\nforward = \"nat\"\n[[service.health]]\n{TIMING}\
@@ -182,7 +187,7 @@ fn dns_finds_a_server_that_is_gone_and_one_that_never_answers() {
         );
         let path = net.path().join("unbound.conf");
         fs::write(&path, config).unwrap();
-        namespace.start("unbound", &["-d", "-c", path.to_str().unwrap()])
+        start(namespace, "unbound", ["-d", "-c", path.to_str().unwrap()])
     });
 }
 
@@ -192,7 +197,7 @@ fn udp_finds_a_server_that_is_gone_and_one_that_never_answers() {
         "udp",
         "type = \"udp\"\nsend_hex = \"00 ff 41\"\nexpect_hex = \"ff41\"",
         true,
-        |_, namespace| namespace.serve("udp", "10.9.0.11:80"),
+        |_, namespace| serve(namespace, "udp", "10.9.0.11:80"),
     );
 }
 
@@ -202,7 +207,7 @@ fn udp_without_anything_to_expect_finds_a_port_that_is_unreachable() {
         "udp without expect",
         "type = \"udp\"\nsend = \"hello\"",
         false,
-        |_, namespace| namespace.serve("udp", "10.9.0.11:80"),
+        |_, namespace| serve(namespace, "udp", "10.9.0.11:80"),
     );
 }
 
@@ -212,16 +217,15 @@ fn grpc_finds_a_server_that_is_gone_and_one_that_never_answers() {
         "grpc",
         "type = \"grpc\"\ngrpc_service = \"shop\"",
         true,
-        |_, namespace| namespace.serve("grpc", "10.9.0.11:80"),
+        |_, namespace| serve(namespace, "grpc", "10.9.0.11:80"),
     );
 }
 
 #[test]
 fn grpc_believes_what_the_server_says_of_a_service() {
     let net = Net::new(1);
-    let inner = Arc::clone(&net);
-    net.balancer.enter(move || async move {
-        let _server = inner.backends[0].serve("grpc", "10.9.0.11:80");
+    net.balancer.block_on(async || {
+        let _server = serve(&net.backends[0], "grpc", "10.9.0.11:80");
         for (name, part) in [("stock", "NOT_SERVING"), ("nothing", "knows no gRPC service `nothing`")] {
             let text = format!(
                 "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\n[[service.health]]\n{TIMING}\
@@ -240,17 +244,16 @@ fn exec_finds_what_its_program_finds() {
     let check = "type = \"exec\"\ncommand = [\"/bin/bash\", \"-c\", \"exec 3<>/dev/tcp/$LVX_BACKEND/$LVX_PORT && \
                  echo PING >&3 && read -t 0.1 -u 3 line && [[ $line == *PONG* ]] || exit 1\"]";
     prove("exec", check, true, |_, namespace| {
-        namespace.serve("tcp", "10.9.0.11:80")
+        serve(namespace, "tcp", "10.9.0.11:80")
     });
 }
 
 #[test]
 fn an_agent_a_json_field_and_a_program_move_the_weight() {
     let net = Net::new(3);
-    let inner = Arc::clone(&net);
-    net.balancer.enter(move || async move {
-        let _agent = inner.backends[0].serve("agent", "10.9.0.11:9777");
-        let _nginx = nginx(&inner, &inner.backends[1]);
+    net.balancer.block_on(async || {
+        let _agent = serve(&net.backends[0], "agent", "10.9.0.11:9777");
+        let _nginx = nginx(&net, &net.backends[1]);
         let text = format!(
             "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\n[[service.backend]]\n\
              address = \"10.9.0.11\"\nweight = 4\nhealth = {{ type = \"agent\", port = 9777, interval = \"100ms\" }}\n\
@@ -272,10 +275,9 @@ fn an_agent_a_json_field_and_a_program_move_the_weight() {
 #[test]
 fn a_status_of_503_drains_and_200_ends_that() {
     let net = Net::new(1);
-    let inner = Arc::clone(&net);
-    net.balancer.enter(move || async move {
-        let _server = nginx(&inner, &inner.backends[0]);
-        let well = inner.path().join("well");
+    net.balancer.block_on(async || {
+        let _server = nginx(&net, &net.backends[0]);
+        let well = net.path().join("well");
         fs::write(&well, "well").unwrap();
         let text = format!(
             "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\n[[service.health]]\n{TIMING}\
@@ -301,11 +303,10 @@ fn a_status_of_503_drains_and_200_ends_that() {
 #[test]
 fn a_backend_past_its_load_limit_gets_no_new_connection_until_it_recovers() {
     let net = Net::new(2);
-    let inner = Arc::clone(&net);
-    net.balancer.enter(move || async move {
-        let _nginx = nginx(&inner, &inner.backends[0]);
-        let _steady = inner.backends[1].serve("tcp", "10.9.0.12:80");
-        let report = |load: u32| fs::write(inner.path().join("well"), format!("{{\"load\": {load}}}")).unwrap();
+    net.balancer.block_on(async || {
+        let _nginx = nginx(&net, &net.backends[0]);
+        let _steady = serve(&net.backends[1], "tcp", "10.9.0.12:80");
+        let report = |load: u32| fs::write(net.path().join("well"), format!("{{\"load\": {load}}}")).unwrap();
         report(50);
         let text = format!(
             "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\n[[service.backend]]\n\

@@ -1,16 +1,11 @@
 //! A balancer and backends on one network, each a network namespace, removed when dropped.
 
 use std::{
-    fs::File,
-    future::Future,
+    ffi::OsStr,
     net::IpAddr,
-    os::fd::AsFd as _,
     path::Path,
-    process::{Child, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    process::Stdio,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -23,112 +18,24 @@ use lvx_model::{
     settings::HealthSettings,
 };
 use lvx_netlink::NextHopTracker;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use lvx_test_kit::{Namespace, namespace::STATIC_ADDRESSES, process::Running};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
 /// Longer than anything here may take.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-static NAMESPACES: AtomicU32 = AtomicU32::new(0);
-
-pub fn run(command: &str) {
-    let mut words = command.split_whitespace();
-    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{command}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+fn host(role: &str) -> Namespace {
+    let host = Namespace::unique(role).unwrap();
+    host.sysctl(&STATIC_ADDRESSES).unwrap();
+    host
 }
 
-/// A network namespace, removed when dropped.
-#[derive(Debug)]
-pub struct Namespace(pub String);
-
-impl Namespace {
-    fn new() -> Self {
-        assert!(
-            rustix::process::geteuid().is_root(),
-            "the health tests need root (network namespaces): sudo -E cargo test -p lvx-health --test health"
-        );
-        let number = NAMESPACES.fetch_add(1, Ordering::Relaxed);
-        let namespace = Self(format!("lvxh-{}-{number}", std::process::id()));
-        run(&format!("ip netns add {}", namespace.0));
-        namespace.sysctl("net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.default.router_solicitations=0");
-        namespace.ip("link set lo up");
-        namespace
-    }
-
-    pub fn ip(&self, arguments: &str) {
-        run(&format!("ip -n {} {arguments}", self.0));
-    }
-
-    pub fn sysctl(&self, setting: &str) {
-        run(&format!("ip netns exec {} sysctl -q -w {setting}", self.0));
-    }
-
-    /// Starts a program inside.
-    pub fn start(&self, program: &str, arguments: &[&str]) -> Process {
-        let child = Command::new("ip")
-            .args(["netns", "exec", &self.0, program])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        Process(child)
-    }
-
-    /// Runs the future to its end on a thread of its own inside the namespace.
-    pub fn enter<T: Send + 'static, F: Future<Output = T>>(&self, body: impl FnOnce() -> F + Send + 'static) -> T {
-        let path = format!("/run/netns/{}", self.0);
-        let thread = thread::spawn(move || {
-            let namespace = File::open(path).unwrap();
-            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-            tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap()
-                .block_on(body())
-        });
-        match thread.join() {
-            Ok(value) => value,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        // Nothing more can be done about a failure; panicking in a drop would hide the test's own.
-        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
-    }
-}
-
-/// A program, killed when dropped.
-#[derive(Debug)]
-pub struct Process(Child);
-
-impl Process {
-    pub fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_raw(self.0.id().cast_signed()).unwrap();
-        rustix::process::kill_process(pid, signal).unwrap();
-    }
-
-    /// Lets it run on, where it was stopped, so that it can end.
-    pub fn kill(mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// Starts a server in a namespace, its output thrown away.
+pub fn start<S: AsRef<OsStr>>(namespace: &Namespace, program: &str, arguments: impl IntoIterator<Item = S>) -> Running {
+    let mut command = namespace.command(program);
+    command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+    Running::start(&mut command).unwrap()
 }
 
 /// A balancer `10.9.0.1` and backends `10.9.0.11`, `10.9.0.12` ... (and `2001:db8:9::11` ...) on a switch.
@@ -140,30 +47,36 @@ pub struct Net {
 }
 
 impl Net {
-    pub fn new(backends: usize) -> Arc<Self> {
+    pub fn new(backends: usize) -> Self {
         let net = Self {
-            balancer: Namespace::new(),
-            backends: (0..backends).map(|_| Namespace::new()).collect(),
-            _switch: Namespace::new(),
+            balancer: host("lb"),
+            backends: (1..=backends).map(|number| host(&format!("b{number}"))).collect(),
+            _switch: host("switch"),
             dir: TempDir::new().unwrap(),
         };
         let switch = &net._switch;
-        switch.ip("link add br0 type bridge forward_delay 0");
-        switch.ip("link set br0 up");
+        switch
+            .ip("link add br0 type bridge forward_delay 0\nlink set br0 up\n")
+            .unwrap();
         let hosts = std::iter::once((1, &net.balancer)).chain((11..).zip(&net.backends));
         for (host, namespace) in hosts {
-            switch.ip(&format!(
-                "link add port{host} type veth peer name eth0 netns {}",
-                namespace.0
-            ));
-            switch.ip(&format!("link set port{host} master br0"));
-            switch.ip(&format!("link set port{host} up"));
-            namespace.ip(&format!("addr add 10.9.0.{host}/24 dev eth0"));
-            namespace.ip(&format!("addr add 2001:db8:9::{host}/64 dev eth0 nodad"));
-            namespace.ip("link set eth0 up");
+            switch
+                .ip(&format!(
+                    "link add port{host} type veth peer name eth0 netns {}\n\
+                     link set port{host} master br0 up\n",
+                    namespace.name()
+                ))
+                .unwrap();
+            namespace
+                .ip(&format!(
+                    "addr add 10.9.0.{host}/24 dev eth0\n\
+                     addr add 2001:db8:9::{host}/64 dev eth0 nodad\n\
+                     link set eth0 up\n"
+                ))
+                .unwrap();
         }
         thread::sleep(Duration::from_millis(1_200));
-        Arc::new(net)
+        net
     }
 
     pub fn path(&self) -> &Path {

@@ -8,28 +8,29 @@ use std::{
     time::Duration,
 };
 
-use crate::lab::{Namespace, Process};
+use lvx_test_kit::{Namespace, process::Running};
+
+use crate::lab::start;
 
 /// Says which server to be, and where: `grpc 10.9.0.11:80`.
 const VARIABLE: &str = "LVX_TEST_SERVER";
 
-impl Namespace {
-    /// Starts a server of this file inside.
-    pub fn serve(&self, kind: &str, address: &str) -> Process {
-        let this = env::current_exe().unwrap();
-        let variable = format!("{VARIABLE}={kind} {address}");
-        self.start(
-            "env",
-            &[
-                &variable,
-                this.to_str().unwrap(),
-                "--exact",
-                "server::be_a_server",
-                "--ignored",
-                "--nocapture",
-            ],
-        )
-    }
+/// Starts a server of this file in a namespace.
+pub fn serve(namespace: &Namespace, kind: &str, address: &str) -> Running {
+    let this = env::current_exe().unwrap();
+    let variable = format!("{VARIABLE}={kind} {address}");
+    start(
+        namespace,
+        "env",
+        [
+            &variable,
+            this.to_str().unwrap(),
+            "--exact",
+            "server::be_a_server",
+            "--ignored",
+            "--nocapture",
+        ],
+    )
 }
 
 #[test]

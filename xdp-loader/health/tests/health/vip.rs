@@ -1,10 +1,13 @@
 //! Probes of the VIP under direct routing, each at one backend.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use lvx_model::{health::State, settings::HealthSettings};
 
-use crate::lab::{Net, Watch, figure};
+use crate::{
+    lab::{Net, Watch, figure},
+    server::serve,
+};
 
 fn text(vip: &str, backends: &[&str]) -> String {
     let backends: String = backends
@@ -18,7 +21,7 @@ fn text(vip: &str, backends: &[&str]) -> String {
 }
 
 /// As a backend of a `dr` service should be.
-const SILENT: &str = "net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2";
+const SILENT: [(&str, &str); 2] = [("ipv4/conf/all/arp_ignore", "1"), ("ipv4/conf/all/arp_announce", "2")];
 
 fn black_hole(
     vip: &'static str,
@@ -28,16 +31,15 @@ fn black_hole(
     addresses: &'static [&'static str],
 ) {
     let net = Net::new(2);
-    let inner = Arc::clone(&net);
-    net.balancer.enter(move || async move {
-        let balancer = &inner.balancer;
+    net.balancer.block_on(async || {
+        let balancer = &net.balancer;
         // As in life: the balancer has the VIP itself.
-        balancer.ip(&format!("addr add {vip}/{length} dev eth0"));
-        for backend in &inner.backends {
-            backend.sysctl(SILENT);
-            backend.ip(&format!("addr add {vip}/{length} dev lo"));
+        balancer.ip(&format!("addr add {vip}/{length} dev eth0")).unwrap();
+        for backend in &net.backends {
+            backend.sysctl(&SILENT).unwrap();
+            backend.ip(&format!("addr add {vip}/{length} dev lo")).unwrap();
         }
-        let _servers: Vec<_> = inner.backends.iter().map(|backend| backend.serve("tcp", any)).collect();
+        let _servers: Vec<_> = net.backends.iter().map(|backend| serve(backend, "tcp", any)).collect();
         let settings = HealthSettings {
             probe_addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
             ..HealthSettings::default()
@@ -55,7 +57,7 @@ fn black_hole(
             assert!(backend.probes[0].vip, "{backend:?}");
         }
         // The backend forgets the VIP: its own address still answers.
-        inner.backends[1].ip(&format!("addr del {vip}/{length} dev lo"));
+        net.backends[1].ip(&format!("addr del {vip}/{length} dev lo")).unwrap();
         let took = watch.until(backends[1], State::Down).await;
         figure(
             &format!("DR black hole of {vip}"),
@@ -65,7 +67,7 @@ fn black_hole(
         watch.until_reason(backends[1], "DR black hole").await;
         println!("  because: {}", watch.reason(backends[1]).await);
         assert_eq!(watch.backend(backends[0]).state, State::Up);
-        inner.backends[1].ip(&format!("addr add {vip}/{length} dev lo"));
+        net.backends[1].ip(&format!("addr add {vip}/{length} dev lo")).unwrap();
         watch.until(backends[1], State::Up).await;
     });
 }
@@ -95,9 +97,8 @@ fn over_ipv6_no_address_of_its_own_is_needed() {
 #[test]
 fn without_an_address_to_probe_from_the_backends_own_is_asked_and_that_is_said() {
     let net = Net::new(1);
-    let inner = Arc::clone(&net);
-    net.balancer.enter(move || async move {
-        let _server = inner.backends[0].serve("tcp", "0.0.0.0:80");
+    net.balancer.block_on(async || {
+        let _server = serve(&net.backends[0], "tcp", "0.0.0.0:80");
         let mut watch = Watch::start(&text("10.9.0.100", &["10.9.0.11"]), HealthSettings::default()).await;
         watch.until("10.9.0.11", State::Up).await;
         let report = watch.health.report(None).await;
@@ -111,19 +112,18 @@ fn without_an_address_to_probe_from_the_backends_own_is_asked_and_that_is_said()
 #[test]
 fn a_backend_that_answers_arp_or_neighbour_discovery_for_the_vip_is_found_and_named() {
     let net = Net::new(2);
-    let inner = Arc::clone(&net);
-    net.balancer.enter(move || async move {
-        inner.balancer.ip("addr add 10.9.0.100/32 dev eth0");
-        inner.balancer.ip("addr add 2001:db8:9::100/128 dev eth0");
-        for backend in &inner.backends {
-            backend.sysctl(SILENT);
-            backend.ip("addr add 10.9.0.100/32 dev lo");
-            backend.ip("addr add 2001:db8:9::100/128 dev lo");
+    net.balancer.block_on(async || {
+        net.balancer.ip("addr add 10.9.0.100/32 dev eth0").unwrap();
+        net.balancer.ip("addr add 2001:db8:9::100/128 dev eth0").unwrap();
+        for backend in &net.backends {
+            backend.sysctl(&SILENT).unwrap();
+            backend.ip("addr add 10.9.0.100/32 dev lo").unwrap();
+            backend.ip("addr add 2001:db8:9::100/128 dev lo").unwrap();
         }
-        let _servers: Vec<_> = inner
+        let _servers: Vec<_> = net
             .backends
             .iter()
-            .map(|backend| backend.serve("tcp", "[::]:80"))
+            .map(|backend| serve(backend, "tcp", "[::]:80"))
             .collect();
         let settings = HealthSettings {
             probe_addresses: vec!["10.9.0.250/24".parse().unwrap()],
@@ -141,8 +141,10 @@ fn a_backend_that_answers_arp_or_neighbour_discovery_for_the_vip_is_found_and_na
         for backend in backends {
             assert_eq!(watch.backend(backend).state, State::Up, "{backend}");
         }
-        inner.backends[1].sysctl("net.ipv4.conf.all.arp_ignore=0");
-        inner.backends[0].ip("addr add 2001:db8:9::100/128 dev eth0 nodad");
+        net.backends[1].sysctl(&[("ipv4/conf/all/arp_ignore", "0")]).unwrap();
+        net.backends[0]
+            .ip("addr add 2001:db8:9::100/128 dev eth0 nodad")
+            .unwrap();
         for (backend, words) in [
             ("10.9.0.12", "answers ARP for the VIP 10.9.0.100"),
             (
@@ -156,8 +158,8 @@ fn a_backend_that_answers_arp_or_neighbour_discovery_for_the_vip_is_found_and_na
             println!("  because: {}", watch.reason(backend).await);
             assert!(watch.backend(backend).takes_new);
         }
-        inner.backends[1].sysctl(SILENT);
-        inner.backends[0].ip("addr del 2001:db8:9::100/128 dev eth0");
+        net.backends[1].sysctl(&SILENT).unwrap();
+        net.backends[0].ip("addr del 2001:db8:9::100/128 dev eth0").unwrap();
         for backend in backends {
             watch.until(backend, State::Up).await;
         }

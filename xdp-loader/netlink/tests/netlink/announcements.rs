@@ -4,7 +4,6 @@ use std::{
     collections::BTreeSet,
     io,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -49,54 +48,54 @@ fn receive(socket: &OwnedFd) -> Option<Vec<u8>> {
 
 #[test]
 fn a_new_vip_is_announced_twice_and_again_when_the_link_comes_up() {
-    let net = net();
+    let net = &net();
     let (ready, start) = std::sync::mpsc::channel();
     let (first_heard, heard) = std::sync::mpsc::channel();
-    let backend = Arc::clone(&net.backends[0]);
-    let listener = thread::spawn(move || {
-        backend.enter(async move || {
-            let socket = sniffer();
-            ready.send(()).unwrap();
-            let arp = gratuitous_arp(BALANCER[0], [10, 0, 0, 100].into());
-            let advertisement = unsolicited_advertisement(BALANCER[0], "2001:db8::100".parse().unwrap(), false);
-            let (mut arps, mut advertisements) = (Vec::new(), Vec::new());
-            let deadline = Instant::now() + PATIENCE;
-            while arps.len().min(advertisements.len()) < 4 && Instant::now() < deadline {
-                if let Some(frame) = receive(&socket) {
-                    if frame.starts_with(&arp) {
-                        arps.push(Instant::now());
-                    } else if frame == advertisement {
-                        advertisements.push(Instant::now());
-                    }
-                    if arps.len().min(advertisements.len()) == 2 {
-                        let _ = first_heard.send(());
+    let (arps, advertisements) = thread::scope(|scope| {
+        let listener = scope.spawn(|| {
+            net.backends[0].block_on(async move || {
+                let socket = sniffer();
+                ready.send(()).unwrap();
+                let arp = gratuitous_arp(BALANCER[0], [10, 0, 0, 100].into());
+                let advertisement = unsolicited_advertisement(BALANCER[0], "2001:db8::100".parse().unwrap(), false);
+                let (mut arps, mut advertisements) = (Vec::new(), Vec::new());
+                let deadline = Instant::now() + PATIENCE;
+                while arps.len().min(advertisements.len()) < 4 && Instant::now() < deadline {
+                    if let Some(frame) = receive(&socket) {
+                        if frame.starts_with(&arp) {
+                            arps.push(Instant::now());
+                        } else if frame == advertisement {
+                            advertisements.push(Instant::now());
+                        }
+                        if arps.len().min(advertisements.len()) == 2 {
+                            let _ = first_heard.send(());
+                        }
                     }
                 }
+                (arps, advertisements)
+            })
+        });
+        start.recv().unwrap();
+        net.balancer.block_on(async move || {
+            let links = Links::follow().await.unwrap();
+            let eth0 = links.find("eth0").unwrap().index;
+            let vips = Vips::start().await.unwrap();
+            vips.ensure(BTreeSet::from(["10.0.0.100", "2001:db8::100"].map(ip)), eth0)
+                .await
+                .unwrap();
+            let deadline = Instant::now() + PATIENCE;
+            while heard.try_recv().is_err() {
+                assert!(Instant::now() < deadline, "the first two announcements were not heard");
+                sleep(Duration::from_millis(20)).await;
             }
-            (arps, advertisements)
-        })
+            net.balancer.ip("link set eth0 down").unwrap();
+            sleep(Duration::from_millis(200)).await;
+            net.balancer.ip("link set eth0 up").unwrap();
+            sleep(Duration::from_secs(2)).await;
+            vips.remove_all().await.unwrap();
+        });
+        listener.join().unwrap()
     });
-    start.recv().unwrap();
-    let balancer = Arc::clone(&net.balancer);
-    net.balancer.enter(async move || {
-        let links = Links::follow().await.unwrap();
-        let eth0 = links.find("eth0").unwrap().index;
-        let vips = Vips::start().await.unwrap();
-        vips.ensure(BTreeSet::from(["10.0.0.100", "2001:db8::100"].map(ip)), eth0)
-            .await
-            .unwrap();
-        let deadline = Instant::now() + PATIENCE;
-        while heard.try_recv().is_err() {
-            assert!(Instant::now() < deadline, "the first two announcements were not heard");
-            sleep(Duration::from_millis(20)).await;
-        }
-        balancer.ip("link set eth0 down");
-        sleep(Duration::from_millis(200)).await;
-        balancer.ip("link set eth0 up");
-        sleep(Duration::from_secs(2)).await;
-        vips.remove_all().await.unwrap();
-    });
-    let (arps, advertisements) = listener.join().unwrap();
     for heard in [&arps, &advertisements] {
         assert!(
             heard.len() >= 4,

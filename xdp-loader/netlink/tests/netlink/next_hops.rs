@@ -12,7 +12,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::lab::{BACKEND, BALANCER, PATIENCE, ip, net, output, text};
+use crate::lab::{BACKEND, BALANCER, PATIENCE, ip, net, text};
 
 /// A tracker that follows the targets, and what it publishes.
 async fn track(targets: &[&str]) -> (NextHopTracker, watch::Receiver<Arc<NextHops>>) {
@@ -53,7 +53,7 @@ fn via(hop: &Result<NextHop, NextHopError>, mac: [u8; 6]) -> bool {
 #[test]
 fn a_backend_on_the_link_is_resolved_for_ipv4_and_ipv6() {
     let net = net();
-    net.balancer.enter(async || {
+    net.balancer.block_on(async || {
         let started = Instant::now();
         let (_tracker, hops) = track(&["10.0.0.11", "2001:db8:1::11"]).await;
         assert!(
@@ -75,11 +75,15 @@ fn a_backend_on_the_link_is_resolved_for_ipv4_and_ipv6() {
 #[test]
 fn a_backend_behind_a_gateway_gets_the_gateways_address_and_the_routes_mtu() {
     let net = net();
-    net.balancer.ip("route add 192.0.2.0/24 via 10.0.1.11 mtu 1400");
-    net.balancer.ip("route add 198.51.100.0/24 via inet6 2001:db8:0::11");
-    net.balancer.ip("route add 203.0.113.0/24 via 10.0.0.99");
-    net.balancer.ip("-6 route add 2001:db8:9::/48 via 2001:db8:1::11");
-    net.balancer.enter(async || {
+    net.balancer
+        .ip("route add 192.0.2.0/24 via 10.0.1.11 mtu 1400")
+        .unwrap();
+    net.balancer
+        .ip("route add 198.51.100.0/24 via inet6 2001:db8:0::11")
+        .unwrap();
+    net.balancer.ip("route add 203.0.113.0/24 via 10.0.0.99").unwrap();
+    net.balancer.ip("route add 2001:db8:9::/48 via 2001:db8:1::11").unwrap();
+    net.balancer.block_on(async || {
         let targets = ["192.0.2.7", "198.51.100.7", "203.0.113.7", "2001:db8:9::7"];
         let (_tracker, hops) = track(&targets).await;
         let hop = now(&hops, "192.0.2.7").unwrap();
@@ -96,8 +100,8 @@ fn a_backend_behind_a_gateway_gets_the_gateways_address_and_the_routes_mtu() {
 #[test]
 fn what_cannot_be_reached_says_why() {
     let net = net();
-    net.balancer.ip("route add blackhole 172.16.0.0/12");
-    net.balancer.enter(async || {
+    net.balancer.ip("route add blackhole 172.16.0.0/12").unwrap();
+    net.balancer.block_on(async || {
         let targets = [
             "10.0.0.1",
             "127.0.0.1",
@@ -137,8 +141,8 @@ fn what_cannot_be_reached_says_why() {
 #[test]
 fn a_backend_that_does_not_answer_says_so_and_is_found_when_it_comes() {
     let net = net();
-    let backend = Arc::clone(&net.backends[0]);
-    net.balancer.enter(async move || {
+    let backend = &net.backends[0];
+    net.balancer.block_on(async move || {
         let (_tracker, mut hops) = track(&["10.0.0.12", "2001:db8::12"]).await;
         assert_eq!(
             now(&hops, "10.0.0.12").unwrap_err().to_string(),
@@ -150,8 +154,8 @@ fn a_backend_that_does_not_answer_says_so_and_is_found_when_it_comes() {
         );
         // Past the kernel's own three attempts, so that it is our asking that finds it.
         sleep(Duration::from_secs(4)).await;
-        backend.ip("addr add 10.0.0.12/24 dev eth0");
-        backend.ip("addr add 2001:db8::12/64 dev eth0 nodad");
+        backend.ip("addr add 10.0.0.12/24 dev eth0").unwrap();
+        backend.ip("addr add 2001:db8::12/64 dev eth0 nodad").unwrap();
         until(&mut hops, "10.0.0.12", Duration::from_secs(3), |hop| {
             via(hop, BACKEND[0])
         })
@@ -169,14 +173,14 @@ fn a_backend_that_does_not_answer_says_so_and_is_found_when_it_comes() {
 fn a_changed_ethernet_address_that_shows_itself_is_followed_at_once() {
     const CHANGED: [u8; 6] = [2, 0, 0, 0, 9, 9];
     let net = net();
-    let backend = Arc::clone(&net.backends[0]);
-    net.balancer.enter(async move || {
+    let backend = &net.backends[0];
+    net.balancer.block_on(async move || {
         let (_tracker, mut hops) = track(&["10.0.0.11"]).await;
         assert!(via(&now(&hops, "10.0.0.11"), BACKEND[0]));
-        backend.run("sysctl -q -w net.ipv4.conf.eth0.arp_notify=1");
+        backend.sysctl(&[("ipv4/conf/eth0/arp_notify", "1")]).unwrap();
         // arp_notify announces the change; the kernel accepts it for an entry older than a second (locktime).
         sleep(Duration::from_millis(1200)).await;
-        backend.ip(&format!("link set eth0 address {}", text(CHANGED)));
+        backend.ip(&format!("link set eth0 address {}", text(CHANGED))).unwrap();
         until(&mut hops, "10.0.0.11", Duration::from_secs(2), |hop| via(hop, CHANGED))
             .await
             .unwrap();
@@ -187,17 +191,21 @@ fn a_changed_ethernet_address_that_shows_itself_is_followed_at_once() {
 fn a_silently_changed_ethernet_address_is_found_although_the_kernel_sends_nothing_to_the_backend() {
     const CHANGED: [u8; 6] = [2, 0, 0, 0, 9, 9];
     let net = net();
-    let backend = Arc::clone(&net.backends[0]);
+    let backend = &net.backends[0];
     // The kernel's own timers, shortened: 15-45 s, 5 s and 1 s by default.
-    net.balancer.run(
-        "sysctl -q -w net.ipv4.neigh.eth0.base_reachable_time_ms=1000 net.ipv4.neigh.eth0.delay_first_probe_time=1 net.ipv4.neigh.eth0.retrans_time_ms=100",
-    );
-    net.balancer.enter(async move || {
+    net.balancer
+        .sysctl(&[
+            ("ipv4/neigh/eth0/base_reachable_time_ms", "1000"),
+            ("ipv4/neigh/eth0/delay_first_probe_time", "1"),
+            ("ipv4/neigh/eth0/retrans_time_ms", "100"),
+        ])
+        .unwrap();
+    net.balancer.block_on(async move || {
         let (_tracker, mut hops) = track(&["10.0.0.11"]).await;
         assert!(via(&now(&hops, "10.0.0.11"), BACKEND[0]));
         // Long enough for everything that follows the first answer to have ended.
         sleep(Duration::from_secs(5)).await;
-        backend.ip(&format!("link set eth0 address {}", text(CHANGED)));
+        backend.ip(&format!("link set eth0 address {}", text(CHANGED))).unwrap();
         until(&mut hops, "10.0.0.11", Duration::from_secs(16), |hop| via(hop, CHANGED))
             .await
             .unwrap();
@@ -207,15 +215,15 @@ fn a_silently_changed_ethernet_address_is_found_although_the_kernel_sends_nothin
 #[test]
 fn a_backend_that_is_gone_from_the_link_is_reported_at_once_and_found_again() {
     let net = net();
-    let (balancer, backend) = (Arc::clone(&net.balancer), Arc::clone(&net.backends[0]));
-    net.balancer.enter(async move || {
+    let (balancer, backend) = (&net.balancer, &net.backends[0]);
+    net.balancer.block_on(async move || {
         let (_tracker, mut hops) = track(&["10.0.0.11"]).await;
-        backend.ip("addr del 10.0.0.11/24 dev eth0");
+        backend.ip("addr del 10.0.0.11/24 dev eth0").unwrap();
         // What the kernel says when its probes were not answered.
-        balancer.ip("neigh change 10.0.0.11 dev eth0 nud failed");
+        balancer.ip("neigh change 10.0.0.11 dev eth0 nud failed").unwrap();
         let gone = until(&mut hops, "10.0.0.11", Duration::from_millis(500), Result::is_err).await;
         assert_eq!(gone.unwrap_err().to_string(), "no answer to ARP for 10.0.0.11 on eth0");
-        backend.ip("addr add 10.0.0.11/24 dev eth0");
+        backend.ip("addr add 10.0.0.11/24 dev eth0").unwrap();
         until(&mut hops, "10.0.0.11", Duration::from_secs(3), Result::is_ok)
             .await
             .unwrap();
@@ -225,50 +233,51 @@ fn a_backend_that_is_gone_from_the_link_is_reported_at_once_and_found_again() {
 #[test]
 fn a_neighbour_that_the_kernel_merely_forgot_is_not_reported_missing() {
     let net = net();
-    let balancer = Arc::clone(&net.balancer);
-    net.balancer.enter(async move || {
+    let balancer = &net.balancer;
+    net.balancer.block_on(async move || {
         let (_tracker, mut hops) = track(&["10.0.0.11", "2001:db8::11"]).await;
         hops.borrow_and_update();
-        balancer.ip("neigh flush all");
-        balancer.ip("-6 neigh flush all");
+        balancer.ip("neigh flush all").unwrap();
+        balancer.ip6("neigh flush all").unwrap();
         assert!(
             timeout(Duration::from_millis(1500), hops.changed()).await.is_err(),
             "{:?}",
             hops.borrow()
         );
-        assert!(output(&format!("ip -n {} neigh show 10.0.0.11", balancer.0)).contains("lladdr"));
+        let shown = balancer.run("ip", ["neigh", "show", "10.0.0.11"]).unwrap();
+        assert!(shown.contains("lladdr"), "{shown}");
     });
 }
 
 #[test]
 fn an_interface_that_goes_down_is_reported_and_recovers() {
     let net = net();
-    let (balancer, backend) = (Arc::clone(&net.balancer), Arc::clone(&net.backends[0]));
-    net.balancer.enter(async move || {
+    let (balancer, backend) = (&net.balancer, &net.backends[0]);
+    net.balancer.block_on(async move || {
         let (_tracker, mut hops) = track(&["10.0.0.11", "10.0.1.11"]).await;
-        backend.ip("link set eth0 down");
+        backend.ip("link set eth0 down").unwrap();
         let unplugged = until(&mut hops, "10.0.0.11", PATIENCE, Result::is_err).await;
         assert_eq!(
             unplugged.unwrap_err().to_string(),
             "eth0, which leads to 10.0.0.11, has no carrier"
         );
         assert!(now(&hops, "10.0.1.11").is_ok());
-        backend.ip("link set eth0 up");
+        backend.ip("link set eth0 up").unwrap();
         until(&mut hops, "10.0.0.11", PATIENCE, |hop| via(hop, BACKEND[0]))
             .await
             .unwrap();
 
-        balancer.ip("link set eth0 down");
+        balancer.ip("link set eth0 down").unwrap();
         // Its routes go with it: whichever the kernel says first, it is an error.
         until(&mut hops, "10.0.0.11", PATIENCE, Result::is_err)
             .await
             .unwrap_err();
-        balancer.ip("link set eth0 up");
+        balancer.ip("link set eth0 up").unwrap();
         until(&mut hops, "10.0.0.11", PATIENCE, |hop| via(hop, BACKEND[0]))
             .await
             .unwrap();
 
-        balancer.ip("link del eth0");
+        balancer.ip("link del eth0").unwrap();
         until(&mut hops, "10.0.0.11", PATIENCE, Result::is_err)
             .await
             .unwrap_err();
@@ -279,34 +288,34 @@ fn an_interface_that_goes_down_is_reported_and_recovers() {
 #[test]
 fn a_changed_route_switches_the_interface_and_nothing_else_is_reported_in_between() {
     let net = net();
-    net.balancer.ip("route add 192.0.2.0/24 via 10.0.0.11");
-    net.balancer.ip("-6 route add 2001:db8:9::/48 via 2001:db8::11");
-    let balancer = Arc::clone(&net.balancer);
-    net.balancer.enter(async move || {
+    net.balancer.ip("route add 192.0.2.0/24 via 10.0.0.11").unwrap();
+    net.balancer.ip("route add 2001:db8:9::/48 via 2001:db8::11").unwrap();
+    let balancer = &net.balancer;
+    net.balancer.block_on(async move || {
         let (_tracker, mut hops) = track(&["192.0.2.7", "2001:db8:9::7"]).await;
         for (target, change) in [
             ("192.0.2.7", "route replace 192.0.2.0/24 via 10.0.1.11"),
-            ("2001:db8:9::7", "-6 route replace 2001:db8:9::/48 via 2001:db8:1::11"),
+            ("2001:db8:9::7", "route replace 2001:db8:9::/48 via 2001:db8:1::11"),
         ] {
             assert!(via(&now(&hops, target), BACKEND[0]));
-            balancer.ip(change);
+            balancer.ip(change).unwrap();
             let hop = until(&mut hops, target, PATIENCE, |hop| !via(hop, BACKEND[0]))
                 .await
                 .unwrap();
             assert_eq!((hop.source_mac, hop.mac), (BALANCER[1], BACKEND[1]));
         }
         // A policy rule, and a table of its own.
-        balancer.ip("route add 192.0.2.0/24 via 10.0.0.11 table 100");
-        balancer.ip("rule add to 192.0.2.0/24 lookup 100");
+        balancer.ip("route add 192.0.2.0/24 via 10.0.0.11 table 100").unwrap();
+        balancer.ip("rule add to 192.0.2.0/24 lookup 100").unwrap();
         until(&mut hops, "192.0.2.7", PATIENCE, |hop| via(hop, BACKEND[0]))
             .await
             .unwrap();
-        balancer.ip("rule del to 192.0.2.0/24 lookup 100");
+        balancer.ip("rule del to 192.0.2.0/24 lookup 100").unwrap();
         until(&mut hops, "192.0.2.7", PATIENCE, |hop| via(hop, BACKEND[1]))
             .await
             .unwrap();
         // The target becomes an address of this machine.
-        balancer.ip("addr add 192.0.2.7/32 dev lo");
+        balancer.ip("addr add 192.0.2.7/32 dev lo").unwrap();
         until(&mut hops, "192.0.2.7", PATIENCE, |hop| {
             matches!(hop, Err(NextHopError::Local { .. }))
         })
@@ -318,15 +327,15 @@ fn a_changed_route_switches_the_interface_and_nothing_else_is_reported_in_betwee
 #[test]
 fn a_changed_nexthop_object_is_followed() {
     let net = net();
-    net.balancer.ip("nexthop add id 7 via 10.0.0.11 dev eth0");
-    net.balancer.ip("route add 192.0.2.0/24 nhid 7");
-    let balancer = Arc::clone(&net.balancer);
-    net.balancer.enter(async move || {
+    net.balancer.ip("nexthop add id 7 via 10.0.0.11 dev eth0").unwrap();
+    net.balancer.ip("route add 192.0.2.0/24 nhid 7").unwrap();
+    let balancer = &net.balancer;
+    net.balancer.block_on(async move || {
         let (_tracker, mut hops) = track(&["192.0.2.7"]).await;
         assert!(via(&now(&hops, "192.0.2.7"), BACKEND[0]));
         // Without this the kernel announces the routes that use the object, too.
-        balancer.run("sysctl -q -w net.ipv4.nexthop_compat_mode=0");
-        balancer.ip("nexthop replace id 7 via 10.0.1.11 dev eth1");
+        balancer.sysctl(&[("ipv4/nexthop_compat_mode", "0")]).unwrap();
+        balancer.ip("nexthop replace id 7 via 10.0.1.11 dev eth1").unwrap();
         until(&mut hops, "192.0.2.7", PATIENCE, |hop| via(hop, BACKEND[1]))
             .await
             .unwrap();
@@ -336,12 +345,11 @@ fn a_changed_nexthop_object_is_followed() {
 #[test]
 fn lost_events_are_made_good_by_a_dump() {
     let net = net();
-    net.balancer.ip("route add 192.0.2.0/24 via 10.0.0.11");
-    let balancer = Arc::clone(&net.balancer);
-    net.balancer.enter(async move || {
+    net.balancer.ip("route add 192.0.2.0/24 via 10.0.0.11").unwrap();
+    let balancer = &net.balancer;
+    net.balancer.block_on(async move || {
         let (_tracker, mut hops) = track(&["192.0.2.7"]).await;
         // This blocks the only thread, and with it the tracker, while more is announced than its socket holds.
-        let batch = tempfile::NamedTempFile::new().unwrap();
         let routes: String = (0..20_000)
             .map(|number| {
                 format!(
@@ -352,9 +360,8 @@ fn lost_events_are_made_good_by_a_dump() {
                 .replace(".1/32", &format!(".{}/32", number % 256))
             })
             .collect();
-        std::fs::write(batch.path(), routes).unwrap();
-        balancer.ip(&format!("-batch {}", batch.path().display()));
-        balancer.ip("route replace 192.0.2.0/24 via 10.0.1.11");
+        balancer.ip(&routes).unwrap();
+        balancer.ip("route replace 192.0.2.0/24 via 10.0.1.11").unwrap();
         until(&mut hops, "192.0.2.7", PATIENCE, |hop| via(hop, BACKEND[1]))
             .await
             .unwrap();
@@ -364,7 +371,7 @@ fn lost_events_are_made_good_by_a_dump() {
 #[test]
 fn targets_can_be_changed_and_only_they_are_published() {
     let net = net();
-    net.balancer.enter(async || {
+    net.balancer.block_on(async || {
         let (tracker, hops) = track(&["10.0.0.11", "10.0.1.11"]).await;
         tracker.set_targets(["10.0.1.11", "2001:db8::11"].map(ip).into());
         tracker.ready().await;
@@ -380,9 +387,9 @@ fn targets_can_be_changed_and_only_they_are_published() {
 #[test]
 fn thousands_of_targets_are_ready_at_once_and_follow_a_change_together() {
     let net = net();
-    net.balancer.ip("route add 10.64.0.0/16 via 10.0.0.11");
-    let balancer = Arc::clone(&net.balancer);
-    net.balancer.enter(async move || {
+    net.balancer.ip("route add 10.64.0.0/16 via 10.0.0.11").unwrap();
+    let balancer = &net.balancer;
+    net.balancer.block_on(async move || {
         let targets: BTreeSet<_> = (0..5000_u16)
             .map(|number| [10, 64, number.to_be_bytes()[0], number.to_be_bytes()[1]].into())
             .collect();
@@ -395,7 +402,7 @@ fn thousands_of_targets_are_ready_at_once_and_follow_a_change_together() {
         assert_eq!(hops.borrow().0.len(), 5000);
         assert!(hops.borrow().0.values().all(|hop| via(hop, BACKEND[0])));
         let started = Instant::now();
-        balancer.ip("route replace 10.64.0.0/16 via 10.0.1.11");
+        balancer.ip("route replace 10.64.0.0/16 via 10.0.1.11").unwrap();
         let all = |hops: &Arc<NextHops>| hops.0.values().all(|hop| via(hop, BACKEND[1]));
         timeout(PATIENCE, hops.wait_for(all)).await.unwrap().unwrap();
         println!("changed after {:?}", started.elapsed());

@@ -2,26 +2,26 @@
 
 use std::{
     collections::BTreeSet,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use lvx_netlink::{Links, VipState, Vips};
+use lvx_test_kit::Namespace;
 use tokio::time::sleep;
 
-use crate::lab::{Namespace, PATIENCE, ip, net, output};
+use crate::lab::{PATIENCE, ip, net};
 
 /// What `ip` says about the addresses of an interface.
 fn addresses(namespace: &Namespace, interface: &str) -> String {
-    output(&format!("ip -n {} address show dev {interface}", namespace.0))
+    namespace.run("ip", ["address", "show", "dev", interface]).unwrap()
 }
 
 #[test]
 fn vips_are_added_and_removed_and_what_was_there_before_stays() {
     let net = net();
-    let balancer = Arc::clone(&net.balancer);
-    net.balancer.ip("addr add 10.0.0.101/24 dev eth1");
-    net.balancer.enter(async move || {
+    let balancer = &net.balancer;
+    net.balancer.ip("addr add 10.0.0.101/24 dev eth1").unwrap();
+    net.balancer.block_on(async move || {
         let links = Links::follow().await.unwrap();
         let eth0 = links.find("eth0").unwrap().index;
         let vips = Vips::start().await.unwrap();
@@ -42,7 +42,7 @@ fn vips_are_added_and_removed_and_what_was_there_before_stays() {
                 interface: "eth0".to_owned()
             }
         );
-        let shown = addresses(&balancer, "eth0");
+        let shown = addresses(balancer, "eth0");
         assert!(shown.contains("inet 10.0.0.100/32"), "{shown}");
         assert!(shown.contains("inet6 2001:db8::100/128"), "{shown}");
         assert!(shown.contains("deprecated") && !shown.contains("tentative"), "{shown}");
@@ -54,11 +54,11 @@ fn vips_are_added_and_removed_and_what_was_there_before_stays() {
         vips.ensure(BTreeSet::from(["2001:db8::100", "10.0.0.101"].map(ip)), eth0)
             .await
             .unwrap();
-        assert!(!addresses(&balancer, "eth0").contains("10.0.0.100"));
+        assert!(!addresses(balancer, "eth0").contains("10.0.0.100"));
         assert_eq!(vips.owned().await.unwrap(), BTreeSet::from([ip("2001:db8::100")]));
         vips.remove_all().await.unwrap();
         assert!(vips.owned().await.unwrap().is_empty());
-        let (first, second) = (addresses(&balancer, "eth0"), addresses(&balancer, "eth1"));
+        let (first, second) = (addresses(balancer, "eth0"), addresses(balancer, "eth1"));
         assert!(
             first.contains("10.0.0.1/24") && first.contains("2001:db8::1/64"),
             "{first}"
@@ -70,7 +70,7 @@ fn vips_are_added_and_removed_and_what_was_there_before_stays() {
 #[test]
 fn whose_address_it_is_survives_the_manager() {
     let net = net();
-    net.balancer.enter(async || {
+    net.balancer.block_on(async || {
         let links = Links::follow().await.unwrap();
         let (eth0, eth1) = (links.find("eth0").unwrap().index, links.find("eth1").unwrap().index);
         let want = BTreeSet::from(["10.0.0.100", "2001:db8::100"].map(ip));
@@ -95,17 +95,17 @@ fn whose_address_it_is_survives_the_manager() {
 #[test]
 fn a_vip_that_somebody_removes_is_put_back() {
     let net = net();
-    let balancer = Arc::clone(&net.balancer);
-    net.balancer.enter(async move || {
+    let balancer = &net.balancer;
+    net.balancer.block_on(async move || {
         let links = Links::follow().await.unwrap();
         let eth0 = links.find("eth0").unwrap().index;
         let vips = Vips::start().await.unwrap();
         let want = BTreeSet::from(["10.0.0.100", "2001:db8::100"].map(ip));
         vips.ensure(want.clone(), eth0).await.unwrap();
-        balancer.ip("addr del 10.0.0.100/32 dev eth0");
+        balancer.ip("addr del 10.0.0.100/32 dev eth0").unwrap();
         // The kernel removes the IPv6 addresses.
-        balancer.ip("link set eth0 down");
-        balancer.ip("link set eth0 up");
+        balancer.ip("link set eth0 down").unwrap();
+        balancer.ip("link set eth0 up").unwrap();
         let deadline = Instant::now() + PATIENCE;
         while vips.owned().await.unwrap() != want {
             assert!(Instant::now() < deadline, "{:?}", vips.owned().await);
@@ -117,8 +117,8 @@ fn a_vip_that_somebody_removes_is_put_back() {
 #[test]
 fn a_vip_that_cannot_be_added_says_why_and_the_others_are_added() {
     let net = net();
-    net.balancer.run("sysctl -q -w net.ipv6.conf.eth0.disable_ipv6=1");
-    net.balancer.enter(async || {
+    net.balancer.sysctl(&[("ipv6/conf/eth0/disable_ipv6", "1")]).unwrap();
+    net.balancer.block_on(async || {
         let links = Links::follow().await.unwrap();
         let eth0 = links.find("eth0").unwrap().index;
         let vips = Vips::start().await.unwrap();

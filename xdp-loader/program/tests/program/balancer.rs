@@ -1,4 +1,7 @@
 //! A balancer without a network: tables, what is desired, and the program, run on one frame at a time.
+//!
+//! The benches' harness (`xdp-loader/bench/src/harness.rs`) loads the program too, but to time the many packets that a
+//! wrapper makes. The two share the call that opens the tables.
 
 use std::{
     collections::BTreeMap,
@@ -17,17 +20,17 @@ use lvx_model::{
     health::{BackendHealth, HealthView, State as Health},
 };
 use lvx_netlink::{LinkTable, NextHopError, NextHops};
+use lvx_test_kit::{
+    frame::{Frame, assert_checksums, assert_same},
+    network::{INSIDE, OUTSIDE, VETH},
+};
 use xdp_common::{
     layout::{BackendCounters, Connections, Control, Service},
     tcp_state::State,
     verdict::Verdict,
 };
 
-use crate::{
-    frame::{Frame, assert_checksums, assert_same},
-    lent::Lent,
-    network::{self, INSIDE, OUTSIDE, VETH},
-};
+use crate::{lent::Lent, network};
 
 /// What the program decides (`enum xdp_action` of the kernel's `bpf.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -321,8 +324,8 @@ impl Balancer {
         )
     }
 
-    /// How long the node keeps idle flows in a state, jiffies, from now to the next change.
-    pub fn keep(&mut self, state: State, jiffies: u32) {
+    /// Sets the idle timeout of the node for a state, in jiffies, from now to the next change.
+    pub fn set_idle_timeout(&mut self, state: State, jiffies: u32) {
         let place = self.control().bank() as usize;
         let timeouts = self.tables.maps().timeouts.whole().unwrap();
         let mut idle = timeouts.read(place);
@@ -330,16 +333,16 @@ impl Balancer {
         timeouts.write(place, &idle);
     }
 
-    /// Keeps idle flows in all states for as long as established ones, from now to the next change: for longer than a test
+    /// Makes all idle timeouts of the node that of established flows, from now to the next change: longer than a test
     /// takes, however slow the machine is.
-    pub fn keep_all(&mut self) {
+    pub fn lengthen_idle_timeouts(&mut self) {
         let place = self.control().bank() as usize;
         let timeouts = self.tables.maps().timeouts.whole().unwrap();
         let idle = timeouts.read(place);
         timeouts.write(place, &idle.map(|_| idle[State::Established as usize]));
     }
 
-    /// Notes time by the jiffy, and keeps no idle flow for longer than a thousand of them, from now to the next change.
+    /// Notes time by the jiffy, and makes no idle timeout longer than a thousand of them, from now to the next change.
     /// Flows that have begun before are not to be asked about.
     pub fn pace(&mut self) {
         const LONGEST: u32 = 1000;
@@ -372,7 +375,7 @@ impl Balancer {
         self.flows().get(&client).map(|flow| flow.state)
     }
 
-    /// Forgets the flows of what is gone, and those that are over.
+    /// Forgets the flows of what is gone, and those that have expired.
     pub fn sweep(&mut self) -> Census {
         self.sweep_after(Duration::ZERO)
     }

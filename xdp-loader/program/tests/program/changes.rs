@@ -7,11 +7,14 @@ use std::{
 
 use lvx_dataplane::{Error, Sizes};
 use lvx_model::{Forward, Scheduler, health::HealthView};
+use lvx_test_kit::{
+    frame::{Frame, SYN, socket, tcp},
+    network::{INSIDE, OUTSIDE, backend_mac, mac},
+};
 
 use crate::{
     balancer::{Action, Balancer, sizes},
-    frame::{Frame, SYN, socket, tcp},
-    network::{self, INSIDE, OUTSIDE, backend_mac, mac},
+    network,
     takeover::{Pins, take_over},
 };
 
@@ -80,6 +83,18 @@ fn a_packet_meets_all_of_a_change_or_nothing_of_it() {
     assert!(reached.iter().all(|packets| *packets > 0), "{reached:?}");
 }
 
+/// Applies what does not fit: what there are too many of, and how many there may be.
+fn full(balancer: &mut Balancer) -> (&'static str, u32) {
+    let health = HealthView::default();
+    match balancer
+        .tables
+        .apply(&balancer.desired, &balancer.hops, &health, &balancer.links)
+    {
+        Err(Error::Full { what, limit, .. }) => (what, limit),
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn as_many_services_and_backends_as_there_is_room_for_are_all_reached() {
     let mut balancer = Balancer::with(None, Sizes::new(100, 400, 4096, 4096), network::enter());
@@ -129,42 +144,10 @@ fn as_many_services_and_backends_as_there_is_room_for_are_all_reached() {
     // One more service, and one more backend: refused, and packets see what they saw.
     let before = balancer.desired.clone();
     balancer.add("tcp://10.9.9.9:9999", Forward::Dr, Scheduler::Rr, &[]);
-    let refused = balancer.tables.apply(
-        &balancer.desired,
-        &balancer.hops,
-        &HealthView::default(),
-        &balancer.links,
-    );
-    assert!(
-        matches!(
-            refused,
-            Err(Error::Full {
-                what: "services",
-                limit: 100,
-                ..
-            })
-        ),
-        "{refused:?}"
-    );
+    assert_eq!(full(&mut balancer), ("services", 100));
     balancer.desired = before.clone();
     balancer.add_backend(&format!("tcp://{}", vip(0)), "10.0.1.250");
-    let refused = balancer.tables.apply(
-        &balancer.desired,
-        &balancer.hops,
-        &HealthView::default(),
-        &balancer.links,
-    );
-    assert!(
-        matches!(
-            refused,
-            Err(Error::Full {
-                what: "backends",
-                limit: 400,
-                ..
-            })
-        ),
-        "{refused:?}"
-    );
+    assert_eq!(full(&mut balancer), ("backends", 400));
     assert_eq!(
         balancer.run(OUTSIDE, &tcp("10.7.0.1:1024", &vip(0), SYN).bytes()).0,
         Action::Redirect

@@ -4,11 +4,12 @@ use std::{env, time::Duration};
 
 use lvx_dataplane::{Node, Sizes};
 use lvx_model::Scheduler;
+use lvx_test_kit::random::Random;
 use xdp_common::tcp_state::State;
 
-use crate::{balancer::Balancer, random::Random, site::Site};
+use crate::{balancer::Balancer, site::Site};
 
-/// After this what may not be idle at all is over, and nothing else.
+/// After this flows whose idle timeout is none have expired, and no others.
 const SOON: Duration = Duration::from_secs(3);
 
 /// New connections to all services together: fewer where the processor is emulated, as `scripts/vm-run` says.
@@ -40,7 +41,7 @@ fn holds_against_the_reference(scheduler: Scheduler) {
             site.weigh(&mut balancer, if round == 0 { 100 } else { 25 });
         }
         balancer.apply();
-        balancer.keep_all();
+        balancer.lengthen_idle_timeouts();
         for site in &mut sites {
             site.applied(&balancer);
         }
@@ -51,7 +52,7 @@ fn holds_against_the_reference(scheduler: Scheduler) {
                 site.go_on(&mut balancer);
             }
         }
-        // What ended in one of these states is over at once.
+        // What ended in one of these states expires at once.
         states.clear();
         for (state, share) in [
             (State::TimeWait, 100),
@@ -64,7 +65,7 @@ fn holds_against_the_reference(scheduler: Scheduler) {
         ] {
             if random.happens(share) {
                 states.push(state);
-                balancer.keep(state, 1);
+                balancer.set_idle_timeout(state, 1);
             }
         }
         let census = balancer.sweep_after(SOON);

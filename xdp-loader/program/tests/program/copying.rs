@@ -4,12 +4,14 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use lvx_dataplane::{Sizes, flow::Flow};
 use lvx_model::{OnLoss, Period, ServiceChange};
+use lvx_test_kit::{
+    frame::{ACK, FIN, SYN, socket, tcp},
+    network::{INSIDE, OUTSIDE},
+};
 use xdp_common::{layout::Control, tcp_state::State, verdict::Verdict};
 
 use crate::{
     balancer::{Action, Balancer, sizes},
-    frame::{ACK, FIN, SYN, tcp},
-    network::{INSIDE, OUTSIDE},
     takeover::{CLIENT, Pins, SERVICE, VIP, first, generations, numbers, populate, second, take_over},
 };
 
@@ -86,7 +88,7 @@ fn flows_that_are_not_copied_yet_are_looked_up_in_the_predecessor() {
     let mut before = first(&pins);
     let mut after = second(&pins, Sizes::new(16, 64, 65_536, 65_536), &before);
     turn(&mut after);
-    let client = crate::frame::socket(CLIENT);
+    let client = socket(CLIENT);
     let moved = after.host(&tcp(CLIENT, VIP, ACK));
     assert_eq!(
         moved,
@@ -96,12 +98,12 @@ fn flows_that_are_not_copied_yet_are_looked_up_in_the_predecessor() {
     assert_eq!(after.state(client), Some(State::Established));
     let host = after.host(&tcp("10.7.0.9:1", VIP, SYN));
     assert!(
-        before.state(crate::frame::socket("10.7.0.9:1")).is_none(),
+        before.state(socket("10.7.0.9:1")).is_none(),
         "a new flow is the new one's"
     );
     assert_eq!(after.host(&tcp("10.7.0.9:1", VIP, ACK)), host);
     // An answer whose flow is known there only goes on there.
-    let other = crate::frame::socket("10.7.0.10:1");
+    let other = socket("10.7.0.10:1");
     before.host(&tcp("10.7.0.10:1", VIP, SYN));
     let number = before.flows()[&other].backend;
     let real = match number == before.backend_number(SERVICE, "10.0.1.12:80") {

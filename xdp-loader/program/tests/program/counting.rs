@@ -3,12 +3,15 @@
 use std::process::Command;
 
 use lvx_model::{Forward, Scheduler};
+use lvx_test_kit::{
+    frame::{ACK, FIN, Frame, SYN, Transport, socket, tcp, udp},
+    network::{INSIDE, OUTSIDE, VETH},
+};
 use xdp_common::{layout::BackendCounters, verdict::Verdict};
 
 use crate::{
     balancer::{Action, Balancer, sizes},
-    frame::{ACK, FIN, Frame, SYN, Transport, socket, tcp, udp},
-    network::{self, INSIDE, OUTSIDE, VETH},
+    network,
 };
 
 const SERVICE: &str = "tcp://10.9.9.9:80";

@@ -3,11 +3,9 @@
 use std::net::SocketAddr;
 
 use lvx_model::{Forward, HashBy, Scheduler, ServiceChange};
+use lvx_test_kit::frame::{Frame, Transport, socket, udp};
 
-use crate::{
-    balancer::Balancer,
-    frame::{Frame, Transport, socket, udp},
-};
+use crate::balancer::Balancer;
 
 const SERVICE: &str = "udp://10.9.9.9:443";
 const SERVICE_V6: &str = "udp://[2001:db8:9::9]:443";

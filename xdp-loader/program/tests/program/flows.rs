@@ -4,6 +4,10 @@ use std::{collections::BTreeMap, net::SocketAddr, thread::sleep, time::Duration}
 
 use lvx_dataplane::{Sizes, words};
 use lvx_model::{Forward, Scheduler};
+use lvx_test_kit::{
+    frame::{ACK, Frame, RST, SYN, Transport, socket, tcp},
+    network::{INSIDE, OUTSIDE, backend_mac, mac},
+};
 use xdp_common::{
     layout::{Client, FLOWS_PER_BUCKET},
     tcp_state::State,
@@ -12,8 +16,7 @@ use xdp_common::{
 
 use crate::{
     balancer::{Action, Balancer},
-    frame::{ACK, Frame, RST, SYN, Transport, socket, tcp},
-    network::{self, INSIDE, OUTSIDE, backend_mac, mac},
+    network,
 };
 
 /// Longer than a few jiffies on any kernel (10 ms at 100 Hz).
@@ -164,7 +167,7 @@ fn one_client_port_may_have_flows_to_several_services_at_once() {
             let transport = if transport == "tcp" { TCP } else { UDP };
             let frame = Frame::new(socket("10.7.0.1:40001"), socket(vip), transport);
             assert_eq!(usize::from(balancer.host(&frame)), 11 + number);
-            // The way back finds the flow of this backend among the client's.
+            // The answer finds the flow of this backend among the client's.
             let real = SocketAddr::new(V4[number].parse().unwrap(), socket(vip).port());
             let answer = Frame::new(real, frame.source, transport).macs(mac(INSIDE), backend_mac(real.ip()));
             let back = answer
@@ -202,7 +205,7 @@ fn a_flow_that_was_idle_for_too_long_is_scheduled_anew() {
     assert_eq!(balancer.host(&frame), 11);
     sleep(TICKS * 2);
     assert_eq!(balancer.host(&frame), 11, "not for long enough");
-    balancer.keep(State::Established, 1);
+    balancer.set_idle_timeout(State::Established, 1);
     sleep(TICKS * 2);
     assert_eq!(balancer.host(&frame), 12);
     assert_eq!(balancer.flows().len(), 1, "in the old one's place");
@@ -214,7 +217,7 @@ fn each_packet_of_a_flow_keeps_it_from_being_idle() {
     let mut balancer = Balancer::serving(SERVICE, Forward::Nat, Scheduler::Rr, &V4[..3]);
     let hertz = balancer.control().hertz;
     balancer.pace();
-    balancer.keep(State::Established, 2 * hertz);
+    balancer.set_idle_timeout(State::Established, 2 * hertz);
     let frame = tcp("10.7.0.1:40001", "10.9.9.9:80", ACK);
     let answer = tcp("10.0.1.11:80", "10.7.0.1:40001", ACK);
     assert_eq!(balancer.host(&frame), 11);
@@ -245,7 +248,7 @@ fn a_sweep_forgets_what_was_idle_for_too_long_and_counts_the_rest() {
     let one = census.backends[&balancer.backend_number(SERVICE, "10.0.1.11:80")];
     assert_eq!((one.active, one.inactive), (2, 1));
 
-    balancer.keep(State::SynReceived, 1);
+    balancer.set_idle_timeout(State::SynReceived, 1);
     let census = balancer.sweep_after(Duration::from_secs(3));
     assert_eq!((census.v4, census.v6), (4, 1));
     assert_eq!(balancer.state(socket("10.7.0.2:40001")), None);
@@ -313,7 +316,7 @@ fn a_full_bucket_forgets_the_flow_that_was_idle_longest_and_counts_that() {
 #[test]
 fn a_full_bucket_forgets_a_flow_that_is_over_before_any_other_and_does_not_count_that() {
     let mut balancer = small();
-    balancer.keep(State::Closed, 1);
+    balancer.set_idle_timeout(State::Closed, 1);
     let clients = crowd(&balancer, "10.7.0.1");
     for client in &clients[..FLOWS_PER_BUCKET] {
         balancer.host(&from(*client, SYN));

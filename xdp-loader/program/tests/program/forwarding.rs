@@ -3,12 +3,12 @@
 use std::{thread::sleep, time::Duration};
 
 use lvx_model::{Forward, Scheduler};
-
-use crate::{
-    balancer::{Action, Balancer},
+use lvx_test_kit::{
     frame::{ACK, Frame, PSH, SYN, Transport, socket},
     network::{INSIDE, OUTSIDE, VETH, backend_mac, mac},
 };
+
+use crate::balancer::{Action, Balancer};
 
 /// Longer than a few jiffies on any kernel.
 const TICKS: Duration = Duration::from_millis(40);

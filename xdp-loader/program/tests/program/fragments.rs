@@ -6,50 +6,19 @@ use std::{
 };
 
 use lvx_model::{Forward, Scheduler};
-use xdp_common::verdict::Verdict;
-
-use crate::{
-    balancer::{Action, Balancer},
-    frame::{ACK, FRAGMENT, Frame, IP, Transport, assert_same, seal_ipv4, socket, udp},
+use lvx_test_kit::{
+    fragments::fragments,
+    frame::{ACK, Frame, Transport, assert_same, socket, udp},
     network::{INSIDE, OUTSIDE, backend_mac, mac},
 };
+use xdp_common::verdict::Verdict;
+
+use crate::balancer::{Action, Balancer};
 
 /// An identification that no other test's datagrams have, nor the two after it: fragments are remembered for a while.
 fn fresh() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     NEXT.fetch_add(3, Ordering::Relaxed)
-}
-
-/// The fragments of a frame's datagram, so many bytes of its payload in each (a multiple of 8).
-pub fn fragments(frame: &Frame, size: usize, identification: u16) -> Vec<Vec<u8>> {
-    let whole = frame.bytes();
-    let v4 = frame.source.is_ipv4();
-    let header = IP + if v4 { 20 } else { 40 };
-    let pieces: Vec<&[u8]> = whole[header..].chunks(size).collect();
-    pieces
-        .iter()
-        .enumerate()
-        .map(|(number, piece)| {
-            let more = u16::from(number + 1 < pieces.len());
-            let offset = (number * size) as u16;
-            let mut bytes = whole[..header].to_vec();
-            if v4 {
-                bytes[IP + 2..IP + 4].copy_from_slice(&(20 + piece.len() as u16).to_be_bytes());
-                bytes[IP + 4..IP + 6].copy_from_slice(&identification.to_be_bytes());
-                bytes[IP + 6..IP + 8].copy_from_slice(&((more << 13) | (offset / 8)).to_be_bytes());
-                seal_ipv4(&mut bytes);
-            } else {
-                bytes[IP + 4..IP + 6].copy_from_slice(&(8 + piece.len() as u16).to_be_bytes());
-                let next = std::mem::replace(&mut bytes[IP + 6], FRAGMENT);
-                bytes.extend([next, 0]);
-                bytes.extend((offset | more).to_be_bytes());
-                bytes.extend([0, 0]);
-                bytes.extend(identification.to_be_bytes());
-            }
-            bytes.extend_from_slice(piece);
-            bytes
-        })
-        .collect()
 }
 
 struct Case {

@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 
 use lvx_model::{Forward, Scheduler};
-use xdp_common::verdict::Verdict;
-
-use crate::{
-    balancer::{Action, Balancer},
+use lvx_test_kit::{
     frame::{DESTINATION, FRAGMENT, Frame, HOP_BY_HOP, ROUTING, SYN, Transport, socket},
     network::{INSIDE, OUTSIDE, backend_mac, mac},
 };
+use xdp_common::verdict::Verdict;
+
+use crate::balancer::{Action, Balancer};
 
 const TRANSPORTS: [Transport; 2] = [Transport::Tcp { flags: SYN }, Transport::Udp { checksum: true }];
 

@@ -12,6 +12,7 @@ use lvx_dataplane::{
     memory::{Memory, Value},
 };
 use lvx_model::settings::UnknownFragments;
+use lvx_test_kit::{frame::assert_same, random::Random};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use xdp_common::{
     for_each_map, host,
@@ -20,11 +21,7 @@ use xdp_common::{
 };
 
 use self::traffic::Traffic;
-use crate::{
-    balancer::{Action, Balancer},
-    frame::assert_same,
-    random::Random,
-};
+use crate::balancer::{Action, Balancer};
 
 /// The logarithm of the jiffies in the shortest unit of a flow's time: so many that time stands still (but for the
 /// moment when they come to a multiple of 2^31). Flows age when the test says so.

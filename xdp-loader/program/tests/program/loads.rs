@@ -4,14 +4,14 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use lvx_dataplane::{Node, Sizes};
 use lvx_model::{BackendChange, Forward, Scheduler};
-use xdp_common::{layout::Connections, tcp_state::State};
-
-use crate::{
-    balancer::Balancer,
+use lvx_test_kit::{
     frame::{ACK, FIN, Frame, RST, SYN, Transport, socket, tcp, udp},
     network::INSIDE,
     random::Random,
 };
+use xdp_common::{layout::Connections, tcp_state::State};
+
+use crate::balancer::Balancer;
 
 const SERVICE: &str = "tcp://10.9.9.9:80";
 const SERVICE_V6: &str = "tcp://[2001:db8:9::9]:80";
@@ -137,7 +137,7 @@ fn a_sweep_takes_what_was_idle_for_too_long_from_the_counts() {
     for real in ["10.0.1.11:80", "10.0.1.12:80"] {
         assert_eq!(balancer.load("udp://10.9.9.9:80", real), (5, 0, false));
     }
-    balancer.keep(State::Udp, 1);
+    balancer.set_idle_timeout(State::Udp, 1);
     balancer.sweep_after(Duration::from_secs(3));
     for real in ["10.0.1.11:80", "10.0.1.12:80"] {
         assert_eq!(balancer.load("udp://10.9.9.9:80", real), (0, 0, false));

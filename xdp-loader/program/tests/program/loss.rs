@@ -3,13 +3,13 @@
 use std::{net::SocketAddr, time::Duration};
 
 use lvx_model::{Forward, OnLoss, Scheduler, ServiceChange};
-use xdp_common::{tcp_state::State, verdict::Verdict};
-
-use crate::{
-    balancer::{Action, Balancer},
+use lvx_test_kit::{
     frame::{ACK, FIN, Frame, RST, SYN, Transport, socket},
     network::{INSIDE, OUTSIDE},
 };
+use xdp_common::{tcp_state::State, verdict::Verdict};
+
+use crate::balancer::{Action, Balancer};
 
 /// A service with two backends, and a client whose flow the first has.
 struct Case {
@@ -200,10 +200,10 @@ fn packets_are_dropped_only_until_the_flow_is_over_and_the_number_is_then_given_
             balancer.drops(OUTSIDE, &case.frame(), Verdict::DroppedBackendLost);
         }
         assert_eq!(balancer.backend_number(case.service, &case.real(0)), number);
-        balancer.keep(if case.is_tcp() { State::Established } else { State::Udp }, 1);
+        balancer.set_idle_timeout(if case.is_tcp() { State::Established } else { State::Udp }, 1);
         balancer.sweep_after(Duration::from_secs(3));
         assert_eq!(balancer.flows().len(), 0);
-        assert_eq!(balancer.host(&case.frame()), 12, "it was over");
+        assert_eq!(balancer.host(&case.frame()), 12, "it had expired");
         let key = (case.service.parse().unwrap(), case.backends[0].parse().unwrap(), 80);
         assert_eq!(balancer.tables.ids().backends.get(&key), None);
         balancer.sweep();

@@ -1,6 +1,6 @@
 //! The XDP program itself, run by the kernel on single frames (`BPF_PROG_TEST_RUN`), as root, in network namespaces of
-//! the tests' own. Whole frames are compared, byte for byte, with frames that are built here from nothing, their
-//! checksums summed in full.
+//! the tests' own. Whole frames are compared, byte for byte, with frames that the test kit builds from nothing,
+//! their checksums summed in full.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod balancer;
@@ -12,7 +12,6 @@ mod datagrams;
 mod flows;
 mod forwarding;
 mod fragments;
-mod frame;
 mod headers;
 mod host;
 mod icmp;
@@ -24,7 +23,6 @@ mod mutations;
 mod network;
 mod orphans;
 mod persistence;
-mod random;
 mod reference;
 mod schedulers;
 mod site;

@@ -4,13 +4,13 @@
 use std::net::SocketAddr;
 
 use lvx_model::{Forward, Scheduler};
-use xdp_common::verdict::Verdict;
-
-use crate::{
-    balancer::{Action, Balancer},
+use lvx_test_kit::{
     frame::{DESTINATION, Frame, HOP_BY_HOP, IP, L4_V6, SYN, Transport, seal_ipv4, socket},
     network::OUTSIDE,
 };
+use xdp_common::verdict::Verdict;
+
+use crate::balancer::{Action, Balancer};
 
 /// Services by direct routing (80) and NAT (81), of both families and protocols.
 fn balancer() -> Balancer {

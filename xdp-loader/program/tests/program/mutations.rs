@@ -4,61 +4,14 @@
 use std::collections::BTreeMap;
 
 use lvx_model::{Forward, Scheduler};
-
-use crate::{
-    balancer::{Action, Balancer},
+use lvx_test_kit::{
     frame::{ACK, DESTINATION, FRAGMENT, Frame, HOP_BY_HOP, IP, ROUTING, SYN, Transport, socket, tcp, udp},
+    icmp::IcmpError,
     network::{INSIDE, OUTSIDE},
+    random::Random,
 };
 
-/// xorshift64* (Vigna, "An experimental exploration of Marsaglia's xorshift generators, scrambled", 2016).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        ((self.next() >> 32) as usize * end) >> 32
-    }
-
-    fn byte(&mut self) -> u8 {
-        // Ends of ranges are where mistakes are.
-        match self.below(4) {
-            0 => [0, 1, 0x7f, 0x80, 0xfe, 0xff, 0x45, 0x60][self.below(8)],
-            _ => self.next() as u8,
-        }
-    }
-
-    /// A frame with some of its bytes changed, removed or added, nearly all of them in its headers.
-    fn damage(&mut self, frame: &[u8]) -> Vec<u8> {
-        let mut frame = frame.to_vec();
-        for _ in 0..=self.below(4) {
-            let end = frame.len().min(100);
-            let at = 12 + self.below(end.saturating_sub(12).max(1));
-            match self.below(8) {
-                0..=3 => frame[at.min(end - 1)] = self.byte(),
-                4 => frame[at.min(end - 1)] ^= 1 << self.below(8),
-                5 => frame.truncate(at.max(IP)),
-                6 => frame.insert(at, self.byte()),
-                _ => {
-                    let from = IP + self.below(end - IP + 1);
-                    let piece: Vec<u8> = frame[from.min(frame.len())..].iter().copied().take(16).collect();
-                    let at = at.min(frame.len());
-                    frame.splice(at..at, piece);
-                }
-            }
-            if frame.len() < IP {
-                frame.resize(IP, 0);
-            }
-        }
-        frame
-    }
-}
+use crate::balancer::{Action, Balancer};
 
 fn services() -> Balancer {
     let mut balancer = Balancer::new();
@@ -108,41 +61,29 @@ fn frames() -> Vec<(u32, Vec<u8>)> {
             frames.push((INSIDE, Frame::new(socket(real), socket(client), transport).bytes()));
         }
     }
-    frames.push((OUTSIDE, icmp_error_v4()));
-    frames.push((OUTSIDE, icmp_error_v6()));
+    for (router, about) in [
+        ("10.7.0.254", tcp("10.9.9.9:81", "10.7.0.1:40001", ACK)),
+        ("2001:db8:7::fe", udp("[2001:db8:9::9]:81", "[2001:db8:7::1]:40001")),
+    ] {
+        let error = IcmpError::new(router.parse().unwrap(), &about);
+        frames.push((OUTSIDE, error.bytes()));
+    }
     frames
-}
-
-/// A router's word that a packet of the service's did not arrive.
-fn icmp_error_v4() -> Vec<u8> {
-    let quoted = tcp("10.9.9.9:81", "10.7.0.1:40001", ACK).bytes();
-    let mut frame = udp("10.7.0.254:1", "10.9.9.9:2").payload(&quoted[IP..]).bytes();
-    frame[IP + 9] = 1;
-    crate::frame::seal_ipv4(&mut frame);
-    frame[34..42].copy_from_slice(&[3, 4, 0, 0, 0, 0, 5, 0x14]);
-    frame
-}
-
-fn icmp_error_v6() -> Vec<u8> {
-    let quoted = udp("[2001:db8:9::9]:81", "[2001:db8:7::1]:40001").bytes();
-    let mut frame = udp("[2001:db8:7::fe]:1", "[2001:db8:9::9]:2")
-        .payload(&quoted[IP..])
-        .bytes();
-    frame[IP + 6] = 58;
-    frame[54..62].copy_from_slice(&[2, 0, 0, 0, 0, 0, 5, 0x14]);
-    frame
 }
 
 #[test]
 fn damaged_frames_are_passed_unchanged_or_dropped_or_forwarded_whole() {
     const EACH: usize = 400;
     let mut balancer = services();
-    let mut random = Random(0x6c76_7800_0000_0001);
+    let mut random = Random::new(1);
     let mut decided: BTreeMap<String, usize> = BTreeMap::new();
     for (ingress, frame) in frames() {
         balancer.run(ingress, &frame);
         for _ in 0..EACH {
-            let damaged = random.damage(&frame);
+            let mut damaged = frame.clone();
+            random.damage(&mut damaged);
+            // The kernel runs a program on no less than an Ethernet header.
+            damaged.resize(damaged.len().max(IP), 0);
             let (action, after) = balancer.run(ingress, &damaged);
             *decided.entry(format!("{action:?}")).or_default() += 1;
             match action {

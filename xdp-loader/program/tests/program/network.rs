@@ -1,39 +1,25 @@
-//! The interfaces that packets come in by and go out of, in a network namespace of the test's own. The frames of the tests never touch them: they only have to be there.
+//! The interfaces that packets come in by and go out of, in a network namespace of the test's own. The frames of the
+//! tests never touch them: they only have to be there.
+//!
+//! Hundreds of tests need one each and start no program inside, so these have no name, unlike the test kit's: a thread
+//! moves into a new one, which ends with it.
 
 use std::{fs::File, net::IpAddr, os::fd::AsFd as _, process::Command};
 
 use lvx_netlink::{Link, LinkTable, NextHop};
+use lvx_test_kit::{
+    network::{INSIDE, OUTSIDE, VETH, backend_mac, behind, mac},
+    process::finish,
+};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
-/// Where clients are. No veth, so packets may leave by the interface that they came in by.
-pub const OUTSIDE: u32 = 10;
-/// Where backends are.
-pub const INSIDE: u32 = 11;
-/// A veth.
-pub const VETH: u32 = 12;
-
-/// The MAC of an interface.
-pub fn mac(ifindex: u32) -> [u8; 6] {
-    [2, 0, 0, 0, 0xff, ifindex as u8]
-}
-
-/// The MAC of a backend: of host H behind network N, as in `10.0.N.H` and `2001:db8:N::H`.
-pub fn backend_mac(address: IpAddr) -> [u8; 6] {
-    let (network, host) = match address {
-        IpAddr::V4(address) => (address.octets()[2], address.octets()[3]),
-        IpAddr::V6(address) => (address.octets()[5], address.octets()[15]),
-    };
-    [2, 0, 0, 0xbb, network, host]
-}
-
-/// The next hop of a backend: network 0 is outside, 1 inside, 2 behind the veth.
+/// The next hop of a backend.
 pub fn next_hop(address: IpAddr) -> NextHop {
-    let mac_of = backend_mac(address);
-    let ifindex = OUTSIDE + u32::from(mac_of[4]);
+    let ifindex = behind(address);
     NextHop {
         ifindex,
         source_mac: mac(ifindex),
-        mac: mac_of,
+        mac: backend_mac(address),
         mtu: 1500,
     }
 }
@@ -91,10 +77,10 @@ pub fn enter() -> LinkTable {
 
 fn add(index: u32, name: &str, kind: &str, mac: [u8; 6]) {
     let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-    let output = Command::new("ip")
-        .args(["link", "add", "name", name, "index", &index.to_string()])
-        .args(["address", &mac, "type", kind])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    finish(
+        Command::new("ip")
+            .args(["link", "add", "name", name, "index", &index.to_string()])
+            .args(["address", &mac, "type", kind]),
+    )
+    .unwrap();
 }

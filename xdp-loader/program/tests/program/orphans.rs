@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use lvx_dataplane::Node;
 use lvx_model::{Forward, HashBy, Scheduler, ServiceChange, settings::UnknownFragments};
-use xdp_common::verdict::Verdict;
-
-use crate::{
-    balancer::{Action, Balancer, sizes},
+use lvx_test_kit::{
     fragments::fragments,
     frame::{ACK, Frame, Transport, assert_same, socket},
     network::{INSIDE, OUTSIDE, backend_mac, mac},
 };
+use xdp_common::verdict::Verdict;
+
+use crate::balancer::{Action, Balancer, sizes};
 
 /// An identification that no other datagram of these tests has.
 fn fresh() -> u16 {
@@ -130,7 +130,7 @@ fn orphans_for_a_service_s_address_are_dropped_where_that_is_wished_and_others_p
         for frame in [case.elsewhere(), case.unserved()] {
             balancer.passes(OUTSIDE, &case.orphan(&frame), Verdict::PassedFragment);
         }
-        // Whose first fragment was seen goes its way.
+        // Whose first fragment was seen takes its path.
         for piece in fragments(&case.datagram(1), 64, fresh()) {
             assert_eq!(balancer.run(OUTSIDE, &piece).0, Action::Redirect);
         }

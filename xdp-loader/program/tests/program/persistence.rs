@@ -4,13 +4,13 @@ use std::{net::SocketAddr, ops::ControlFlow, thread::sleep, time::Duration};
 
 use lvx_dataplane::{Node, Sizes, flow::Flow, flows};
 use lvx_model::{Forward, HashBy, Period, Scheduler, ServiceChange};
-use xdp_common::tcp_state::State;
-
-use crate::{
-    balancer::{Action, Balancer},
+use lvx_test_kit::{
     frame::{ACK, Frame, RST, SYN, Transport, socket, tcp, udp},
     network::{INSIDE, OUTSIDE},
 };
+use xdp_common::tcp_state::State;
+
+use crate::balancer::{Action, Balancer};
 
 const TICKS: Duration = Duration::from_millis(40);
 const HTTP: &str = "tcp://10.9.9.9:80";
@@ -167,13 +167,13 @@ fn services_of_one_mark_send_a_client_to_one_backend_address() {
 #[test]
 fn a_backend_that_takes_no_new_connections_releases_its_clients_and_keeps_their_connections() {
     type Quiesce = fn(&mut Balancer);
-    let ways: [Quiesce; 4] = [
+    let quiesced: [Quiesce; 4] = [
         |balancer| balancer.drain(HTTP, HOSTS[0]),
         |balancer| balancer.weigh(HTTP, HOSTS[0], 0),
         |balancer| balancer.lose(HOSTS[0]),
         |balancer| balancer.is_up(HTTP, "10.0.1.11:80", false),
     ];
-    for (number, quiesce) in ways.into_iter().enumerate() {
+    for (number, quiesce) in quiesced.into_iter().enumerate() {
         let mut balancer = serving(HTTP, None);
         balancer.pace();
         assert_eq!(balancer.host(&syn("10.7.0.1:40000", HTTP)), 11);
@@ -181,7 +181,7 @@ fn a_backend_that_takes_no_new_connections_releases_its_clients_and_keeps_their_
         balancer.apply();
         balancer.pace();
         let released = balancer.host(&syn("10.7.0.1:40001", HTTP));
-        assert_ne!(released, 11, "way {number}");
+        assert_ne!(released, 11, "quiesced by number {number}");
         assert_eq!(
             balancer.host(&syn("10.7.0.1:40002", HTTP)),
             released,

@@ -4,12 +4,15 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use lvx_dataplane::{maglev, ring::Member, words};
 use lvx_model::{Forward, Scheduler};
+use lvx_test_kit::{
+    frame::{Frame, SYN, Transport, socket},
+    network::OUTSIDE,
+};
 use xdp_common::hash;
 
 use crate::{
     balancer::{Balancer, sizes},
-    frame::{Frame, SYN, Transport, socket},
-    network::{self, OUTSIDE},
+    network,
 };
 
 const SERVICE: &str = "tcp://10.9.9.9:80";

@@ -4,13 +4,15 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use lvx_dataplane::census::Census;
 use lvx_model::{Forward, Scheduler, ServiceChange};
+use lvx_test_kit::{
+    frame::{ACK, FIN, Frame, RST, SYN, Transport, socket},
+    network::INSIDE,
+    random::Random,
+};
 use xdp_common::{layout::Connections, tcp_state::State};
 
 use crate::{
     balancer::Balancer,
-    frame::{ACK, FIN, Frame, RST, SYN, Transport, socket},
-    network::INSIDE,
-    random::Random,
     reference::{Reference, SLOTS, Server},
 };
 
@@ -134,12 +136,12 @@ impl Site {
     /// A connection begins: with the server that the reference chooses.
     #[track_caller]
     pub fn arrive(&mut self, balancer: &mut Balancer) {
-        let over = match self.random.happens(10) {
+        let closed = match self.random.happens(10) {
             true => self.pick(|state| state.is_closed()),
             false => None,
         };
-        let client = match over {
-            Some(over) => self.connections[over].client,
+        let client = match closed {
+            Some(closed) => self.connections[closed].client,
             None => self.stranger(),
         };
         let expected = self.reference.choose(client);
@@ -153,9 +155,9 @@ impl Site {
             expected.map(|server| &self.reference.servers[server])
         );
         let Some(server) = expected else { return };
-        if let Some(over) = over {
-            self.count(over, false);
-            self.connections.swap_remove(over);
+        if let Some(closed) = closed {
+            self.count(closed, false);
+            self.connections.swap_remove(closed);
         }
         self.connections.push(Connection {
             client,
@@ -174,7 +176,7 @@ impl Site {
     #[track_caller]
     pub fn go_on(&mut self, balancer: &mut Balancer) {
         let Some(one) = self.pick(|_| true) else { return };
-        let ways: [&[(u8, bool)]; 7] = [
+        let exchanges: [&[(u8, bool)]; 7] = [
             &[(FIN | ACK, true), (FIN | ACK, false)],
             &[(FIN | ACK, false), (FIN | ACK, true)],
             &[(FIN | ACK, true)],
@@ -183,7 +185,7 @@ impl Site {
             &[(RST | ACK, false)],
             &[(ACK, true), (ACK, false)],
         ];
-        for (flags, by_client) in self.random.one(&ways) {
+        for (flags, by_client) in self.random.one(&exchanges) {
             self.send(balancer, one, *flags, *by_client);
         }
     }

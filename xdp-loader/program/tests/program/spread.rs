@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use lvx_dataplane::{Node, Sizes};
 use lvx_model::{BackendChange, Forward, Scheduler};
-
-use crate::{
-    balancer::Balancer,
+use lvx_test_kit::{
     frame::{ACK, Frame, RST, SYN, Transport, socket},
     random::Random,
 };
+
+use crate::balancer::Balancer;
 
 const SERVICE: &str = "tcp://10.9.9.9:80";
 const SERVICE_V6: &str = "tcp://[2001:db8:9::9]:80";

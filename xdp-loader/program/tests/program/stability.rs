@@ -4,32 +4,17 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use lvx_dataplane::{Node, Sizes};
 use lvx_model::{DEFAULT_MH_SLOTS, Forward, HashBy, Overload, Period, Scheduler, ServiceChange};
-
-use crate::{
-    balancer::{Balancer, sizes},
+use lvx_test_kit::{
     frame::{ACK, Frame, SYN, Transport, socket},
     random::Random,
 };
+
+use crate::balancer::{Balancer, sizes};
 
 const SERVICE: &str = "tcp://10.9.9.9:80";
 const SERVICE_V6: &str = "tcp://[2001:db8:9::9]:80";
 const DATAGRAMS: &str = "udp://10.9.9.9:80";
 const DATAGRAMS_V6: &str = "udp://[2001:db8:9::9]:80";
-
-const ALL: [Scheduler; 12] = [
-    Scheduler::Mh,
-    Scheduler::Rr,
-    Scheduler::Wrr,
-    Scheduler::Lc,
-    Scheduler::Wlc,
-    Scheduler::Sed,
-    Scheduler::Nq,
-    Scheduler::Sh,
-    Scheduler::Dh,
-    Scheduler::Fo,
-    Scheduler::Ovf,
-    Scheduler::P2c,
-];
 
 fn names(service: &str, count: u16) -> Vec<String> {
     (1..=count)
@@ -74,7 +59,7 @@ fn hosts(balancer: &mut Balancer, service: &str, clients: usize, flags: u8) -> V
 fn flows_stay(service: &str) {
     let mut random = Random::new(5);
     let backends = names(service, 5);
-    for scheduler in ALL {
+    for &scheduler in Scheduler::ALL {
         let mut balancer = Balancer::new();
         add(&mut balancer, service, scheduler, &backends);
         for backend in &backends {
@@ -82,7 +67,7 @@ fn flows_stay(service: &str) {
         }
         balancer.apply();
         let first = hosts(&mut balancer, service, 40, ACK);
-        for other in ALL {
+        for &other in Scheduler::ALL {
             balancer.schedule(service, other);
             for backend in &backends {
                 let weight = random.one(&[0, 1, 2, 7, 65_535]);

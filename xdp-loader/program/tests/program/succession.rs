@@ -1,12 +1,15 @@
 //! Succession: a new daemon finds what the last one and its packets have kept of connections.
 
 use lvx_model::{BackendChange, Forward, OnLoss, Period, Scheduler, ServiceChange};
+use lvx_test_kit::{
+    frame::{ACK, SYN, tcp},
+    network::OUTSIDE,
+};
 use xdp_common::verdict::Verdict;
 
 use crate::{
     balancer::{Balancer, sizes},
-    frame::{ACK, SYN, tcp},
-    network::{self, OUTSIDE},
+    network,
     takeover::{Pins, take_over},
 };
 

@@ -8,12 +8,15 @@ use std::{
 
 use lvx_dataplane::{Error, Node, Sizes, Tables, generation::Generation};
 use lvx_model::{Forward, Scheduler, settings::XdpMode};
+use lvx_test_kit::{
+    frame::{ACK, Frame, SYN, tcp},
+    network::{INSIDE, OUTSIDE},
+};
 use xdp_common::verdict::Verdict;
 
 use crate::{
     balancer::{Action, Balancer, sizes},
-    frame::{ACK, Frame, SYN, tcp},
-    network::{self, INSIDE, OUTSIDE},
+    network,
 };
 
 pub const SERVICE: &str = "tcp://10.9.9.9:80";

@@ -1,13 +1,13 @@
 //! TCP's states, as far as a balancer can tell them.
 
 use lvx_model::{Forward, Scheduler};
-use xdp_common::tcp_state::State;
-
-use crate::{
-    balancer::{Action, Balancer},
+use lvx_test_kit::{
     frame::{ACK, FIN, PSH, RST, SYN, socket, tcp, udp},
     network::{INSIDE, OUTSIDE},
 };
+use xdp_common::tcp_state::State;
+
+use crate::balancer::{Action, Balancer};
 
 const SERVICE: &str = "tcp://10.9.9.9:80";
 const CLIENT: &str = "10.7.0.1:40001";

@@ -1,29 +1,15 @@
 //! Thresholds: a backend with enough connections gets no new ones, and what becomes of those that it would have got.
 
 use lvx_model::{BackendChange, Forward, Overload, Period, Scheduler, ServiceChange};
-use xdp_common::verdict::Verdict;
-
-use crate::{
-    balancer::{Action, Balancer},
+use lvx_test_kit::{
     frame::{ACK, FIN, Frame, RST, SYN, socket, tcp, udp},
     network::OUTSIDE,
 };
+use xdp_common::verdict::Verdict;
+
+use crate::balancer::{Action, Balancer};
 
 const SERVICE: &str = "tcp://10.9.9.9:80";
-const ALL: [Scheduler; 12] = [
-    Scheduler::Mh,
-    Scheduler::Rr,
-    Scheduler::Wrr,
-    Scheduler::Lc,
-    Scheduler::Wlc,
-    Scheduler::Sed,
-    Scheduler::Nq,
-    Scheduler::Sh,
-    Scheduler::Dh,
-    Scheduler::Fo,
-    Scheduler::Ovf,
-    Scheduler::P2c,
-];
 
 fn syn(port: u16) -> Frame {
     client(port, SYN)
@@ -129,7 +115,7 @@ fn a_closed_connection_counts_until_it_is_forgotten() {
 
 #[test]
 fn the_next_backend_takes_what_an_overloaded_one_would_have_got_and_that_is_counted() {
-    for scheduler in ALL {
+    for &scheduler in Scheduler::ALL {
         let backends = ["10.0.1.11", "10.0.1.12", "10.0.1.13"];
         let mut balancer = Balancer::serving(SERVICE, Forward::Dr, scheduler, &backends);
         for (backend, weight) in backends.iter().zip([3, 2, 1]) {
@@ -221,7 +207,7 @@ fn without_a_sorry_backend_that_is_there_the_connection_is_dropped() {
 
 #[test]
 fn a_threshold_that_is_taken_off_is_forgotten_at_once() {
-    for scheduler in ALL {
+    for &scheduler in Scheduler::ALL {
         let mut balancer = Balancer::serving(SERVICE, Forward::Dr, scheduler, &["10.0.1.11"]);
         balancer.weigh(SERVICE, "10.0.1.11", 100);
         limit(&mut balancer, "10.0.1.11", 1, 0);

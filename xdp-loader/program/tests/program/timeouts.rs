@@ -4,13 +4,13 @@ use std::{thread::sleep, time::Duration};
 
 use lvx_dataplane::Node;
 use lvx_model::{Forward, Period, Scheduler, ServiceChange, TimeoutOf, Timeouts, TimeoutsChange};
-use xdp_common::tcp_state::{STATES, State};
-
-use crate::{
-    balancer::{Balancer, sizes},
+use lvx_test_kit::{
     frame::{ACK, FIN, Frame, RST, SYN, socket, tcp, udp},
     network::INSIDE,
 };
+use xdp_common::tcp_state::{STATES, State};
+
+use crate::balancer::{Balancer, sizes};
 
 const SERVICE: &str = "tcp://10.9.9.9:80";
 const OTHER: &str = "tcp://10.9.9.9:81";
@@ -114,9 +114,9 @@ fn client(port: u16, service: &str, flags: u8) -> Frame {
 type Segment = (u8, bool);
 
 #[test]
-fn a_flow_in_each_state_is_over_after_its_own_service_s_timeout_and_no_sooner() {
+fn a_flow_in_each_state_expires_after_its_own_service_s_timeout_and_no_sooner() {
     // The state, and what brings a flow there.
-    let ways: [(TimeoutOf, State, &[Segment]); 6] = [
+    let cases: [(TimeoutOf, State, &[Segment]); 6] = [
         (TimeoutOf::Syn, State::SynReceived, &[(SYN, true)]),
         (TimeoutOf::Established, State::Established, &[(ACK, true)]),
         (TimeoutOf::Fin, State::FinClient, &[(ACK, true), (FIN | ACK, true)]),
@@ -129,12 +129,12 @@ fn a_flow_in_each_state_is_over_after_its_own_service_s_timeout_and_no_sooner() 
         (TimeoutOf::Closed, State::Closed, &[(ACK, true), (RST, true)]),
     ];
     let mut balancer = Balancer::new();
-    let services: Vec<String> = (0..ways.len())
+    let services: Vec<String> = (0..cases.len())
         .map(|number| format!("tcp://10.9.9.9:{}", 80 + number))
         .collect();
     // A minute, so that what the test itself takes makes no difference; all others far longer.
-    let others = ways.map(|(of, ..)| (of, 1_000));
-    for (service, (of, ..)) in services.iter().zip(&ways) {
+    let others = cases.map(|(of, ..)| (of, 1_000));
+    for (service, (of, ..)) in services.iter().zip(&cases) {
         balancer.add(service, Forward::Nat, Scheduler::Rr, &["10.0.1.11"]);
         balancer.set(service, &timeouts(&others));
         balancer.set(service, &timeouts(&[(*of, 60)]));
@@ -144,7 +144,7 @@ fn a_flow_in_each_state_is_over_after_its_own_service_s_timeout_and_no_sooner() 
     balancer.apply();
     // Of each service one flow in each state.
     for (number, service) in services.iter().enumerate() {
-        for (port, (_, state, packets)) in (40_000..).zip(&ways) {
+        for (port, (_, state, packets)) in (40_000..).zip(&cases) {
             let port = port + 10 * number as u16;
             for (flags, by_client) in *packets {
                 if *by_client {
@@ -169,8 +169,8 @@ fn a_flow_in_each_state_is_over_after_its_own_service_s_timeout_and_no_sooner() 
     let left = balancer.sweep_after(Duration::from_millis(60_500));
     // Each service has lost those in its own state; of the three that a FIN brings about, all three at each of the three.
     assert_eq!((left.v4, left.v6), (36 - 3 - 9, 0));
-    for (number, (of, ..)) in ways.iter().enumerate() {
-        for (port, (other, ..)) in (40_000..).zip(&ways) {
+    for (number, (of, ..)) in cases.iter().enumerate() {
+        for (port, (other, ..)) in (40_000..).zip(&cases) {
             let port = port + 10 * number as u16;
             let is_there = balancer.state(socket(&format!("10.7.0.1:{port}"))).is_some();
             assert_eq!(is_there, of != other, "{of:?} {other:?}");
@@ -179,7 +179,7 @@ fn a_flow_in_each_state_is_over_after_its_own_service_s_timeout_and_no_sooner() 
 }
 
 #[test]
-fn a_packet_finds_a_flow_over_by_its_own_service_s_timeout_before_any_sweep() {
+fn a_packet_finds_a_flow_expired_by_its_own_service_s_timeout_before_any_sweep() {
     let mut balancer = Balancer::new();
     for service in [SERVICE, OTHER] {
         balancer.add(service, Forward::Nat, Scheduler::Rr, &["10.0.1.11", "10.0.1.12"]);

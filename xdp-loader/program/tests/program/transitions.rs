@@ -4,16 +4,16 @@ use std::net::SocketAddr;
 
 use lvx_dataplane::words;
 use lvx_model::{Forward, Scheduler};
+use lvx_test_kit::{
+    frame::{ACK, FIN, Frame, PSH, RST, SYN, Transport, socket},
+    network::{INSIDE, OUTSIDE},
+};
 use xdp_common::{
     layout::{Client, Flow, Seen},
     tcp_state::State::{self, *},
 };
 
-use crate::{
-    balancer::{Action, Balancer},
-    frame::{ACK, FIN, Frame, PSH, RST, SYN, Transport, socket},
-    network::{INSIDE, OUTSIDE},
-};
+use crate::balancer::{Action, Balancer};
 
 /// A service under NAT with one backend, and the address of a client.
 struct Site {
@@ -72,7 +72,7 @@ const FLAGS: [u8; 10] = [
 
 /// The state after a segment: of the client, then of the backend. A row for each of [`PATHS_THERE`].
 ///
-/// A SYN of the client where all is over begins a new connection.
+/// A SYN of the client whose flow is closed begins a new connection.
 const NEXT: [[[State; 10]; 2]; 6] = [
     [
         [
@@ -244,12 +244,12 @@ fn each_segment_by_either_side_brings_a_flow_in_each_state_into_the_next_and_cha
     for site in SITES {
         let mut balancer = Balancer::serving(site.service, Forward::Nat, Scheduler::Rr, &[site.backend]);
         let mut port = 20_000;
-        for ((state, way), rows) in PATHS_THERE.iter().zip(NEXT) {
+        for ((state, path), rows) in PATHS_THERE.iter().zip(NEXT) {
             for (by_client, row) in [CLIENT, BACKEND].into_iter().zip(rows) {
                 for (flags, next) in FLAGS.into_iter().zip(row) {
                     port += 1;
                     let client = SocketAddr::new(site.client.parse().unwrap(), port);
-                    for segment in *way {
+                    for segment in *path {
                         site.send(&mut balancer, client, *segment);
                     }
                     assert_eq!(site.entry(&balancer, client), site.expected(&balancer, client, *state));

@@ -1,13 +1,13 @@
 //! What is not for a service leaves as it came, byte for byte, counted under its reason.
 
 use lvx_model::{Forward, Scheduler};
-use xdp_common::verdict::Verdict;
-
-use crate::{
-    balancer::Balancer,
+use lvx_test_kit::{
     frame::{ACK, Frame, IP, SYN, seal_ipv4, tcp, udp},
     network::{INSIDE, OUTSIDE, VETH},
 };
+use xdp_common::verdict::Verdict;
+
+use crate::balancer::Balancer;
 
 /// Services of every kind at 10.9.9.9:80 and [2001:db8:9::9]:80; UDP only at port 53.
 fn balancer() -> Balancer {

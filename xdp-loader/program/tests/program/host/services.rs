@@ -7,23 +7,19 @@ use lvx_model::{
     health::HealthView,
 };
 use lvx_netlink::NextHops;
+use lvx_test_kit::random::Random;
 
-use crate::{balancer::Balancer, random::Random};
+use crate::balancer::Balancer;
 
 /// All but `p2c`, whose choices are random.
-const SCHEDULERS: [Scheduler; 11] = [
-    Scheduler::Mh,
-    Scheduler::Rr,
-    Scheduler::Wrr,
-    Scheduler::Lc,
-    Scheduler::Wlc,
-    Scheduler::Sed,
-    Scheduler::Nq,
-    Scheduler::Sh,
-    Scheduler::Dh,
-    Scheduler::Fo,
-    Scheduler::Ovf,
-];
+fn scheduler(random: &mut Random) -> Scheduler {
+    let known: Vec<Scheduler> = Scheduler::ALL
+        .iter()
+        .copied()
+        .filter(|&it| it != Scheduler::P2c)
+        .collect();
+    random.one(&known)
+}
 
 /// A service that is desired.
 pub struct Service {
@@ -54,7 +50,7 @@ fn service(balancer: &mut Balancer, random: &mut Random, number: u16, may_be_lar
         false => SocketAddr::new([0x2001, 0xdb8, 9, 0, 0, 0, 0, 9].into(), port),
     };
     let forward = random.one(&[Forward::Dr, Forward::Nat]);
-    let scheduler = random.one(&SCHEDULERS);
+    let scheduler = scheduler(random);
     let count = match random.below(10) {
         0 => 0,
         1..3 if may_be_large && number < 4 => 270 + random.below(50),

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::services::Service;
-use crate::{
+use lvx_test_kit::{
     fragments::fragments,
     frame::{ACK, DESTINATION, FIN, FRAGMENT, Frame, HOP_BY_HOP, IP, ROUTING, RST, SYN, Transport, seal_ipv4},
     network::{INSIDE, OUTSIDE, VETH},

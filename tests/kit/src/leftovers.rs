@@ -1,8 +1,14 @@
-//! What a lab that was killed could not remove itself: its namespaces, what runs in them, its pins, its files.
+//! What a test that was killed could not remove itself: its namespaces, what runs in them, its pins, its files.
 //!
-//! A lab's names begin with `lvx-PID-`, the process that made it. When that process is gone, they are nobody's.
+//! The names of all these begin with `lvx-PID-`, the process that made them. When that process is gone, they are
+//! nobody's.
 
-use std::{env, fs, path::Path};
+use std::{
+    env, fs,
+    path::Path,
+    process,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use anyhow::Result;
 
@@ -11,21 +17,27 @@ use crate::namespace;
 /// Where the BPF file system is mounted.
 pub const BPFFS: &str = "/sys/fs/bpf";
 
-/// Removes the namespaces, pins and files of labs whose process has ended. Calling it while other labs run is safe.
+/// What the names of one lab or test begin with: `lvx-PID-NUMBER`, another one for each call.
+pub fn prefix() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("lvx-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Removes the namespaces, pins and files of tests whose process has ended. Calling it while other tests run is safe.
 pub fn remove() -> Result<()> {
     for name in orphans(Path::new(namespace::DIRECTORY)) {
         namespace::delete(&name)?;
     }
     for place in [Path::new(BPFFS), &env::temp_dir()] {
         for name in orphans(place) {
-            // Another lab that starts now may be removing the same.
+            // Another test that starts now may be removing the same.
             let _ = fs::remove_dir_all(place.join(name));
         }
     }
     Ok(())
 }
 
-/// The entries of `directory` that belong to a lab whose process has ended.
+/// The entries of `directory` that belong to a test whose process has ended.
 fn orphans(directory: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(directory) else {
         return Vec::new();
@@ -36,7 +48,7 @@ fn orphans(directory: &Path) -> Vec<String> {
         .collect()
 }
 
-/// The process that made the lab to which `name` belongs.
+/// The process that made what has this name.
 fn maker(name: &str) -> Option<u32> {
     let (pid, _) = name.strip_prefix("lvx-")?.split_once('-')?;
     pid.parse().ok()
@@ -48,6 +60,7 @@ mod tests {
 
     #[test]
     fn only_names_of_labs_have_a_maker() {
+        assert_eq!(maker(&format!("{}-client", prefix())), Some(process::id()));
         assert_eq!(maker("lvx-4711-0-client"), Some(4711));
         assert_eq!(maker("lvx"), None);
         assert_eq!(maker("lvx-lab"), None);

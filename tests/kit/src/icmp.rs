@@ -4,19 +4,27 @@ use std::net::IpAddr;
 
 use crate::frame::{Frame, IP, checksum};
 
-/// An ICMP error about a packet.
-#[derive(Clone)]
+/// An ICMP or ICMPv6 error about a packet.
+#[derive(Clone, Debug)]
 pub struct IcmpError {
+    /// The destination's MAC address.
     pub to: [u8; 6],
+    /// The source's MAC address.
     pub from: [u8; 6],
+    /// EtherType and control word of each VLAN tag, outermost first.
     pub tags: Vec<[u8; 4]>,
+    /// The address of whoever reports the error.
     pub source: IpAddr,
+    /// The address that it is reported to.
     pub destination: IpAddr,
+    /// TTL or hop limit.
     pub hops: u8,
     /// IPv4 options.
     pub options: Vec<u8>,
     /// Type and code.
     pub kind: [u8; 2],
+    /// The MTU, a pointer or nothing, as the kind has it.
+    pub rest: [u8; 4],
     /// The packet that it quotes, whole.
     pub about: Frame,
     /// How many bytes of that it quotes, from the IP header on.
@@ -24,7 +32,7 @@ pub struct IcmpError {
 }
 
 impl IcmpError {
-    /// That a packet did not arrive, from its destination or a router on the path to it.
+    /// That a packet is too big for an MTU of 1,300 bytes, from a router on the path to its destination.
     pub fn new(source: IpAddr, about: &Frame) -> Self {
         Self {
             to: [2, 0, 0, 0, 0, 1],
@@ -35,16 +43,22 @@ impl IcmpError {
             hops: 64,
             options: Vec::new(),
             kind: if source.is_ipv4() { [3, 4] } else { [2, 0] },
+            rest: 1_300_u32.to_be_bytes(),
             about: about.clone(),
             quotes: usize::MAX,
         }
     }
 
+    /// The frame that carries it, as it is on the wire.
     pub fn bytes(&self) -> Vec<u8> {
-        let quoted = &self.about.bytes()[IP + 4 * self.about.tags.len()..];
-        let quoted = &quoted[..quoted.len().min(self.quotes)];
-        let mut message = [&self.kind[..], &[0, 0, 0, 0, 5, 0x14]].concat();
-        message.extend(quoted);
+        let about = self.about.bytes();
+        let packet = &about[IP + 4 * self.about.tags.len()..];
+        self.quoting(&packet[..packet.len().min(self.quotes)])
+    }
+
+    /// The same, where these bytes stand for what it quotes.
+    pub fn quoting(&self, quote: &[u8]) -> Vec<u8> {
+        let mut message = [&self.kind[..], &[0, 0], &self.rest, quote].concat();
         let mut frame = [self.to, self.from].concat();
         frame.extend(self.tags.concat());
         match (self.source, self.destination) {

@@ -4,15 +4,24 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
+/// TCP's flag FIN.
 pub const FIN: u8 = 0x01;
+/// TCP's flag SYN.
 pub const SYN: u8 = 0x02;
+/// TCP's flag RST.
 pub const RST: u8 = 0x04;
+/// TCP's flag PSH.
 pub const PSH: u8 = 0x08;
+/// TCP's flag ACK.
 pub const ACK: u8 = 0x10;
 
+/// The IPv6 extension header with options for every hop.
 pub const HOP_BY_HOP: u8 = 0;
+/// The IPv6 routing header.
 pub const ROUTING: u8 = 43;
+/// The IPv6 fragment header.
 pub const FRAGMENT: u8 = 44;
+/// The IPv6 extension header with options for the destination.
 pub const DESTINATION: u8 = 60;
 
 /// Where the IP header starts in a frame without tags.
@@ -20,20 +29,33 @@ pub const IP: usize = 14;
 /// Where the transport header starts in a plain IPv6 frame.
 pub const L4_V6: usize = IP + 40;
 
+/// The transport header of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    Tcp { flags: u8 },
-    Udp { checksum: bool },
+    /// TCP.
+    Tcp {
+        /// The flags, such as [`SYN`].
+        flags: u8,
+    },
+    /// UDP.
+    Udp {
+        /// Whether it has a checksum; over IPv4 it may have none.
+        checksum: bool,
+    },
 }
 
 /// A frame that carries TCP or UDP.
 #[derive(Clone, Debug)]
 pub struct Frame {
+    /// The destination's MAC address.
     pub to: [u8; 6],
+    /// The source's MAC address.
     pub from: [u8; 6],
     /// EtherType and control word of each VLAN tag, outermost first.
     pub tags: Vec<[u8; 4]>,
+    /// Source address and port.
     pub source: SocketAddr,
+    /// Destination address and port.
     pub destination: SocketAddr,
     /// TTL or hop limit.
     pub hops: u8,
@@ -41,27 +63,33 @@ pub struct Frame {
     pub options: Vec<u8>,
     /// IPv6 extension headers: the kind of each, and its bytes, the first of which is filled in.
     pub extensions: Vec<(u8, Vec<u8>)>,
+    /// The transport protocol.
     pub transport: Transport,
     /// TCP options.
     pub tcp_options: Vec<u8>,
+    /// What follows the transport header.
     pub payload: Vec<u8>,
     /// What follows the IP packet in the frame.
     pub padding: Vec<u8>,
 }
 
+/// The address and port that are written so.
 pub fn socket(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
+/// A TCP segment without options.
 pub fn tcp(source: &str, destination: &str, flags: u8) -> Frame {
     Frame::new(socket(source), socket(destination), Transport::Tcp { flags })
 }
 
+/// A UDP datagram with a checksum.
 pub fn udp(source: &str, destination: &str) -> Frame {
     Frame::new(socket(source), socket(destination), Transport::Udp { checksum: true })
 }
 
 impl Frame {
+    /// A frame without tags, options or extension headers.
     pub fn new(source: SocketAddr, destination: SocketAddr, transport: Transport) -> Self {
         Self {
             to: [2, 0, 0, 0, 0, 1],
@@ -79,30 +107,33 @@ impl Frame {
         }
     }
 
+    /// The same frame with another payload.
     pub fn payload(mut self, payload: &[u8]) -> Self {
         self.payload = payload.to_vec();
         self
     }
 
+    /// The same frame with other MAC addresses.
     pub fn macs(mut self, to: [u8; 6], from: [u8; 6]) -> Self {
         self.to = to;
         self.from = from;
         self
     }
 
+    /// The same frame as a TCP segment with these flags.
     pub fn with_flags(mut self, flags: u8) -> Self {
         self.transport = Transport::Tcp { flags };
         self
     }
 
-    /// The same frame to another endpoint, one hop further: what NAT makes of it on the way in.
+    /// The same frame to another endpoint, one hop further: what NAT makes of it on its path to a backend.
     pub fn translated_to(mut self, destination: SocketAddr) -> Self {
         self.destination = destination;
         self.hops -= 1;
         self
     }
 
-    /// The same frame from another endpoint, one hop further: what NAT makes of it on the way back.
+    /// The same frame from another endpoint, one hop further: what NAT makes of it on its path back.
     pub fn translated_from(mut self, source: SocketAddr) -> Self {
         self.source = source;
         self.hops -= 1;
@@ -114,6 +145,7 @@ impl Frame {
         (self.bytes().len() - IP - 4 * self.tags.len() - self.padding.len()) as u64
     }
 
+    /// The frame as it is on the wire, without preamble and check sequence.
     pub fn bytes(&self) -> Vec<u8> {
         let mut frame = [self.to, self.from].concat();
         frame.extend(self.tags.concat());
@@ -287,22 +319,29 @@ pub fn assert_same(there: &[u8], expected: &[u8]) {
     );
 }
 
-#[test]
-fn the_frames_of_these_tests_are_those_that_etherparse_builds() {
+#[cfg(test)]
+mod tests {
     use etherparse::PacketBuilder;
-    let frame = udp("10.7.0.1:40000", "10.9.9.9:53");
-    let mut ip = etherparse::Ipv4Header::new(0, 64, etherparse::IpNumber::UDP, [10, 7, 0, 1], [10, 9, 9, 9]).unwrap();
-    ip.dscp = etherparse::IpDscp::try_new(10).unwrap();
-    ip.identification = 0xbeef;
-    ip.dont_fragment = true;
-    let mut built = Vec::new();
-    PacketBuilder::ethernet2(frame.from, frame.to)
-        .ip(etherparse::IpHeaders::Ipv4(ip, etherparse::Ipv4Extensions::default()))
-        .udp(40_000, 53)
-        .write(&mut built, &frame.payload)
-        .unwrap();
-    assert_same(&frame.bytes(), &built);
-    assert_checksums(&tcp("[2001:db8:7::1]:40000", "[2001:db8::53]:53", SYN).bytes());
-    assert_checksums(&tcp("10.7.0.1:40000", "10.9.9.9:53", SYN).bytes());
-    assert_checksums(&udp("[2001:db8:7::1]:40000", "[2001:db8::53]:53").bytes());
+
+    use super::*;
+
+    #[test]
+    fn the_frames_of_these_tests_are_those_that_etherparse_builds() {
+        let frame = udp("10.7.0.1:40000", "10.9.9.9:53");
+        let mut ip =
+            etherparse::Ipv4Header::new(0, 64, etherparse::IpNumber::UDP, [10, 7, 0, 1], [10, 9, 9, 9]).unwrap();
+        ip.dscp = etherparse::IpDscp::try_new(10).unwrap();
+        ip.identification = 0xbeef;
+        ip.dont_fragment = true;
+        let mut built = Vec::new();
+        PacketBuilder::ethernet2(frame.from, frame.to)
+            .ip(etherparse::IpHeaders::Ipv4(ip, etherparse::Ipv4Extensions::default()))
+            .udp(40_000, 53)
+            .write(&mut built, &frame.payload)
+            .unwrap();
+        assert_same(&frame.bytes(), &built);
+        assert_checksums(&tcp("[2001:db8:7::1]:40000", "[2001:db8::53]:53", SYN).bytes());
+        assert_checksums(&tcp("10.7.0.1:40000", "10.9.9.9:53", SYN).bytes());
+        assert_checksums(&udp("[2001:db8:7::1]:40000", "[2001:db8::53]:53").bytes());
+    }
 }

@@ -1,4 +1,5 @@
-//! A network namespace with a name, made and deleted as `ip netns` does.
+//! A network namespace with a name, made and deleted as `ip netns` does: for `ip` scripts, kernel settings, programs,
+//! threads and futures inside.
 //!
 //! Programs enter it with `nsenter --net`, not with `ip netns exec`: the latter mounts a new `/sys`, which hides the
 //! BPF file system below it.
@@ -9,16 +10,31 @@ use std::{
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Once,
     thread,
 };
 
-use anyhow::{Context, Result};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use anyhow::{Context, Result, ensure};
+use rustix::{
+    process::geteuid,
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 
-use crate::process::{self, Running};
+use crate::{
+    leftovers,
+    process::{self, Running},
+};
 
 /// Where `ip netns` keeps one file for each namespace.
 pub const DIRECTORY: &str = "/run/netns";
+
+/// Settings for [`Namespace::sysctl`] of a host whose IPv6 addresses are static and usable at once. They hold for the
+/// interfaces that it gets afterwards.
+pub const STATIC_ADDRESSES: [(&str, &str); 3] = [
+    ("ipv6/conf/default/accept_dad", "0"),
+    ("ipv6/conf/default/accept_ra", "0"),
+    ("ipv6/conf/default/router_solicitations", "0"),
+];
 
 /// A network namespace; dropping it kills what runs inside and deletes it.
 #[derive(Debug)]
@@ -27,8 +43,24 @@ pub struct Namespace {
 }
 
 impl Namespace {
+    /// Makes a namespace for `role`, under a name that no other has, with its loopback up.
+    pub fn unique(role: &str) -> Result<Self> {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            // The tests need not fail for what others left behind.
+            if let Err(error) = leftovers::remove() {
+                eprintln!("cannot remove what a test that was killed left behind: {error:#}");
+            }
+        });
+        Self::create(&format!("{}-{role}", leftovers::prefix()))
+    }
+
     /// Makes the namespace `name` with its loopback up.
     pub fn create(name: &str) -> Result<Self> {
+        ensure!(
+            geteuid().is_root(),
+            "network namespaces need root: run the tests with `sudo -E cargo test`"
+        );
         process::finish(Command::new("ip").args(["netns", "add", name]))
             .with_context(|| format!("cannot make the network namespace {name}"))?;
         let namespace = Self { name: name.to_owned() };
@@ -103,6 +135,23 @@ impl Namespace {
         .with_context(|| format!("cannot enter the namespace {}", self.name))
     }
 
+    /// Runs a future to its end inside, on a thread and in a runtime of its own.
+    ///
+    /// # Panics
+    ///
+    /// If the thread cannot enter the namespace.
+    #[cfg(feature = "tokio")]
+    pub fn block_on<T: Send, F: Future<Output = T>>(&self, body: impl FnOnce() -> F + Send) -> T {
+        self.inside(|| {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap()
+                .block_on(body())
+        })
+        .unwrap()
+    }
+
     /// Writes kernel settings inside, each a path below `/proc/sys/net` and its value. A setting that this kernel does
     /// not have is an error.
     pub fn sysctl(&self, settings: &[(&str, &str)]) -> Result<()> {
@@ -125,7 +174,7 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         if let Err(error) = delete(&self.name) {
-            eprintln!("lab: {error:#}");
+            eprintln!("{error:#}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Programs that the lab runs: to their end with their output, or in the background until they are no longer needed.
+//! Programs that tests run: to their end with their output, or in the background until they are no longer needed.
 
 use std::{
     io::{Read, Seek, SeekFrom, Write},
@@ -100,8 +100,8 @@ pub fn wait_until(what: &str, limit: Duration, mut ready: impl FnMut() -> Result
     }
 }
 
-/// A program in the background, in a process group of its own (so that Ctrl-C reaches only the lab, which then ends
-/// it in order). Dropping it kills it.
+/// A program in the background, in a process group of its own (so that Ctrl-C reaches only the lab,
+/// which then ends it in order). Dropping it kills it.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
