@@ -1,7 +1,7 @@
 //! Hashes of the packet path: two to five multiplications each, no table, no state.
 //!
 //! [`client_v4`], [`client_v6`] and [`spread`] answer for schedulers and must give the same on every node: their seed comes
-//! from the service's address. Where a client's flows are is said by [`crate::layout::Client`]. The mixer is the 64-bit
+//! from the service's address. Where a client's flows are is said by [`crate::layout::ClientId`]. The mixer is the 64-bit
 //! finalizer of MurmurHash3 (Appleby, public domain).
 
 /// MurmurHash3's `fmix64`: every input bit changes every output bit with probability one half.

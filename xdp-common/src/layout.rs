@@ -25,13 +25,13 @@ mod service;
 mod sizes;
 
 pub use backend::{Backend, Connections, Limit, Method, Timeouts, Underlay};
-pub use client::{Client, ClientKeys};
+pub use client::{ClientId, ClientKeys};
 pub use control::{Control, TailCall, UnknownFragments};
 pub use counters::{BackendCounters, Verdicts};
 pub use endpoint::{
     BUCKET_V4, BUCKET_V6, BucketV4, BucketV6, EndpointV4, EndpointV6, REACH, Target, any_port, port_protocol,
 };
-pub use flow::{BucketClients, BucketFlow, FLOWS_PER_BUCKET, Flow, Hop, HopBucket};
+pub use flow::{BucketClients, BucketFlow, FLOWS_PER_BUCKET, FlowEntry, Hop, HopBucket};
 pub use fragment::{FRAGMENTS, FragmentRoute, FragmentV4, FragmentV6};
 pub use handover::Handover;
 pub use interface::{INTERFACE_BUCKETS, INTERFACES_PER_BUCKET, Interface, InterfaceBucket, InterfaceSlot, VIA_DEVMAP};

@@ -81,9 +81,9 @@ const fn product(word: u64, key: u64) -> u64 {
 /// The number of a client: 48 bits above 16 that are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
-pub struct Client(pub u64);
+pub struct ClientId(pub u64);
 
-impl Client {
+impl ClientId {
     /// That of an IPv4 address and a port (each as loaded from the packet).
     #[inline(always)]
     #[must_use]
@@ -168,17 +168,17 @@ mod tests {
         for step in 0..10_000_u32 {
             let address = step.wrapping_mul(0x9e37_79b1);
             let port = (step.wrapping_mul(31) as u16).to_be();
-            assert_eq!(Client::v4(address, port, &KEYS).ends_v4(&KEYS), (address, port));
+            assert_eq!(ClientId::v4(address, port, &KEYS).ends_v4(&KEYS), (address, port));
             let v6 = [u64::from(address) << 7, u64::from(step)];
-            assert_eq!(Client::v6(v6, port, &KEYS).port_v6(v6, &KEYS), port);
+            assert_eq!(ClientId::v6(v6, port, &KEYS).port_v6(v6, &KEYS), port);
         }
     }
 
     #[test]
     fn a_number_leaves_the_lowest_16_bits_of_its_word_alone() {
         for port in 0..1000 {
-            assert_eq!(Client::v4(0x0100_000a, port, &KEYS).0 & BELOW, 0);
-            assert_eq!(Client::v6([1, 2], port, &KEYS).0 & BELOW, 0);
+            assert_eq!(ClientId::v4(0x0100_000a, port, &KEYS).0 & BELOW, 0);
+            assert_eq!(ClientId::v6([1, 2], port, &KEYS).0 & BELOW, 0);
         }
     }
 
@@ -189,8 +189,8 @@ mod tests {
         let mut slots = [[0_u32; 8]; 2];
         for port in 0..=u16::MAX {
             let clients = [
-                Client::v4(0x0100_000a, port.to_be(), &KEYS),
-                Client::v6([0x0c00_00fd, 1 << 56], port.to_be(), &KEYS),
+                ClientId::v4(0x0100_000a, port.to_be(), &KEYS),
+                ClientId::v6([0x0c00_00fd, 1 << 56], port.to_be(), &KEYS),
             ];
             for (family, client) in clients.into_iter().enumerate() {
                 counts[family][client.bucket(BUCKETS as u32 - 1) as usize] += 1;
@@ -211,8 +211,8 @@ mod tests {
         const BUCKETS: usize = 1024;
         let mut counts = [[0_u32; BUCKETS]; 2];
         for host in 0..=u16::MAX {
-            let v4 = Client::v4((0x0a00_0000 + u32::from(host)).to_be(), 80_u16.to_be(), &KEYS);
-            let v6 = Client::v6([0x0c00_00fd, u64::from(host).to_be()], 80_u16.to_be(), &KEYS);
+            let v4 = ClientId::v4((0x0a00_0000 + u32::from(host)).to_be(), 80_u16.to_be(), &KEYS);
+            let v6 = ClientId::v6([0x0c00_00fd, u64::from(host).to_be()], 80_u16.to_be(), &KEYS);
             counts[0][v4.bucket(BUCKETS as u32 - 1) as usize] += 1;
             counts[1][v6.bucket(BUCKETS as u32 - 1) as usize] += 1;
         }
@@ -226,7 +226,7 @@ mod tests {
         let mut numbers = BTreeSet::new();
         for host in 0..256_u64 {
             for port in 0..256_u16 {
-                numbers.insert(Client::v6([0x0c00_00fd, host.to_be()], (1024 + port).to_be(), &KEYS).0);
+                numbers.insert(ClientId::v6([0x0c00_00fd, host.to_be()], (1024 + port).to_be(), &KEYS).0);
             }
         }
         assert_eq!(numbers.len(), 256 * 256);
@@ -247,7 +247,7 @@ mod tests {
     }
 
     /// How often, of so many keys, two clients share one of 1024 buckets.
-    fn shared(random: &mut Random, of: u32, numbers: impl Fn(&ClientKeys) -> [Client; 2]) -> u32 {
+    fn shared(random: &mut Random, of: u32, numbers: impl Fn(&ClientKeys) -> [ClientId; 2]) -> u32 {
         (0..of)
             .filter(|_| {
                 let [one, other] = numbers(&random.keys());
@@ -272,14 +272,14 @@ mod tests {
             let halves = [difference as u64, (difference >> 64) as u64];
             let other = [base[0] ^ halves[0], base[1] ^ halves[1]];
             worst = worst.max(shared(&mut random, KEYS_EACH, |keys| {
-                [Client::v6(base, 80, keys), Client::v6(other, 80, keys)]
+                [ClientId::v6(base, 80, keys), ClientId::v6(other, 80, keys)]
             }));
         }
         for bit in 0..48 {
             for step in [0, 1, 8, 16, 23, 24, 25, 31] {
                 let difference = (1_u64 << bit) | 1 << ((bit + step) % 48);
                 let base = random.word() >> 16;
-                let client = |word: u64, keys: &ClientKeys| Client::v4((word >> 16) as u32, word as u16, keys);
+                let client = |word: u64, keys: &ClientKeys| ClientId::v4((word >> 16) as u32, word as u16, keys);
                 worst = worst.max(shared(&mut random, KEYS_EACH, |keys| {
                     [client(base, keys), client(base ^ difference, keys)]
                 }));
@@ -296,14 +296,14 @@ mod tests {
     fn clients_chosen_for_one_table_do_not_crowd_a_bucket_of_another() {
         let mut random = Random(11);
         let known = random.keys();
-        let victim = Client::v6([1, 2], 80, &known).bucket(1023);
+        let victim = ClientId::v6([1, 2], 80, &known).bucket(1023);
         // With the keys known it is easy to find clients that share a bucket. They do not under other keys.
         let mut aimed = std::vec::Vec::new();
         let mut number = 0_u64;
         while aimed.len() < 480 {
             number += 1;
             let address = [0x0c00_00fd, number.to_be()];
-            if Client::v6(address, 80, &known).bucket(1023) == victim {
+            if ClientId::v6(address, 80, &known).bucket(1023) == victim {
                 aimed.push(address);
             }
         }
@@ -311,7 +311,7 @@ mod tests {
             let keys = random.keys();
             let mut counts = [0_u32; 1024];
             for address in &aimed {
-                counts[Client::v6(*address, 80, &keys).bucket(1023) as usize] += 1;
+                counts[ClientId::v6(*address, 80, &keys).bucket(1023) as usize] += 1;
             }
             let most = counts.iter().max().copied().unwrap_or(0);
             assert!(most <= 8, "{most} of 480 in one bucket");

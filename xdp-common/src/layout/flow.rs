@@ -5,13 +5,13 @@
 //! and when it was last seen. So eight of them share a cache line, a packet waits for no more memory than that, and an entry
 //! is read, replaced and freed as one. Whose service it is the backend says: a backend belongs to one service.
 //!
-//! Over IPv6 the word has a keyed tag of the client ([`super::Client`]), whose address stands in a table of its own for those
-//! who list flows; and a NAT flow's next hop in another. A writer puts [`Flow::BUSY`] into the word, writes the rest, then the
+//! Over IPv6 the word has a keyed tag of the client ([`super::ClientId`]), whose address stands in a table of its own for those
+//! who list flows; and a NAT flow's next hop in another. A writer puts [`FlowEntry::BUSY`] into the word, writes the rest, then the
 //! word; a lister reads the word again after the rest, and takes the entry for absent if it changed.
 //!
 //! A template, which is where a client persists, has an entry too: its port is the number of the persistence group.
 
-use super::{Client, Seen};
+use super::{ClientId, Seen};
 use crate::{tcp_state::State, wire::Be16};
 
 /// Flows in a bucket. A power of two.
@@ -19,14 +19,14 @@ pub const FLOWS_PER_BUCKET: usize = 8;
 
 /// A flow: 48 bits of client and backend, 3 of state, 13 of when it was last seen.
 ///
-/// The 48 bits are the client's number ([`Client`]), of which the lowest, that are the number of the bucket, make room for
+/// The 48 bits are the client's number ([`ClientId`]), of which the lowest, that are the number of the bucket, make room for
 /// the number of the backend and, below it, two marks. A table has therefore at least four times as many buckets as there
 /// can be backends. `mask` is one less than the number of buckets, which is a power of two.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
-pub struct Flow(pub u64);
+pub struct FlowEntry(pub u64);
 
-impl Flow {
+impl FlowEntry {
     /// No flow is here.
     pub const FREE: Self = Self(0);
     /// One is being written. As above, its backend has number 0, which none has.
@@ -39,7 +39,7 @@ impl Flow {
     /// The flow of a client with a backend.
     #[inline(always)]
     #[must_use]
-    pub const fn new(client: Client, mask: u32, backend: u32, state: State, seen: Seen) -> Self {
+    pub const fn new(client: ClientId, mask: u32, backend: u32, state: State, seen: Seen) -> Self {
         Self(client.0 & !placed(mask) | (backend as u64) << 18).with(state, seen)
     }
 
@@ -53,14 +53,14 @@ impl Flow {
     /// Whether this is an entry of the client, of which the bucket says the rest.
     #[inline(always)]
     #[must_use]
-    pub const fn is_of(self, client: Client, mask: u32) -> bool {
+    pub const fn is_of(self, client: ClientId, mask: u32) -> bool {
         (self.0 ^ client.0) >> 16 <= mask as u64
     }
 
     /// The client of a flow in this bucket.
     #[must_use]
-    pub const fn client(self, bucket: u32, mask: u32) -> Client {
-        Client(self.0 & !placed(mask) & !0xffff | (bucket as u64) << 16)
+    pub const fn client(self, bucket: u32, mask: u32) -> ClientId {
+        ClientId(self.0 & !placed(mask) & !0xffff | (bucket as u64) << 16)
     }
 
     /// The backend's number.
@@ -96,7 +96,7 @@ const fn placed(mask: u32) -> u64 {
 }
 
 /// A bucket of flows: one cache line.
-pub type BucketFlow = [Flow; FLOWS_PER_BUCKET];
+pub type BucketFlow = [FlowEntry; FLOWS_PER_BUCKET];
 
 /// The addresses of the clients of a bucket of IPv6 flows, each as two words in the order of the wire.
 #[derive(Clone, Copy, Debug, Default)]
@@ -146,7 +146,7 @@ impl Hop {
 pub type HopBucket = [Hop; FLOWS_PER_BUCKET];
 
 const _: () = assert!(size_of::<BucketFlow>() == 64 && size_of::<BucketClients>() == 128);
-const _: () = assert!(FLOWS_PER_BUCKET == 8, "Client::slot");
+const _: () = assert!(FLOWS_PER_BUCKET == 8, "ClientId::slot");
 
 #[cfg(test)]
 mod tests {
@@ -156,8 +156,8 @@ mod tests {
 
     #[test]
     fn a_flow_tells_what_it_was_made_of() {
-        let client = Client(0x1234_5678_9abc_0000);
-        let flow = Flow::new(client, MASK, 0xfe, State::Template, Seen(0x1abc));
+        let client = ClientId(0x1234_5678_9abc_0000);
+        let flow = FlowEntry::new(client, MASK, 0xfe, State::Template, Seen(0x1abc));
         assert_eq!(flow.client(client.bucket(MASK), MASK), client);
         assert_eq!(flow.backend(MASK), 0xfe);
         assert_eq!((flow.state(), flow.seen()), (State::Template, Seen(0x1abc)));
@@ -169,22 +169,29 @@ mod tests {
 
     #[test]
     fn a_flow_is_of_no_client_but_its_own_among_those_of_its_bucket() {
-        let client = Client(0x1234_5678_9abc_0000);
-        let flow = Flow::new(client, MASK, 5, State::Udp, Seen(9));
+        let client = ClientId(0x1234_5678_9abc_0000);
+        let flow = FlowEntry::new(client, MASK, 5, State::Udp, Seen(9));
         assert!(flow.is_of(client, MASK));
         for bit in 26..64 {
-            assert!(!flow.is_of(Client(client.0 ^ 1 << bit), MASK), "bit {bit}");
+            assert!(!flow.is_of(ClientId(client.0 ^ 1 << bit), MASK), "bit {bit}");
         }
     }
 
     #[test]
     fn marks_change_neither_client_nor_backend_and_outlast_a_new_state() {
-        let client = Client(0x1234_5678_9abc_0000);
-        let flow = Flow::new(client, MASK, 0xff, State::Udp, Seen(9));
-        for mark in [Flow::UNCONFIRMED, Flow::LEARNT, Flow::UNCONFIRMED | Flow::LEARNT] {
-            let marked = Flow(flow.0 | mark).with(State::Closed, Seen(7));
+        let client = ClientId(0x1234_5678_9abc_0000);
+        let flow = FlowEntry::new(client, MASK, 0xff, State::Udp, Seen(9));
+        for mark in [
+            FlowEntry::UNCONFIRMED,
+            FlowEntry::LEARNT,
+            FlowEntry::UNCONFIRMED | FlowEntry::LEARNT,
+        ] {
+            let marked = FlowEntry(flow.0 | mark).with(State::Closed, Seen(7));
             assert_eq!(
-                (marked.backend(MASK), marked.0 & (Flow::UNCONFIRMED | Flow::LEARNT)),
+                (
+                    marked.backend(MASK),
+                    marked.0 & (FlowEntry::UNCONFIRMED | FlowEntry::LEARNT)
+                ),
                 (0xff, mark)
             );
             assert!(marked.is_of(client, MASK));
@@ -193,6 +200,9 @@ mod tests {
 
     #[test]
     fn a_slot_that_is_free_or_busy_has_no_backend() {
-        assert_eq!((Flow::FREE.backend(u32::MAX), Flow::BUSY.backend(u32::MAX)), (0, 0));
+        assert_eq!(
+            (FlowEntry::FREE.backend(u32::MAX), FlowEntry::BUSY.backend(u32::MAX)),
+            (0, 0)
+        );
     }
 }

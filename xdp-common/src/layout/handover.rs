@@ -3,7 +3,7 @@
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Handover {
-    /// The client's number ([`super::Client`]).
+    /// The client's number ([`super::ClientId`]).
     pub client: u64,
     /// Bytes of the packet from the IP header on.
     pub bytes: u64,

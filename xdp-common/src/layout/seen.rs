@@ -42,8 +42,8 @@ impl Seen {
     /// Seen now, by a flow that may be idle for so many jiffies.
     #[inline(always)]
     #[must_use]
-    pub const fn at(now: u64, tick: u32, keep: u32) -> Self {
-        let ticks = keep >> tick;
+    pub const fn at(now: u64, tick: u32, idle_timeout: u32) -> Self {
+        let ticks = idle_timeout >> tick;
         let unit = (ticks >= MOST) as u32 + (ticks >= MOST << 2) as u32 + (ticks >= MOST << 6) as u32;
         Self((unit << BITS | (now >> shift(tick, unit)) as u32 & UNITS) as u16)
     }
@@ -64,11 +64,11 @@ impl Seen {
     /// The same time, as late as it may have been, in the unit of flows that may be idle for so many jiffies, if that is
     /// another one.
     #[must_use]
-    pub fn in_unit_of(self, now: u64, tick: u32, keep: u32) -> Option<Self> {
+    pub fn in_unit_of(self, now: u64, tick: u32, idle_timeout: u32) -> Option<Self> {
         let shift = shift(tick, self.unit());
         let noted = (now >> shift) - u64::from(self.age(now, tick));
         let latest = ((noted + 1) << shift) - 1;
-        let other = Self::at(latest.min(now), tick, keep);
+        let other = Self::at(latest.min(now), tick, idle_timeout);
         (other.unit() != self.unit()).then_some(other)
     }
 
@@ -83,9 +83,9 @@ impl Seen {
     /// seen until the end of its unit.
     #[inline(always)]
     #[must_use]
-    pub const fn is_expired(self, age: u32, tick: u32, keep: u32) -> bool {
+    pub const fn is_expired(self, age: u32, tick: u32, idle_timeout: u32) -> bool {
         let shift = shift(tick, self.unit());
-        let units = ((keep as u64 + (1 << shift) - 1) >> shift) as u32;
+        let units = ((idle_timeout as u64 + (1 << shift) - 1) >> shift) as u32;
         age > if units < MOST { units } else { MOST }
     }
 }
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_flow_is_never_over_before_its_time_and_soon_after() {
-        for keep in [
+        for idle_timeout in [
             1,
             255,
             256,
@@ -115,28 +115,31 @@ mod tests {
             longest(TICK),
         ] {
             for now in [NOW, NOW + 255, NOW + 100_000] {
-                let seen = Seen::at(now, TICK, keep);
-                let is_expired = |after: u64| seen.is_expired(seen.age(now + after, TICK), TICK, keep);
-                assert!(!is_expired(0) && !is_expired(u64::from(keep)), "{keep}");
-                let soon = u64::from(keep) + u64::from(keep) / 8 + (2 << TICK);
-                assert!(is_expired(soon), "{keep}");
-                assert!(is_expired(soon + u64::from(keep) / 2), "{keep}: not yet wrapped");
+                let seen = Seen::at(now, TICK, idle_timeout);
+                let is_expired = |after: u64| seen.is_expired(seen.age(now + after, TICK), TICK, idle_timeout);
+                assert!(!is_expired(0) && !is_expired(u64::from(idle_timeout)), "{idle_timeout}");
+                let soon = u64::from(idle_timeout) + u64::from(idle_timeout) / 8 + (2 << TICK);
+                assert!(is_expired(soon), "{idle_timeout}");
+                assert!(
+                    is_expired(soon + u64::from(idle_timeout) / 2),
+                    "{idle_timeout}: not yet wrapped"
+                );
             }
         }
     }
 
     #[test]
     fn the_unit_is_fine_for_short_times_and_at_most_a_sixteenth_of_long_ones() {
-        for keep in (0..31).map(|bits| (1_u32 << bits).min(longest(TICK))) {
-            let unit = 1 << shift(TICK, Seen::at(NOW, TICK, keep).unit());
-            assert!(unit <= 1 << TICK || unit <= keep / 16, "{keep}: {unit}");
+        for idle_timeout in (0..31).map(|bits| (1_u32 << bits).min(longest(TICK))) {
+            let unit = 1 << shift(TICK, Seen::at(NOW, TICK, idle_timeout).unit());
+            assert!(unit <= 1 << TICK || unit <= idle_timeout / 16, "{idle_timeout}: {unit}");
         }
     }
 
     #[test]
     fn a_time_that_is_a_little_ahead_is_now() {
-        for keep in [60_000, 900_000, 86_400_000] {
-            let ahead = Seen::at(NOW + 600, TICK, keep);
+        for idle_timeout in [60_000, 900_000, 86_400_000] {
+            let ahead = Seen::at(NOW + 600, TICK, idle_timeout);
             assert_eq!((ahead.age(NOW, TICK), ahead.idle(NOW, TICK)), (0, 0));
         }
     }

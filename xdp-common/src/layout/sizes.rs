@@ -15,7 +15,7 @@ pub struct Sizes {
 
 impl Sizes {
     /// Room for so many services, backends and flows at least. A flow table has at least four times as many buckets as there
-    /// can be numbers of backends ([`super::Flow`]).
+    /// can be numbers of backends ([`super::FlowEntry`]).
     #[must_use]
     pub fn new(services: u32, backends: u32, flows_v4: u32, flows_v6: u32) -> Self {
         let backends = backends.clamp(1, (1 << 20) - 1);

@@ -11,7 +11,7 @@ use super::{
     platform::Platform,
 };
 use crate::{
-    layout::{Backend, Client, Handover},
+    layout::{Backend, ClientId, Handover},
     succession::Found,
     tcp_state::{ACK, From, SYN, State},
     verdict::Verdict,
@@ -57,7 +57,7 @@ fn adopt<P: Platform, F: Ip>(
         protocol::TCP => State::from_bits(found.state as u8).next(packet.flags, From::Client),
         _ => State::Udp,
     };
-    if let Some(place) = Place::<F>::at(env, packet.tuple.source, Client(handover.client)) {
+    if let Some(place) = Place::<F>::at(env, packet.tuple.source, ClientId(handover.client)) {
         // Without a record the copy of the predecessor's, which is under way, serves the next packet.
         let _: Insertion = place.insert(env, state, handover.reuse as usize, found.backend, backend);
     }

@@ -14,9 +14,9 @@ const CHUNKS: u32 = SCANNED / MEMBERS_PER_CHUNK;
 
 /// The members in a chunk of the scheduling tables.
 #[inline(always)]
-fn members<P: Platform>(platform: P, first: u64, further: u32) -> Option<*const Member> {
+fn members<P: Platform>(platform: P, first: u64, offset: u32) -> Option<*const Member> {
     let first = ChunkIndex(first as u32);
-    let chunk = platform.chunk(first.segment(), first.place() + further)?;
+    let chunk = platform.chunk(first.segment(), first.place() + offset)?;
     Some(chunk.cast())
 }
 

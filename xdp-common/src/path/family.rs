@@ -3,7 +3,7 @@
 use super::platform::Platform;
 use crate::{
     hash,
-    layout::{BucketFlow, Client, ClientKeys, EndpointV4, FLOWS_PER_BUCKET, HopBucket, REACH, TailCall, Target},
+    layout::{BucketFlow, ClientId, ClientKeys, EndpointV4, FLOWS_PER_BUCKET, HopBucket, REACH, TailCall, Target},
     succession::successor,
     wire::{Ipv4, Ipv6, protocol},
 };
@@ -41,7 +41,7 @@ pub trait Family: Copy {
     fn endpoint<P: Platform>(platform: P, bank: u32, address: Self::Address, port_protocol: u32) -> Target;
 
     /// The number of a client.
-    fn client(address: Self::Address, port: u16, keys: &ClientKeys) -> Client;
+    fn client(address: Self::Address, port: u16, keys: &ClientKeys) -> ClientId;
 
     /// One less than the number of buckets of the flow table.
     fn mask<P: Platform>(platform: P) -> u32;
@@ -113,8 +113,8 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn client(address: u32, port: u16, keys: &ClientKeys) -> Client {
-        Client::v4(address, port, keys)
+    fn client(address: u32, port: u16, keys: &ClientKeys) -> ClientId {
+        ClientId::v4(address, port, keys)
     }
 
     #[inline(always)]
@@ -199,8 +199,8 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn client(address: [u64; 2], port: u16, keys: &ClientKeys) -> Client {
-        Client::v6(address, port, keys)
+    fn client(address: [u64; 2], port: u16, keys: &ClientKeys) -> ClientId {
+        ClientId::v6(address, port, keys)
     }
 
     #[inline(always)]

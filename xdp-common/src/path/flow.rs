@@ -10,7 +10,7 @@ use super::{
     platform::Platform,
 };
 use crate::{
-    layout::{Backend, BucketFlow, Client, FLOWS_PER_BUCKET, Flow, Hop, Method, Seen},
+    layout::{Backend, BucketFlow, ClientId, FLOWS_PER_BUCKET, FlowEntry, Hop, Method, Seen},
     tcp_state::{ACK, From, STATES, SYN, State},
     wire::protocol,
 };
@@ -25,7 +25,7 @@ const CLOSED: u64 = 1 << 40;
 pub struct Place<F: Family> {
     address: F::Address,
     /// The client's number.
-    pub client: Client,
+    pub client: ClientId,
     number: u32,
     bucket: *mut BucketFlow,
 }
@@ -35,7 +35,7 @@ pub struct Found {
     /// The slot of the bucket that it is in.
     pub slot: usize,
     /// What it was when it was read.
-    pub flow: Flow,
+    pub flow: FlowEntry,
     word: *mut u64,
 }
 
@@ -95,7 +95,7 @@ impl<F: Family> Place<F> {
 
     /// The place of the client with this address and number.
     #[inline(always)]
-    pub fn at<P: Platform>(env: &Env<P>, address: F::Address, client: Client) -> Option<Self> {
+    pub fn at<P: Platform>(env: &Env<P>, address: F::Address, client: ClientId) -> Option<Self> {
         let number = client.bucket(F::mask(env.platform));
         Some(Self {
             address,
@@ -121,7 +121,7 @@ impl<F: Family> Place<F> {
 
     /// The number of a flow's backend.
     #[inline(always)]
-    pub fn backend<P: Platform>(&self, env: &Env<P>, flow: Flow) -> u32 {
+    pub fn backend<P: Platform>(&self, env: &Env<P>, flow: FlowEntry) -> u32 {
         flow.backend(F::mask(env.platform))
     }
 
@@ -130,7 +130,7 @@ impl<F: Family> Place<F> {
     fn find<'a, P: Platform>(
         &self,
         env: &'a Env<P>,
-        wanted: impl Fn(Flow, &Backend) -> bool,
+        wanted: impl Fn(FlowEntry, &Backend) -> bool,
     ) -> Option<(Found, &'a Backend)> {
         let own = self.there(env, self.client.slot(), &wanted);
         if own.is_some() {
@@ -151,11 +151,11 @@ impl<F: Family> Place<F> {
         &self,
         env: &'a Env<P>,
         slot: usize,
-        wanted: &impl Fn(Flow, &Backend) -> bool,
+        wanted: &impl Fn(FlowEntry, &Backend) -> bool,
     ) -> Option<(Found, &'a Backend)> {
         let word = self.word(slot);
         // SAFETY: the word is the flow table's.
-        let flow = Flow(unsafe { env.platform.load(word) });
+        let flow = FlowEntry(unsafe { env.platform.load(word) });
         if !flow.is_of(self.client, F::mask(env.platform)) {
             return None;
         }
@@ -273,21 +273,21 @@ impl<F: Family> Place<F> {
         let reuse = env.platform.bounded::<15>(entry.reuse, entry.idle_timeout as usize);
         let is_reused = reuse < FLOWS_PER_BUCKET
             // SAFETY: the word is the flow table's.
-            && Flow(unsafe { env.platform.load(self.word(reuse)) }).is_of(self.client, mask);
+            && FlowEntry(unsafe { env.platform.load(self.word(reuse)) }).is_of(self.client, mask);
         let (slot, evicts) = match is_reused {
             true => (reuse & (FLOWS_PER_BUCKET - 1), false),
             false => self.eviction_victim(env, now),
         };
         let seen = Seen::at(now, env.tick(), entry.idle_timeout);
-        let new = Flow::new(self.client, mask, entry.backend, entry.state, seen);
+        let new = FlowEntry::new(self.client, mask, entry.backend, entry.state, seen);
         let word = self.word(slot);
         // An entry that is more than its word is this CPU's while that is BUSY.
         let is_more = F::IS_V6 || entry.hop != Hop::NONE;
         // SAFETY: the word is the flow table's.
         unsafe {
-            let old = Flow(env.platform.load(word));
-            let first = if is_more { Flow::BUSY } else { new };
-            if old == Flow::BUSY || !env.platform.replace(word, old.0, first.0) {
+            let old = FlowEntry(env.platform.load(word));
+            let first = if is_more { FlowEntry::BUSY } else { new };
+            if old == FlowEntry::BUSY || !env.platform.replace(word, old.0, first.0) {
                 return Insertion::Lost;
             }
             if is_more {
@@ -295,7 +295,7 @@ impl<F: Family> Place<F> {
                 self.set_hop(env, slot, entry.hop);
                 env.platform.publish(word, new.0);
             }
-            if old != Flow::FREE
+            if old != FlowEntry::FREE
                 && let Some(backend) = env.backend(self.backend(env, old))
             {
                 connections::end(env, self.backend(env, old), backend, old.state());
@@ -310,17 +310,17 @@ impl<F: Family> Place<F> {
     fn eviction_victim<P: Platform>(&self, env: &Env<P>, now: u64) -> (usize, bool) {
         let tick = env.tick();
         let (mut best, mut rank) = (0, 0);
-        let mut of_best = Flow::FREE;
+        let mut of_best = FlowEntry::FREE;
         for step in 0..FLOWS_PER_BUCKET {
             let slot = self.slot(step);
             // SAFETY: the word is the flow table's.
-            let flow = Flow(unsafe { env.platform.load(self.word(slot)) });
-            if flow == Flow::FREE {
+            let flow = FlowEntry(unsafe { env.platform.load(self.word(slot)) });
+            if flow == FlowEntry::FREE {
                 return (slot, false);
             }
             let closed = if flow.state().is_closed() { CLOSED } else { 0 };
             let this = 1 + flow.seen().idle(now, tick) + closed;
-            if flow != Flow::BUSY && this > rank {
+            if flow != FlowEntry::BUSY && this > rank {
                 rank = this;
                 best = slot;
                 of_best = flow;
@@ -401,7 +401,7 @@ pub fn idle_timeout<P: Platform>(env: &Env<P>, backend: &Backend, state: State) 
 
 /// Whether a backend's flow of this age has been idle for longer than its state allows.
 #[inline(always)]
-pub fn is_expired<P: Platform>(env: &Env<P>, backend: &Backend, flow: Flow, age: u32) -> bool {
+pub fn is_expired<P: Platform>(env: &Env<P>, backend: &Backend, flow: FlowEntry, age: u32) -> bool {
     let timeout = idle_timeout(env, backend, flow.state());
     flow.seen().is_expired(age, env.tick(), timeout)
 }

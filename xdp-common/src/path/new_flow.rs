@@ -14,7 +14,7 @@ use super::{
     scheduler,
 };
 use crate::{
-    layout::{Backend, Client, Handover, MAX_BACKENDS, Service},
+    layout::{Backend, ClientId, Handover, MAX_BACKENDS, Service},
     tcp_state::State,
     verdict::Verdict,
     wire::protocol,
@@ -29,7 +29,7 @@ pub fn go_on<P: Platform, F: Ip>(env: &Env<P>, handover: &Handover) -> Result<Ou
         return Err(none);
     };
     if handover.backend == 0 {
-        let Some(place) = Place::at(env, packet.tuple.source, Client(handover.client)) else {
+        let Some(place) = Place::at(env, packet.tuple.source, ClientId(handover.client)) else {
             return Err(none);
         };
         let reuse = handover.reuse as usize;

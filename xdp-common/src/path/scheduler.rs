@@ -216,6 +216,6 @@ fn slot<P: Platform>(platform: P, service: &Service, slot: u32) -> Option<Member
 
 /// The chunk so many after the first one of a table.
 #[inline(always)]
-fn chunk<P: Platform>(platform: P, first: ChunkIndex, further: u32) -> Option<*const Chunk> {
-    platform.chunk(first.segment(), first.place() + further)
+fn chunk<P: Platform>(platform: P, first: ChunkIndex, offset: u32) -> Option<*const Chunk> {
+    platform.chunk(first.segment(), first.place() + offset)
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     layout::{
-        Backend, COUNTER_VERSION, FLOW_VERSION, FLOWS_PER_BUCKET, Flow, Hop, INTERFACES_PER_BUCKET, InterfaceSlot,
+        Backend, COUNTER_VERSION, FLOW_VERSION, FLOWS_PER_BUCKET, FlowEntry, Hop, INTERFACES_PER_BUCKET, InterfaceSlot,
         MAX_INTERFACES, Method, VERDICTS,
     },
     path::{
@@ -21,12 +21,12 @@ use crate::{
 /// A family whose flows are told.
 trait Told: Family {
     /// Address and port of a client, as on the wire.
-    fn ends<P: Platform>(env: &Env<P>, bucket: u32, slot: usize, flow: Flow) -> ([u64; 2], u16);
+    fn ends<P: Platform>(env: &Env<P>, bucket: u32, slot: usize, flow: FlowEntry) -> ([u64; 2], u16);
 }
 
 impl Told for V4 {
     #[inline(always)]
-    fn ends<P: Platform>(env: &Env<P>, bucket: u32, _slot: usize, flow: Flow) -> ([u64; 2], u16) {
+    fn ends<P: Platform>(env: &Env<P>, bucket: u32, _slot: usize, flow: FlowEntry) -> ([u64; 2], u16) {
         let client = flow.client(bucket, Self::mask(env.platform));
         let (address, port) = client.ends_v4(env.keys());
         ([u64::from(address), 0], port)
@@ -35,7 +35,7 @@ impl Told for V4 {
 
 impl Told for V6 {
     #[inline(always)]
-    fn ends<P: Platform>(env: &Env<P>, bucket: u32, slot: usize, flow: Flow) -> ([u64; 2], u16) {
+    fn ends<P: Platform>(env: &Env<P>, bucket: u32, slot: usize, flow: FlowEntry) -> ([u64; 2], u16) {
         let Some(clients) = env.platform.clients_v6(bucket) else {
             return ([0; 2], 0);
         };
@@ -250,7 +250,7 @@ fn flow<P: Platform, F: Told>(env: &Env<P>, number: u32, slot: usize) -> FlowRec
     // SAFETY: the slot is below the number of those of a bucket.
     let (word, hop) = unsafe { (bucket.cast::<u64>().add(slot), hops.cast::<u64>().add(slot)) };
     // SAFETY: the word is the flow table's.
-    let flow = Flow(unsafe { env.platform.load(word) });
+    let flow = FlowEntry(unsafe { env.platform.load(word) });
     let backend = flow.backend(F::mask(env.platform));
     if backend == 0 {
         return none;
@@ -267,7 +267,7 @@ fn flow<P: Platform, F: Told>(env: &Env<P>, number: u32, slot: usize) -> FlowRec
     FlowRecord {
         backend,
         state: flow.state() as u8,
-        marks: mark(Flow::UNCONFIRMED, FlowRecord::UNCONFIRMED) | mark(Flow::LEARNT, FlowRecord::LEARNT),
+        marks: mark(FlowEntry::UNCONFIRMED, FlowRecord::UNCONFIRMED) | mark(FlowEntry::LEARNT, FlowRecord::LEARNT),
         interface: hop.interface() as u16,
         address,
         port: Be16(port),

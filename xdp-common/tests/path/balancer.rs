@@ -8,7 +8,7 @@ use lvx_test_kit::{
 };
 use xdp_common::{
     host::Tables,
-    layout::{BackendCounters, Client, ClientKeys, Connections, Control, Flow, Hop, MAX_INTERFACES, Sizes},
+    layout::{BackendCounters, ClientId, ClientKeys, Connections, Control, FlowEntry, Hop, MAX_INTERFACES, Sizes},
     path::outcome::action,
     tcp_state::State,
     verdict::Verdict,
@@ -201,11 +201,11 @@ impl Balancer {
     }
 
     /// The number of a client, and whether it is one over IPv6.
-    pub fn client(&self, client: SocketAddr) -> Client {
+    pub fn client(&self, client: SocketAddr) -> ClientId {
         let [high, low] = wide(client.ip());
         match client.is_ipv4() {
-            true => Client::v4(high as u32, client.port().to_be(), &KEYS),
-            false => Client::v6([high, low], client.port().to_be(), &KEYS),
+            true => ClientId::v4(high as u32, client.port().to_be(), &KEYS),
+            false => ClientId::v6([high, low], client.port().to_be(), &KEYS),
         }
     }
 
@@ -233,7 +233,7 @@ impl Balancer {
         };
         let found = (0..)
             .zip(flows)
-            .filter(|(_, flow)| *flow != Flow::FREE && flow.is_of(number, mask));
+            .filter(|(_, flow)| *flow != FlowEntry::FREE && flow.is_of(number, mask));
         found
             .map(|(slot, flow)| Known {
                 backend: flow.backend(mask),
@@ -259,6 +259,6 @@ impl Balancer {
         let flows = tables
             .into_iter()
             .flat_map(|table| (0..table.len()).flat_map(|bucket| table.read(bucket)));
-        flows.filter(|flow| *flow != Flow::FREE).count()
+        flows.filter(|flow| *flow != FlowEntry::FREE).count()
     }
 }

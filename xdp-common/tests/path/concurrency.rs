@@ -8,7 +8,7 @@ use lvx_test_kit::{
     random::Random,
 };
 use xdp_common::{
-    layout::{Flow, Sizes},
+    layout::{FlowEntry, Sizes},
     load::Measure,
     path::outcome::action,
 };
@@ -100,7 +100,7 @@ fn two_cpus_insert_into_one_table_at_once_and_it_stays_whole() {
             for table in [&balancer.tables.flows_v4, &balancer.tables.flows_v6] {
                 let busy = (0..table.len())
                     .flat_map(|bucket| table.read(bucket))
-                    .filter(|flow| *flow == Flow::BUSY);
+                    .filter(|flow| *flow == FlowEntry::BUSY);
                 assert_eq!(busy.count(), 0);
             }
         }

@@ -7,7 +7,7 @@ use lvx_test_kit::{
     network::{INSIDE, OUTSIDE, backend_mac},
 };
 use xdp_common::{
-    layout::{Backend, FLOWS_PER_BUCKET, Flow, Hop},
+    layout::{Backend, FLOWS_PER_BUCKET, FlowEntry, Hop},
     tcp_state::State,
     verdict::Verdict,
 };
@@ -132,7 +132,11 @@ fn a_client_has_a_flow_for_each_service() {
 
 #[test]
 fn marks_of_a_flow_outlast_packets_of_both_sides() {
-    for marks in [Flow::UNCONFIRMED, Flow::LEARNT, Flow::UNCONFIRMED | Flow::LEARNT] {
+    for marks in [
+        FlowEntry::UNCONFIRMED,
+        FlowEntry::LEARNT,
+        FlowEntry::UNCONFIRMED | FlowEntry::LEARNT,
+    ] {
         for case in Case::all() {
             let mut balancer = Balancer::new(&[case.nat()]);
             balancer.run(OUTSIDE, &case.request().bytes());
@@ -160,7 +164,7 @@ fn marks_of_a_flow_outlast_packets_of_both_sides() {
                 false => &balancer.tables.flows_v6,
             };
             let word = table.read(bucket)[slot].0;
-            assert_eq!(word & (Flow::UNCONFIRMED | Flow::LEARNT), marks);
+            assert_eq!(word & (FlowEntry::UNCONFIRMED | FlowEntry::LEARNT), marks);
             assert_eq!(balancer.flow(case.client).backend, before.backend);
             assert_eq!(balancer.count_flows(), 1);
         }
@@ -267,11 +271,17 @@ fn a_slot_that_another_cpu_is_writing_is_left_alone() {
     let balancer = Balancer::new(&[Service::dr(SERVICE, &HOSTS)]);
     let client = socket("10.7.0.1:40000");
     let bucket = balancer.bucket(client);
-    balancer.tables.flows_v4.write(bucket, [Flow::BUSY; FLOWS_PER_BUCKET]);
+    balancer
+        .tables
+        .flows_v4
+        .write(bucket, [FlowEntry::BUSY; FLOWS_PER_BUCKET]);
     let frame = Frame::new(client, socket("10.9.9.9:80"), Transport::Tcp { flags: SYN });
     let (action, _, counted) = balancer.judge(OUTSIDE, &frame.bytes());
     assert_eq!((action, counted), (Action::Redirect, vec![Verdict::FlowUntracked]));
-    assert_eq!(balancer.tables.flows_v4.read(bucket), [Flow::BUSY; FLOWS_PER_BUCKET]);
+    assert_eq!(
+        balancer.tables.flows_v4.read(bucket),
+        [FlowEntry::BUSY; FLOWS_PER_BUCKET]
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use lvx_model::{
     CheckType, ServiceAddress,
-    health::{Serving, State, Verdict},
+    health::{ProbeVerdict, Serving, State},
 };
 use serde::{Deserialize, Serialize};
 
@@ -77,7 +77,7 @@ pub struct ProbeReport {
     /// Whether the VIP at this backend is asked, rather than its own address.
     pub vip: bool,
     /// What it says, behind rise and fall.
-    pub verdict: Verdict,
+    pub verdict: ProbeVerdict,
     /// Results since the daemon's start.
     pub total: u64,
     /// Failures since the daemon's start.

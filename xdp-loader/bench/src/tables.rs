@@ -4,7 +4,7 @@ use std::{hint::black_box, time::Instant};
 
 use anyhow::{Result, ensure};
 use lvx_bench_report::{Report, Row, grouped};
-use lvx_dataplane::{flows, maglev, ring::Member};
+use lvx_dataplane::{flows, maglev, ring::RingMember};
 use lvx_model::Forward::{Dr, Nat};
 
 use crate::{
@@ -77,9 +77,9 @@ pub fn measure(arguments: &Arguments) -> Result<Report> {
 }
 
 /// Backends of the weights 1 to 4.
-fn members(count: u16) -> Vec<Member> {
+fn members(count: u16) -> Vec<RingMember> {
     (0..count)
-        .map(|number| Member {
+        .map(|number| RingMember {
             identity: [0x0a80_0000 + u64::from(number), 80],
             weight: 1 + number % 4,
         })

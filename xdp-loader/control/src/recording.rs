@@ -16,7 +16,7 @@ use lvx_api::{
 };
 use lvx_model::{
     CheckType, Desired, Service, ServiceAddress,
-    health::{HealthView, Serving, State, Verdict},
+    health::{HealthView, ProbeVerdict, Serving, State},
     settings::AttachMode,
 };
 
@@ -73,7 +73,7 @@ fn backend_report(address: SocketAddr) -> BackendReport {
         probes: vec![ProbeReport {
             kind: CheckType::Tcp,
             vip: false,
-            verdict: Verdict::Down,
+            verdict: ProbeVerdict::Down,
             total: 40,
             failed: 3,
             p50_microseconds: Some(180),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
     /// By backend.
-    pub backends: BTreeMap<u32, Load>,
+    pub backends: BTreeMap<u32, FlowCount>,
     /// IPv4 flows.
     pub v4: u64,
     /// IPv6 flows.
@@ -15,7 +15,7 @@ pub struct Census {
 
 /// What a sweep has counted for a backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Load {
+pub struct FlowCount {
     /// Established connections, and UDP flows.
     pub active: u64,
     /// All others that are not forgotten yet.

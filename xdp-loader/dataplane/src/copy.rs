@@ -8,7 +8,7 @@ use std::{
 };
 
 use xdp_common::{
-    layout::{BucketClients, BucketFlow, Client, ClientKeys, Flow, Hop, HopBucket, Seen},
+    layout::{BucketClients, BucketFlow, ClientId, ClientKeys, FlowEntry, Hop, HopBucket, Seen},
     succession::FlowRecord,
     tcp_state::State,
 };
@@ -109,20 +109,20 @@ impl<'a> Copy<'a> {
         }
         let table = &self.tables[usize::from(is_v6)];
         let client = match is_v6 {
-            false => Client::v4(record.address[0] as u32, port, &self.keys),
-            true => Client::v6(record.address, port, &self.keys),
+            false => ClientId::v4(record.address[0] as u32, port, &self.keys),
+            true => ClientId::v6(record.address, port, &self.keys),
         };
         let entry = self.entry(table.mask, client, number, record);
         let bucket = client.bucket(table.mask) as usize;
         let words = table.flows.words(bucket);
-        let same = |flow: Flow| {
+        let same = |flow: FlowEntry| {
             let service = |number: u32| self.services.get(number as usize);
             let is_template = flow.state() == State::Template;
             flow.is_of(client, table.mask)
                 && is_template == (state == State::Template)
                 && (is_template || service(flow.backend(table.mask)) == service(number))
         };
-        if words.iter().any(|word| same(Flow(word.load(Ordering::Acquire)))) {
+        if words.iter().any(|word| same(FlowEntry(word.load(Ordering::Acquire)))) {
             return;
         }
         match self.place(words, client, record.idle) {
@@ -132,24 +132,28 @@ impl<'a> Copy<'a> {
     }
 
     /// A flow as it stands in the tables here.
-    fn entry(&self, mask: u32, client: Client, number: u32, record: &FlowRecord) -> Flow {
+    fn entry(&self, mask: u32, client: ClientId, number: u32, record: &FlowRecord) -> FlowEntry {
         let state = State::from_bits(record.state);
         let timeout = self.rules.idle_timeout(number, state);
         let last = self.clock.now().saturating_sub(record.idle);
         let mark = |told: u8, mark: u64| if record.marks & told != 0 { mark } else { 0 };
-        let flow = Flow::new(client, mask, number, state, Seen::at(last, self.clock.tick(), timeout));
-        Flow(flow.0 | mark(FlowRecord::UNCONFIRMED, Flow::UNCONFIRMED) | mark(FlowRecord::LEARNT, Flow::LEARNT))
+        let flow = FlowEntry::new(client, mask, number, state, Seen::at(last, self.clock.tick(), timeout));
+        FlowEntry(
+            flow.0
+                | mark(FlowRecord::UNCONFIRMED, FlowEntry::UNCONFIRMED)
+                | mark(FlowRecord::LEARNT, FlowEntry::LEARNT),
+        )
     }
 
     /// The slot for a flow that is not there: a free one, or that of a flow which was idle for longer.
-    fn place(&self, words: &[AtomicU64], client: Client, idle: u64) -> Option<(usize, Flow)> {
+    fn place(&self, words: &[AtomicU64], client: ClientId, idle: u64) -> Option<(usize, FlowEntry)> {
         let (now, tick) = (self.clock.now(), self.clock.tick());
         (0..words.len())
             .map(|step| (client.slot() + step) % words.len())
-            .map(|slot| (slot, Flow(words[slot].load(Ordering::Acquire))))
-            .filter(|(_, flow)| *flow != Flow::BUSY)
+            .map(|slot| (slot, FlowEntry(words[slot].load(Ordering::Acquire))))
+            .filter(|(_, flow)| *flow != FlowEntry::BUSY)
             .map(|(slot, flow)| {
-                let rank = if flow == Flow::FREE {
+                let rank = if flow == FlowEntry::FREE {
                     u64::MAX
                 } else {
                     flow.seen().idle(now, tick)
@@ -165,9 +169,9 @@ impl<'a> Copy<'a> {
 
 impl Table {
     /// Writes an entry as packets do, if the slot still has what was there.
-    fn put(&self, bucket: usize, slot: usize, old: Flow, entry: Flow, record: &FlowRecord) -> bool {
+    fn put(&self, bucket: usize, slot: usize, old: FlowEntry, entry: FlowEntry, record: &FlowRecord) -> bool {
         let word = self.flows.word(bucket, slot);
-        let held = word.compare_exchange(old.0, Flow::BUSY.0, Ordering::AcqRel, Ordering::Relaxed);
+        let held = word.compare_exchange(old.0, FlowEntry::BUSY.0, Ordering::AcqRel, Ordering::Relaxed);
         if held.is_err() {
             return false;
         }

@@ -11,11 +11,13 @@ use std::{
 };
 
 use xdp_common::{
-    layout::{self, BucketClients, BucketFlow, Client, ClientKeys},
+    layout::{self, BucketClients, BucketFlow, ClientId, ClientKeys},
     tcp_state::State,
 };
 
-use crate::{Clock, Error, Maps, census::Census, flow::Flow, loads::Loads, memory::Memory, rules::Rules, words};
+use crate::{
+    Clock, Error, Maps, census::Census, connections::ConnectionCounts, flow::Flow, memory::Memory, rules::Rules, words,
+};
 
 /// Buckets of a flow table that are mapped at a time: 4 MiB of flows. Windows begin where pages do.
 const WINDOW: usize = (4 << 20) / size_of::<BucketFlow>();
@@ -41,14 +43,14 @@ impl Gone {
 /// The flow table of a family, as far as it is mapped.
 trait Table {
     /// Address and port, as on the wire, of the client in a slot of a mapped bucket.
-    fn client(&self, bucket: usize, slot: usize, client: Client, keys: &ClientKeys) -> (IpAddr, u16);
+    fn client(&self, bucket: usize, slot: usize, client: ClientId, keys: &ClientKeys) -> (IpAddr, u16);
 }
 
 /// IPv4: the client's number tells all.
 struct V4;
 
 impl Table for V4 {
-    fn client(&self, _bucket: usize, _slot: usize, client: Client, keys: &ClientKeys) -> (IpAddr, u16) {
+    fn client(&self, _bucket: usize, _slot: usize, client: ClientId, keys: &ClientKeys) -> (IpAddr, u16) {
         let (address, port) = client.ends_v4(keys);
         (words::v4(address), port)
     }
@@ -58,14 +60,14 @@ impl Table for V4 {
 struct V6(Memory<BucketClients>);
 
 impl Table for V6 {
-    fn client(&self, bucket: usize, slot: usize, client: Client, keys: &ClientKeys) -> (IpAddr, u16) {
+    fn client(&self, bucket: usize, slot: usize, client: ClientId, keys: &ClientKeys) -> (IpAddr, u16) {
         let address = self.0.read(bucket).addresses[slot];
         (words::v6(address), client.port_v6(address, keys))
     }
 }
 
 /// A flow, its entry's word as it was read, and where that stands.
-type Read<'a> = (Flow, layout::Flow, &'a AtomicU64);
+type Read<'a> = (Flow, layout::FlowEntry, &'a AtomicU64);
 
 /// Some buckets of a table, and what their flows are read by.
 struct Window<T> {
@@ -161,11 +163,11 @@ pub fn list(maps: &Maps, mut visitor: impl FnMut(Flow) -> ControlFlow<()>) -> Re
 ///
 /// If the kernel does not map the tables.
 pub fn sweep(maps: &Maps, now: u64, rules: &Rules, gone: &Gone) -> Result<Census, Error> {
-    let loads = Loads::before(maps, rules)?;
+    let counts = ConnectionCounts::before(maps, rules)?;
     let mut census = Census::default();
     visit(maps, |(flow, entry, word)| {
         if gone.are(&flow) || rules.is_expired(&flow, now) {
-            loads.forget(&flow, entry, word);
+            counts.forget(&flow, entry, word);
             return ControlFlow::Continue(());
         }
         if let Some(seen) = rules.restamp(&flow, now) {
@@ -195,7 +197,7 @@ pub fn sweep(maps: &Maps, now: u64, rules: &Rules, gone: &Gone) -> Result<Census
         }
         ControlFlow::Continue(())
     })?;
-    loads.set_right(&census);
+    counts.set_right(&census);
     Ok(census)
 }
 
@@ -206,10 +208,10 @@ pub fn sweep(maps: &Maps, now: u64, rules: &Rules, gone: &Gone) -> Result<Census
 ///
 /// If the kernel does not map the tables; some of the flows may be forgotten then.
 pub fn flush(maps: &Maps, rules: &Rules, wanted: impl Fn(&Flow) -> bool) -> Result<u64, Error> {
-    let loads = Loads::before(maps, rules)?;
+    let counts = ConnectionCounts::before(maps, rules)?;
     let mut flushed = 0;
     visit(maps, |(flow, entry, word)| {
-        flushed += u64::from(wanted(&flow) && loads.forget(&flow, entry, word));
+        flushed += u64::from(wanted(&flow) && counts.forget(&flow, entry, word));
         ControlFlow::Continue(())
     })?;
     Ok(flushed)

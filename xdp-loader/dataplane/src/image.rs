@@ -14,7 +14,7 @@ use xdp_common::{
 use super::{
     Error, endpoints,
     ids::{Group, Ids},
-    ring::Member,
+    ring::RingMember,
     schedules::Schedule,
     timeouts::TimeoutSets,
     words,
@@ -193,7 +193,7 @@ pub fn compile(
                     weight,
                     if is_limited { layout::Member::LIMITED } else { 0 },
                 ),
-                Member {
+                RingMember {
                     identity: identity(service, backend),
                     weight,
                 },

@@ -7,14 +7,14 @@
 
 use xdp_common::hash::{fold_v6, mix};
 
-use crate::ring::Member;
+use crate::ring::RingMember;
 
 /// The slots of a table, each the index of one of `members`. Empty if no member has a weight.
 ///
 /// `slots` must be a prime, or some permutations would not reach every slot. The order of `members` does not matter for
 /// which backend gets which slot, as long as their identities differ.
 #[must_use]
-pub fn table(members: &[Member], slots: u32) -> Vec<u16> {
+pub fn table(members: &[RingMember], slots: u32) -> Vec<u16> {
     const FREE: u16 = u16::MAX;
 
     struct Turn {
@@ -84,8 +84,8 @@ mod tests {
 
     const SLOTS: u32 = 65_537;
 
-    fn member(number: u64, weight: u16) -> Member {
-        Member {
+    fn member(number: u64, weight: u16) -> RingMember {
+        RingMember {
             identity: [number << 32 | 0x0a00, 80],
             weight,
         }
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn equal_backends_get_equal_shares() {
         for count in [1, 2, 3, 10, 100, 1000] {
-            let members: Vec<Member> = (0..count).map(|number| member(number, 1)).collect();
+            let members: Vec<RingMember> = (0..count).map(|number| member(number, 1)).collect();
             let shares = shares(&table(&members, SLOTS), members.len());
             let (least, most) = (shares.iter().min().copied(), shares.iter().max().copied());
             assert!(
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn shares_follow_weights() {
-        let members: Vec<Member> = [1, 2, 3, 10]
+        let members: Vec<RingMember> = [1, 2, 3, 10]
             .into_iter()
             .zip(0..)
             .map(|(weight, n)| member(n, weight))
@@ -128,10 +128,10 @@ mod tests {
 
     #[test]
     fn the_order_of_configuration_does_not_matter() {
-        let members: Vec<Member> = (0..50).map(|number| member(number, 1 + (number % 3) as u16)).collect();
+        let members: Vec<RingMember> = (0..50).map(|number| member(number, 1 + (number % 3) as u16)).collect();
         let mut turned = members.clone();
         turned.reverse();
-        let by_identity = |members: &[Member]| -> Vec<[u64; 2]> {
+        let by_identity = |members: &[RingMember]| -> Vec<[u64; 2]> {
             table(members, SLOTS)
                 .into_iter()
                 .map(|slot| members[usize::from(slot)].identity)
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn a_backend_that_leaves_moves_few_slots_of_the_others() {
         for count in [3_u64, 10, 100] {
-            let members: Vec<Member> = (0..count).map(|number| member(number, 1)).collect();
+            let members: Vec<RingMember> = (0..count).map(|number| member(number, 1)).collect();
             let before = table(&members, SLOTS);
             for gone in [0, count / 2, count - 1] {
                 let mut after = members.clone();

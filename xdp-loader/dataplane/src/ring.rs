@@ -8,7 +8,7 @@ use std::{cmp::Ordering, collections::BinaryHeap};
 
 /// A backend as a scheduler sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Member {
+pub struct RingMember {
     /// What it is told apart by, the same on every node: its address in two words, with the port mixed in.
     pub identity: [u64; 2],
     /// Its share of new connections, relative to the others'; 0 takes none.
@@ -20,7 +20,7 @@ pub const LONGEST: u64 = 65_536;
 
 /// Each member with a weight once, in order.
 #[must_use]
-pub fn equal(members: &[Member]) -> Vec<u16> {
+pub fn equal(members: &[RingMember]) -> Vec<u16> {
     members
         .iter()
         .zip(0..)
@@ -58,7 +58,7 @@ impl PartialOrd for Turn {
 
 /// Each member as often as its weight says, spread evenly.
 #[must_use]
-pub fn weighted(members: &[Member]) -> Vec<u16> {
+pub fn weighted(members: &[RingMember]) -> Vec<u16> {
     let weights = scaled(members);
     let length = weights.iter().sum();
     let mut turns: BinaryHeap<Turn> = weights
@@ -83,7 +83,7 @@ pub fn weighted(members: &[Member]) -> Vec<u16> {
 
 /// The weights over their greatest common divisor, and scaled to [`LONGEST`] if their sum is larger still; whoever has a
 /// weight keeps at least 1.
-fn scaled(members: &[Member]) -> Vec<u64> {
+fn scaled(members: &[RingMember]) -> Vec<u64> {
     let divisor = members
         .iter()
         .map(|member| u64::from(member.weight))
@@ -118,11 +118,11 @@ fn gcd(a: u64, b: u64) -> u64 {
 mod tests {
     use super::*;
 
-    fn members(weights: &[u16]) -> Vec<Member> {
+    fn members(weights: &[u16]) -> Vec<RingMember> {
         weights
             .iter()
             .zip(0..)
-            .map(|(weight, number)| Member {
+            .map(|(weight, number)| RingMember {
                 identity: [number, 80],
                 weight: *weight,
             })

@@ -18,7 +18,7 @@ use super::{
     blocks::{Block, Blocks},
     maglev,
     memory::{Memory, PAGE},
-    ring::{self, Member},
+    ring::{self, RingMember},
 };
 use lvx_model::Scheduler;
 
@@ -37,13 +37,13 @@ pub struct Schedule {
     scheduler: Scheduler,
     mh_slots: u32,
     /// The backends as packets see them, and as the ring is built from them.
-    members: Vec<(layout::Member, Member)>,
+    members: Vec<(layout::Member, RingMember)>,
 }
 
 impl Schedule {
     /// The table of a service with these backends.
     #[must_use]
-    pub fn new(scheduler: Scheduler, mh_slots: u32, members: Vec<(layout::Member, Member)>) -> Self {
+    pub fn new(scheduler: Scheduler, mh_slots: u32, members: Vec<(layout::Member, RingMember)>) -> Self {
         Self {
             scheduler,
             mh_slots,
@@ -62,7 +62,7 @@ impl Schedule {
 
     /// The slots of the ring.
     fn ring(&self) -> Vec<u16> {
-        let members: Vec<Member> = self.members.iter().map(|(_, member)| *member).collect();
+        let members: Vec<RingMember> = self.members.iter().map(|(_, member)| *member).collect();
         match self.scheduler {
             Scheduler::Mh | Scheduler::Sh | Scheduler::Dh => maglev::table(&members, self.mh_slots),
             Scheduler::Wrr | Scheduler::P2c => ring::weighted(&members),
@@ -283,7 +283,7 @@ mod tests {
             .map(|(weight, number)| {
                 (
                     layout::Member::new(number, *weight, 0),
-                    Member {
+                    RingMember {
                         identity: [u64::from(number), 80],
                         weight: *weight,
                     },

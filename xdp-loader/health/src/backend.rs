@@ -17,7 +17,7 @@ use super::{
 use lvx_api::health::{BackendReport, ChangeReport, ProbeReport, ResultReport};
 use lvx_model::{
     Availability, Backend, BackendKey, Check, Forward, Service,
-    health::{BackendHealth, State, Verdict},
+    health::{BackendHealth, ProbeVerdict, State},
 };
 
 /// Changes of state that are kept.
@@ -143,12 +143,12 @@ impl Watched {
     }
 
     /// A verdict to begin new probes with: what is known stays until they say otherwise.
-    pub(super) fn begin(&self) -> Verdict {
+    pub(super) fn begin(&self) -> ProbeVerdict {
         match self.machine.state() {
-            State::Up | State::Degraded => Verdict::Up,
-            State::Draining => Verdict::Drain,
-            State::Down => Verdict::Down,
-            State::Unknown | State::Disabled => Verdict::Unknown,
+            State::Up | State::Degraded => ProbeVerdict::Up,
+            State::Draining => ProbeVerdict::Drain,
+            State::Down => ProbeVerdict::Down,
+            State::Unknown | State::Disabled => ProbeVerdict::Unknown,
         }
     }
 
@@ -185,7 +185,7 @@ impl Watched {
     /// Lets time pass. A backend without probes is healthy.
     pub(super) fn tick(&mut self, now: Duration, policy: &Availability) {
         if self.probes.is_empty() {
-            self.machine.observe(Verdict::Up, now, policy);
+            self.machine.observe(ProbeVerdict::Up, now, policy);
         } else {
             self.machine.tick(now, policy);
         }
@@ -274,11 +274,11 @@ impl Watched {
         let failing = self
             .probes
             .iter()
-            .find(|asked| matches!(asked.streak.verdict(), Verdict::Down | Verdict::Drain))
+            .find(|asked| matches!(asked.streak.verdict(), ProbeVerdict::Down | ProbeVerdict::Drain))
             .or_else(|| {
                 self.probes
                     .iter()
-                    .find(|asked| asked.streak.verdict() == Verdict::Degraded)
+                    .find(|asked| asked.streak.verdict() == ProbeVerdict::Degraded)
             })?;
         let words = failing.diagnosis.as_deref().or_else(|| failing.history.last_failure());
         Some(format!("{}: {}", failing.check.kind(), words?))

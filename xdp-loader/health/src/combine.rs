@@ -1,37 +1,37 @@
 //! Several probes of one backend make one verdict.
 
-use lvx_model::{Combine, health::Verdict};
+use lvx_model::{Combine, health::ProbeVerdict};
 
 /// What the probes say together; none says up.
-pub fn combine(how: Combine, verdicts: impl Iterator<Item = Verdict> + Clone) -> Verdict {
-    let has = |wanted: Verdict| verdicts.clone().any(|verdict| verdict == wanted);
+pub fn combine(how: Combine, verdicts: impl Iterator<Item = ProbeVerdict> + Clone) -> ProbeVerdict {
+    let has = |wanted: ProbeVerdict| verdicts.clone().any(|verdict| verdict == wanted);
     match how {
-        Combine::All if has(Verdict::Down) => Verdict::Down,
-        Combine::All if has(Verdict::Drain) => Verdict::Drain,
-        Combine::All if has(Verdict::Unknown) => Verdict::Unknown,
-        Combine::All if has(Verdict::Degraded) => Verdict::Degraded,
-        Combine::All => Verdict::Up,
+        Combine::All if has(ProbeVerdict::Down) => ProbeVerdict::Down,
+        Combine::All if has(ProbeVerdict::Drain) => ProbeVerdict::Drain,
+        Combine::All if has(ProbeVerdict::Unknown) => ProbeVerdict::Unknown,
+        Combine::All if has(ProbeVerdict::Degraded) => ProbeVerdict::Degraded,
+        Combine::All => ProbeVerdict::Up,
         // A backend that asks to be drained is believed, whatever its other probes say.
-        Combine::Any if has(Verdict::Drain) => Verdict::Drain,
-        Combine::Any if has(Verdict::Up) => {
-            let all = verdicts.clone().all(|verdict| verdict == Verdict::Up);
-            if all { Verdict::Up } else { Verdict::Degraded }
+        Combine::Any if has(ProbeVerdict::Drain) => ProbeVerdict::Drain,
+        Combine::Any if has(ProbeVerdict::Up) => {
+            let all = verdicts.clone().all(|verdict| verdict == ProbeVerdict::Up);
+            if all { ProbeVerdict::Up } else { ProbeVerdict::Degraded }
         }
-        Combine::Any if has(Verdict::Degraded) => Verdict::Degraded,
-        Combine::Any if has(Verdict::Unknown) => Verdict::Unknown,
-        Combine::Any if verdicts.clone().next().is_none() => Verdict::Up,
-        Combine::Any => Verdict::Down,
+        Combine::Any if has(ProbeVerdict::Degraded) => ProbeVerdict::Degraded,
+        Combine::Any if has(ProbeVerdict::Unknown) => ProbeVerdict::Unknown,
+        Combine::Any if verdicts.clone().next().is_none() => ProbeVerdict::Up,
+        Combine::Any => ProbeVerdict::Down,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Verdict::{Degraded, Down, Drain, Unknown, Up};
+    use ProbeVerdict::{Degraded, Down, Drain, Unknown, Up};
 
     #[test]
     fn all_is_as_good_as_the_worst() {
-        let all = |verdicts: &[Verdict]| combine(Combine::All, verdicts.iter().copied());
+        let all = |verdicts: &[ProbeVerdict]| combine(Combine::All, verdicts.iter().copied());
         assert_eq!(all(&[]), Up);
         assert_eq!(all(&[Up, Up]), Up);
         assert_eq!(all(&[Up, Degraded]), Degraded);
@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn any_is_degraded_when_one_fails_and_down_when_all_do() {
-        let any = |verdicts: &[Verdict]| combine(Combine::Any, verdicts.iter().copied());
+        let any = |verdicts: &[ProbeVerdict]| combine(Combine::Any, verdicts.iter().copied());
         assert_eq!(any(&[]), Up);
         assert_eq!(any(&[Up, Up]), Up);
         assert_eq!(any(&[Up, Down]), Degraded);

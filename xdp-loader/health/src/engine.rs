@@ -22,7 +22,7 @@ use super::{
     backend::Watched,
     diagnosis,
     notify::Notifier,
-    persist::{Memory, Recalled},
+    persist::{Recalled, ResultsFile},
     probe::{Outcome, Probe, Reach, Report, Target},
     quorum::Quorum,
     schedule::{ProbeId, Schedule, pause},
@@ -88,7 +88,7 @@ pub(super) struct Engine {
     last_id: ProbeId,
     compiled: HashMap<String, Result<Arc<Probe>, String>>,
     recalled: Recalled,
-    memory: Option<Memory>,
+    memory: Option<ResultsFile>,
     save_at: Instant,
     hops: watch::Receiver<Arc<NextHops>>,
     vips: Option<Result<VipProber, String>>,
@@ -120,7 +120,7 @@ impl Engine {
         let now = Instant::now();
         let engine = Self {
             notifier: Notifier::start(settings.notify.clone()),
-            memory: settings.state_dir.as_deref().map(Memory::in_directory),
+            memory: settings.state_dir.as_deref().map(ResultsFile::in_directory),
             settings,
             start: now,
             random: StdRng::from_os_rng(),

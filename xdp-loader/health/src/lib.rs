@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{
     engine::{Command, Detail, Engine},
-    persist::Memory,
+    persist::ResultsFile,
 };
 use lvx_api::health::HealthReport;
 use lvx_model::{Desired, ServiceAddress, health::HealthView, settings::HealthSettings};
@@ -57,7 +57,7 @@ impl Health {
     pub fn start(settings: HealthSettings, hops: watch::Receiver<Arc<NextHops>>) -> Result<Self, HealthError> {
         let (published, view) = watch::channel(Arc::default());
         let (commands, received) = mpsc::unbounded_channel();
-        let memory = settings.state_dir.as_deref().map(Memory::in_directory);
+        let memory = settings.state_dir.as_deref().map(ResultsFile::in_directory);
         let recalled = memory.map(|memory| memory.load()).unwrap_or_default();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

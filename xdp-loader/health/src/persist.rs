@@ -77,11 +77,11 @@ pub struct Recalled {
 
 /// The file.
 #[derive(Clone, Debug)]
-pub struct Memory {
+pub struct ResultsFile {
     path: PathBuf,
 }
 
-impl Memory {
+impl ResultsFile {
     /// The file in a state directory.
     pub fn in_directory(directory: &std::path::Path) -> Self {
         Self {
@@ -151,23 +151,23 @@ mod tests {
     use crate::state::Machine;
     use lvx_model::{
         Availability,
-        health::{State, Verdict},
+        health::{ProbeVerdict, State},
     };
 
     #[test]
     fn what_is_saved_is_recalled() {
         let directory = tempfile::tempdir().unwrap();
-        let memory = Memory::in_directory(directory.path());
+        let memory = ResultsFile::in_directory(directory.path());
         assert!(memory.load().backends.is_empty());
         let service = "tcp://10.0.0.100:80".parse().unwrap();
         let key = (service, [10, 0, 0, 11].into(), 80);
         let mut machine = Machine::default();
-        machine.observe(Verdict::Up, Duration::ZERO, &Availability::default());
+        machine.observe(ProbeVerdict::Up, Duration::ZERO, &Availability::default());
         let kept = Kept::new(
             key,
             machine.remember(Duration::ZERO),
             LoadShare::default(),
-            vec![Streak::begin(Verdict::Up)],
+            vec![Streak::begin(ProbeVerdict::Up)],
             None,
         );
         memory
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn a_damaged_file_is_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let memory = Memory::in_directory(directory.path());
+        let memory = ResultsFile::in_directory(directory.path());
         for text in ["", "{", "[]", "{\"version\": 9}"] {
             fs::write(directory.path().join("health.json"), text).unwrap();
             assert!(memory.load().backends.is_empty());

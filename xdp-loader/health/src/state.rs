@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use lvx_model::{
     Availability,
-    health::{State, Verdict},
+    health::{ProbeVerdict, State},
 };
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ const RAMP_STEPS: u32 = 10;
 /// The state machine. Times are since any one moment, the same for all calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
-    verdict: Verdict,
+    verdict: ProbeVerdict,
     /// Verdicts that count: what the state would be if nothing was held out.
     since: Duration,
     /// Falls that count as flapping.
@@ -49,7 +49,7 @@ pub struct Remembered {
 impl Default for Machine {
     fn default() -> Self {
         Self {
-            verdict: Verdict::Unknown,
+            verdict: ProbeVerdict::Unknown,
             since: Duration::ZERO,
             flaps: 0,
             last_fall: None,
@@ -82,10 +82,10 @@ impl Machine {
     }
 
     /// Takes in a verdict and returns the previous state if it is another now.
-    pub fn observe(&mut self, verdict: Verdict, now: Duration, policy: &Availability) -> Option<State> {
+    pub fn observe(&mut self, verdict: ProbeVerdict, now: Duration, policy: &Availability) -> Option<State> {
         let before = self.verdict;
         self.verdict = verdict;
-        if verdict == Verdict::Down && before != Verdict::Down {
+        if verdict == ProbeVerdict::Down && before != ProbeVerdict::Down {
             self.fell(now, policy);
         }
         self.tick(now, policy)
@@ -101,14 +101,14 @@ impl Machine {
         let held = self.held_until.is_some_and(|until| now < until);
         let wanted = match self.verdict {
             // What is not known yet leaves what was known before.
-            Verdict::Unknown => return None,
-            Verdict::Up | Verdict::Degraded | Verdict::Drain if held => State::Down,
-            Verdict::Up => State::Up,
-            Verdict::Degraded => State::Degraded,
-            Verdict::Drain => State::Draining,
-            Verdict::Down => State::Down,
+            ProbeVerdict::Unknown => return None,
+            ProbeVerdict::Up | ProbeVerdict::Degraded | ProbeVerdict::Drain if held => State::Down,
+            ProbeVerdict::Up => State::Up,
+            ProbeVerdict::Degraded => State::Degraded,
+            ProbeVerdict::Drain => State::Draining,
+            ProbeVerdict::Down => State::Down,
         };
-        if !held && self.verdict != Verdict::Down {
+        if !held && self.verdict != ProbeVerdict::Down {
             self.held_until = None;
         }
         self.become_state(wanted, now)
@@ -146,11 +146,11 @@ impl Machine {
         let at = |millis: u64| now.saturating_sub(Duration::from_millis(millis).saturating_add(ago));
         Self {
             verdict: match remembered.state {
-                State::Up => Verdict::Up,
-                State::Degraded => Verdict::Degraded,
-                State::Draining => Verdict::Drain,
-                State::Down => Verdict::Down,
-                State::Unknown | State::Disabled => Verdict::Unknown,
+                State::Up => ProbeVerdict::Up,
+                State::Degraded => ProbeVerdict::Degraded,
+                State::Draining => ProbeVerdict::Drain,
+                State::Down => ProbeVerdict::Down,
+                State::Unknown | State::Disabled => ProbeVerdict::Unknown,
             },
             since: now,
             flaps: remembered.flaps,
@@ -214,22 +214,34 @@ mod tests {
     fn a_backend_follows_its_verdicts() {
         let mut machine = Machine::default();
         assert_eq!(machine.state(), State::Unknown);
-        assert_eq!(machine.observe(Verdict::Up, at(1), &policy()), Some(State::Unknown));
-        assert_eq!(machine.observe(Verdict::Degraded, at(2), &policy()), Some(State::Up));
-        assert_eq!(machine.observe(Verdict::Degraded, at(3), &policy()), None);
-        assert_eq!(machine.observe(Verdict::Drain, at(4), &policy()), Some(State::Degraded));
-        assert_eq!(machine.observe(Verdict::Up, at(5), &policy()), Some(State::Draining));
-        assert_eq!(machine.observe(Verdict::Unknown, at(6), &policy()), None);
-        assert_eq!(machine.observe(Verdict::Down, at(7), &policy()), Some(State::Up));
+        assert_eq!(
+            machine.observe(ProbeVerdict::Up, at(1), &policy()),
+            Some(State::Unknown)
+        );
+        assert_eq!(
+            machine.observe(ProbeVerdict::Degraded, at(2), &policy()),
+            Some(State::Up)
+        );
+        assert_eq!(machine.observe(ProbeVerdict::Degraded, at(3), &policy()), None);
+        assert_eq!(
+            machine.observe(ProbeVerdict::Drain, at(4), &policy()),
+            Some(State::Degraded)
+        );
+        assert_eq!(
+            machine.observe(ProbeVerdict::Up, at(5), &policy()),
+            Some(State::Draining)
+        );
+        assert_eq!(machine.observe(ProbeVerdict::Unknown, at(6), &policy()), None);
+        assert_eq!(machine.observe(ProbeVerdict::Down, at(7), &policy()), Some(State::Up));
         assert_eq!((machine.state(), machine.since()), (State::Down, at(7)));
     }
 
     #[test]
     fn one_fall_is_not_held_against_a_backend() {
         let mut machine = Machine::default();
-        machine.observe(Verdict::Up, at(0), &policy());
-        machine.observe(Verdict::Down, at(1_000), &policy());
-        machine.observe(Verdict::Up, at(2_000), &policy());
+        machine.observe(ProbeVerdict::Up, at(0), &policy());
+        machine.observe(ProbeVerdict::Down, at(1_000), &policy());
+        machine.observe(ProbeVerdict::Up, at(2_000), &policy());
         assert_eq!(machine.state(), State::Up);
     }
 
@@ -238,7 +250,11 @@ mod tests {
         let mut machine = Machine::default();
         let mut changes = 0;
         for second in 0..120 {
-            let verdict = if second % 2 == 0 { Verdict::Up } else { Verdict::Down };
+            let verdict = if second % 2 == 0 {
+                ProbeVerdict::Up
+            } else {
+                ProbeVerdict::Down
+            };
             changes += usize::from(machine.observe(verdict, at(second * 1_000), &policy()).is_some());
             for part in 1..10 {
                 changes += usize::from(machine.tick(at(second * 1_000 + part * 100), &policy()).is_some());
@@ -248,7 +264,7 @@ mod tests {
         assert_eq!((changes, machine.state()), (4, State::Down));
         // The last fall was at 119 s; the hold-out has grown to its cap.
         assert_eq!(machine.held_for(at(119_000)), Some(at(60_000)));
-        machine.observe(Verdict::Up, at(120_000), &policy());
+        machine.observe(ProbeVerdict::Up, at(120_000), &policy());
         assert_eq!(machine.tick(at(178_999), &policy()), None);
         assert_eq!(machine.tick(at(179_000), &policy()), Some(State::Down));
     }
@@ -259,13 +275,13 @@ mod tests {
         let mut now = at(0);
         let mut held = Vec::new();
         for _ in 0..6 {
-            machine.observe(Verdict::Up, now, &policy());
+            machine.observe(ProbeVerdict::Up, now, &policy());
             now += at(1_000);
-            machine.observe(Verdict::Down, now, &policy());
+            machine.observe(ProbeVerdict::Down, now, &policy());
             held.push(machine.held_for(now).map_or(0, |span| span.as_secs()));
         }
         assert_eq!(held, [0, 10, 20, 40, 60, 60]);
-        machine.observe(Verdict::Up, now, &policy());
+        machine.observe(ProbeVerdict::Up, now, &policy());
         now += at(60_000);
         machine.tick(now, &policy());
         assert_eq!((machine.state(), machine.flaps()), (State::Up, 6));
@@ -281,14 +297,14 @@ mod tests {
             ..policy()
         };
         let mut machine = Machine::default();
-        machine.observe(Verdict::Up, at(0), &policy);
+        machine.observe(ProbeVerdict::Up, at(0), &policy);
         assert_eq!(
             machine.share(at(0), &policy),
             100,
             "a backend that was never down begins in full"
         );
-        machine.observe(Verdict::Down, at(1_000), &policy);
-        machine.observe(Verdict::Up, at(2_000), &policy);
+        machine.observe(ProbeVerdict::Down, at(1_000), &policy);
+        machine.observe(ProbeVerdict::Up, at(2_000), &policy);
         let shares: Vec<_> = (0..12)
             .map(|second| machine.share(at(2_000 + second * 1_000), &policy))
             .collect();
@@ -299,29 +315,29 @@ mod tests {
     fn a_restart_forgets_neither_state_nor_hold_out() {
         let mut machine = Machine::default();
         for (verdict, millis) in [
-            (Verdict::Up, 0),
-            (Verdict::Down, 1),
-            (Verdict::Up, 2),
-            (Verdict::Down, 3),
+            (ProbeVerdict::Up, 0),
+            (ProbeVerdict::Down, 1),
+            (ProbeVerdict::Up, 2),
+            (ProbeVerdict::Down, 3),
         ] {
             machine.observe(verdict, at(millis), &policy());
         }
-        machine.observe(Verdict::Up, at(4), &policy());
+        machine.observe(ProbeVerdict::Up, at(4), &policy());
         let remembered = machine.remember(at(4_003));
         let mut recalled = Machine::recall(remembered, at(1_000), at(50));
         assert_eq!((recalled.state(), recalled.flaps()), (State::Down, 2));
         assert_eq!(recalled.held_for(at(50)), Some(at(5_000)));
-        recalled.observe(Verdict::Up, at(100), &policy());
+        recalled.observe(ProbeVerdict::Up, at(100), &policy());
         assert_eq!(recalled.tick(at(5_050), &policy()), Some(State::Down));
     }
 
     #[test]
     fn a_healthy_backend_is_still_up_after_a_restart_before_any_probe() {
         let mut machine = Machine::default();
-        machine.observe(Verdict::Up, at(0), &policy());
+        machine.observe(ProbeVerdict::Up, at(0), &policy());
         let mut recalled = Machine::recall(machine.remember(at(9)), at(9_000), at(0));
         assert_eq!(recalled.state(), State::Up);
-        assert_eq!(recalled.observe(Verdict::Unknown, at(1), &policy()), None);
+        assert_eq!(recalled.observe(ProbeVerdict::Unknown, at(1), &policy()), None);
         assert_eq!(recalled.state(), State::Up);
     }
 }

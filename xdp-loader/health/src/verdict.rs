@@ -3,12 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::probe::Outcome;
-use lvx_model::health::Verdict;
+use lvx_model::health::ProbeVerdict;
 
 /// What one probe has said so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Streak {
-    verdict: Verdict,
+    verdict: ProbeVerdict,
     /// Results in a row that speak against the verdict.
     against: u32,
     /// Whether the last result was a failure.
@@ -18,7 +18,7 @@ pub struct Streak {
 impl Default for Streak {
     fn default() -> Self {
         Self {
-            verdict: Verdict::Unknown,
+            verdict: ProbeVerdict::Unknown,
             against: 0,
             failed: false,
         }
@@ -27,7 +27,7 @@ impl Default for Streak {
 
 impl Streak {
     /// A streak that begins with a verdict from before a restart.
-    pub fn begin(verdict: Verdict) -> Self {
+    pub fn begin(verdict: ProbeVerdict) -> Self {
         Self {
             verdict,
             ..Self::default()
@@ -35,16 +35,16 @@ impl Streak {
     }
 
     /// Takes in a result and says what follows: the first success is enough where nothing was known.
-    pub fn take(&mut self, outcome: &Outcome, rise: u32, fall: u32) -> Verdict {
+    pub fn take(&mut self, outcome: &Outcome, rise: u32, fall: u32) -> ProbeVerdict {
         self.failed = matches!(outcome, Outcome::Down);
         let (says, needed) = match (outcome, self.verdict) {
-            (Outcome::Down, _) => (Verdict::Down, fall),
-            (Outcome::Drain, Verdict::Down) => (Verdict::Drain, rise),
-            (Outcome::Drain, _) => (Verdict::Drain, 1),
-            (Outcome::Up | Outcome::Weight(_) | Outcome::Load(_) | Outcome::Share(_), Verdict::Down) => {
-                (Verdict::Up, rise)
+            (Outcome::Down, _) => (ProbeVerdict::Down, fall),
+            (Outcome::Drain, ProbeVerdict::Down) => (ProbeVerdict::Drain, rise),
+            (Outcome::Drain, _) => (ProbeVerdict::Drain, 1),
+            (Outcome::Up | Outcome::Weight(_) | Outcome::Load(_) | Outcome::Share(_), ProbeVerdict::Down) => {
+                (ProbeVerdict::Up, rise)
             }
-            (Outcome::Up | Outcome::Weight(_) | Outcome::Load(_) | Outcome::Share(_), _) => (Verdict::Up, 1),
+            (Outcome::Up | Outcome::Weight(_) | Outcome::Load(_) | Outcome::Share(_), _) => (ProbeVerdict::Up, 1),
         };
         if says == self.verdict {
             self.against = 0;
@@ -59,9 +59,9 @@ impl Streak {
     }
 
     /// The verdict; degraded when the last result was a failure that is not yet enough.
-    pub fn verdict(&self) -> Verdict {
-        if self.verdict == Verdict::Up && self.failed {
-            Verdict::Degraded
+    pub fn verdict(&self) -> ProbeVerdict {
+        if self.verdict == ProbeVerdict::Up && self.failed {
+            ProbeVerdict::Degraded
         } else {
             self.verdict
         }
@@ -77,13 +77,13 @@ impl Streak {
 mod tests {
     use super::*;
 
-    fn verdicts(streak: &mut Streak, outcomes: &[Outcome]) -> Vec<Verdict> {
+    fn verdicts(streak: &mut Streak, outcomes: &[Outcome]) -> Vec<ProbeVerdict> {
         outcomes.iter().map(|outcome| streak.take(outcome, 2, 3)).collect()
     }
 
     #[test]
     fn a_hiccup_does_not_take_a_backend_out() {
-        use Verdict::{Degraded, Down, Up};
+        use ProbeVerdict::{Degraded, Down, Up};
         let mut streak = Streak::default();
         let (up, down) = (Outcome::Up, Outcome::Down);
         assert_eq!(
@@ -96,14 +96,14 @@ mod tests {
 
     #[test]
     fn what_is_unknown_is_up_at_the_first_success_and_down_after_fall_failures() {
-        use Verdict::{Down, Unknown};
+        use ProbeVerdict::{Down, Unknown};
         let mut streak = Streak::default();
         assert_eq!(verdicts(&mut streak, &[Outcome::Down; 3]), [Unknown, Unknown, Down]);
     }
 
     #[test]
     fn drain_me_is_believed_at_once_and_so_is_its_end() {
-        use Verdict::{Drain, Up};
+        use ProbeVerdict::{Drain, Up};
         let mut streak = Streak::default();
         let outcomes = [Outcome::Up, Outcome::Drain, Outcome::Drain, Outcome::Up];
         assert_eq!(verdicts(&mut streak, &outcomes), [Up, Drain, Drain, Up]);
@@ -111,8 +111,8 @@ mod tests {
 
     #[test]
     fn mixed_failures_and_drains_do_not_add_up() {
-        let mut streak = Streak::begin(Verdict::Up);
+        let mut streak = Streak::begin(ProbeVerdict::Up);
         let outcomes = [Outcome::Down, Outcome::Drain, Outcome::Down, Outcome::Down];
-        assert_eq!(verdicts(&mut streak, &outcomes).last(), Some(&Verdict::Drain));
+        assert_eq!(verdicts(&mut streak, &outcomes).last(), Some(&ProbeVerdict::Drain));
     }
 }

@@ -9,7 +9,7 @@ pub use view::{BackendHealth, HealthView, ServiceHealth};
 /// What the probes of a backend say together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Verdict {
+pub enum ProbeVerdict {
     /// Not enough results yet.
     Unknown,
     /// It serves.

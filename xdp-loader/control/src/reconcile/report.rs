@@ -10,7 +10,7 @@ use lvx_api::{
     BackendState, BackendStats, BackendStatus, FlowTables, InterfaceStats, InterfaceStatus, ServiceStats,
     ServiceStatus, Stats, Status, TableUse, Traffic, VerdictCount, health::BackendReport,
 };
-use lvx_dataplane::{Error, census::Load, counters};
+use lvx_dataplane::{Error, census::FlowCount, counters};
 use lvx_model::{Backend, BackendKey, Overload, Service, health::State};
 
 /// What is attached and healthy.
@@ -140,7 +140,7 @@ fn backend_status(
 }
 
 /// What of a backend's was in the tables at the last count.
-fn load(snapshot: &Snapshot, key: &BackendKey) -> Load {
+fn load(snapshot: &Snapshot, key: &BackendKey) -> FlowCount {
     let number = snapshot.tables.backends.get(key);
     let load = number.and_then(|number| snapshot.census.backends.get(number));
     load.copied().unwrap_or_default()
@@ -192,7 +192,7 @@ fn read(shared: &Shared, snapshot: &Snapshot) -> Result<Stats, Error> {
                     .copied();
                 let counted = counted.unwrap_or_default();
                 sum = counters::add(sum, counted);
-                let Load { active, inactive, .. } = load(snapshot, &key);
+                let FlowCount { active, inactive, .. } = load(snapshot, &key);
                 let flows = active + inactive;
                 active_flows += flows;
                 BackendStats {

@@ -9,7 +9,7 @@ use lvx_test_kit::{
     network::{INSIDE, OUTSIDE, backend_mac, mac},
 };
 use xdp_common::{
-    layout::{Client, FLOWS_PER_BUCKET},
+    layout::{ClientId, FLOWS_PER_BUCKET},
     tcp_state::State,
     verdict::Verdict,
 };
@@ -262,8 +262,8 @@ fn crowd(balancer: &Balancer, address: &str) -> Vec<SocketAddr> {
     let place = |client: &SocketAddr| {
         let port = client.port().to_be();
         match words::of(client.ip()) {
-            words::Words::V4(address) => Client::v4(address, port, &keys).bucket(sizes.buckets_v4() - 1),
-            words::Words::V6(address) => Client::v6(address, port, &keys).bucket(sizes.buckets_v6() - 1),
+            words::Words::V4(address) => ClientId::v4(address, port, &keys).bucket(sizes.buckets_v4() - 1),
+            words::Words::V6(address) => ClientId::v6(address, port, &keys).bucket(sizes.buckets_v6() - 1),
         }
     };
     (1024..=u16::MAX)

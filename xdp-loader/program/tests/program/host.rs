@@ -16,7 +16,7 @@ use lvx_test_kit::{frame::assert_same, random::Random};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use xdp_common::{
     for_each_map, host,
-    layout::{CHUNKS_PER_SEGMENT, Chunk, ClientKeys, Flow, MAX_INTERFACES, SEGMENTS, Seen, Sizes, Verdicts},
+    layout::{CHUNKS_PER_SEGMENT, Chunk, ClientKeys, FlowEntry, MAX_INTERFACES, SEGMENTS, Seen, Sizes, Verdicts},
     verdict::Verdict,
 };
 
@@ -112,7 +112,7 @@ impl Both {
             let in_kernel = in_kernel.whole().unwrap();
             for bucket in 0..in_kernel.len() {
                 let flows = in_kernel.read(bucket).map(|flow| {
-                    if flow == Flow::FREE || random.happens(80) {
+                    if flow == FlowEntry::FREE || random.happens(80) {
                         return flow;
                     }
                     let age = random.one(&[0, 1, 1, 1, 1, 2, 3, 1000, 2040]);

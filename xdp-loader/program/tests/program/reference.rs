@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 
-use lvx_dataplane::{maglev, ring::Member, words};
+use lvx_dataplane::{maglev, ring::RingMember, words};
 use lvx_model::Scheduler;
 use xdp_common::hash;
 
@@ -99,10 +99,10 @@ impl Reference {
     }
 
     fn maglev(&self) -> Vec<usize> {
-        let members: Vec<Member> = self
+        let members: Vec<RingMember> = self
             .servers
             .iter()
-            .map(|server| Member {
+            .map(|server| RingMember {
                 identity: server.identity,
                 weight: server.weight,
             })

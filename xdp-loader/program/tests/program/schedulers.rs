@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use lvx_dataplane::{maglev, ring::Member, words};
+use lvx_dataplane::{maglev, ring::RingMember, words};
 use lvx_model::{Forward, Scheduler};
 use lvx_test_kit::{
     frame::{Frame, SYN, Transport, socket},
@@ -91,10 +91,10 @@ fn two_services_take_turns_of_their_own() {
 }
 
 /// How `mh` sees a backend.
-fn member(name: &str, weight: u16) -> Member {
+fn member(name: &str, weight: u16) -> RingMember {
     let backend: SocketAddr = name.parse().unwrap();
     let [high, low] = words::wide(backend.ip());
-    Member {
+    RingMember {
         identity: [high ^ u64::from(backend.port()).rotate_left(32), low],
         weight,
     }

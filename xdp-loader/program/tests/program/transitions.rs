@@ -9,7 +9,7 @@ use lvx_test_kit::{
     network::{INSIDE, OUTSIDE},
 };
 use xdp_common::{
-    layout::{Client, Flow, Seen},
+    layout::{ClientId, FlowEntry, Seen},
     tcp_state::State::{self, *},
 };
 
@@ -208,7 +208,7 @@ impl Site {
     }
 
     /// The words of a client's bucket that are not free, but for when their flows were last seen.
-    fn entry(&self, balancer: &Balancer, client: SocketAddr) -> Option<Flow> {
+    fn entry(&self, balancer: &Balancer, client: SocketAddr) -> Option<FlowEntry> {
         let maps = balancer.tables.maps();
         let (number, mask) = self.place(balancer, client);
         let bucket = number.bucket(mask) as usize;
@@ -222,19 +222,19 @@ impl Site {
     }
 
     /// What that must be.
-    fn expected(&self, balancer: &Balancer, client: SocketAddr, state: State) -> Option<Flow> {
+    fn expected(&self, balancer: &Balancer, client: SocketAddr, state: State) -> Option<FlowEntry> {
         let (number, mask) = self.place(balancer, client);
         let backend = balancer.backend_number(self.service, self.backend);
-        Some(Flow::new(number, mask, backend, state, Seen(0)))
+        Some(FlowEntry::new(number, mask, backend, state, Seen(0)))
     }
 
     /// The number of a client, and the mask of its table's buckets.
-    fn place(&self, balancer: &Balancer, client: SocketAddr) -> (Client, u32) {
+    fn place(&self, balancer: &Balancer, client: SocketAddr) -> (ClientId, u32) {
         let (keys, sizes) = (balancer.control().keys, balancer.tables.maps().sizes());
         let port = client.port().to_be();
         match words::of(client.ip()) {
-            words::Words::V4(address) => (Client::v4(address, port, &keys), sizes.buckets_v4() - 1),
-            words::Words::V6(address) => (Client::v6(address, port, &keys), sizes.buckets_v6() - 1),
+            words::Words::V4(address) => (ClientId::v4(address, port, &keys), sizes.buckets_v4() - 1),
+            words::Words::V6(address) => (ClientId::v6(address, port, &keys), sizes.buckets_v6() - 1),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Loads: the connections that packets count as they begin and end, kept right by the sweeps.
+//! Connections: what packets count as they begin and end, kept right by the sweeps.
 //!
 //! A packet changes an entry of the flow table and its backend's count one after the other, and two packets at once may
 //! change the same entry: so a count may come to differ from the table by a few. A sweep knows the truth, but as of some
@@ -22,13 +22,13 @@ const CONNECTIONS: usize = 0;
 const OVERLOADED: usize = 1;
 
 /// The counts, and what they were before a sweep.
-pub(super) struct Loads<'a> {
+pub(super) struct ConnectionCounts<'a> {
     memory: Memory<Connections>,
     counted: &'a BTreeMap<u32, Limit>,
     before: BTreeMap<u32, u64>,
 }
 
-impl<'a> Loads<'a> {
+impl<'a> ConnectionCounts<'a> {
     /// The counts as they are now.
     pub(super) fn before(maps: &Maps, rules: &'a Rules) -> Result<Self, Error> {
         let memory = maps.connections.whole()?;
@@ -45,8 +45,8 @@ impl<'a> Loads<'a> {
     }
 
     /// Frees a flow's entry, unless it is another's by now, and takes the flow from its backend's count.
-    pub(super) fn forget(&self, flow: &Flow, entry: layout::Flow, place: &AtomicU64) -> bool {
-        let free = layout::Flow::FREE.0;
+    pub(super) fn forget(&self, flow: &Flow, entry: layout::FlowEntry, place: &AtomicU64) -> bool {
+        let free = layout::FlowEntry::FREE.0;
         let freed = place
             .compare_exchange(entry.0, free, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok();
