@@ -169,7 +169,7 @@ fn render(status: &Status, stats: &Stats) -> String {
 }
 
 fn backends_up(page: &mut Text, status: &Status) {
-    page.family("lvx_backend_up", "gauge", "Whether a backend gets new connections.");
+    page.family("lvx_backend_up", "gauge", "Whether `lvx status` calls a backend up.");
     for service in &status.services {
         for backend in &service.backends {
             let labels = [

@@ -13,11 +13,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use lvx_bench_report::{Report, Row, grouped, median};
+use lvx_bench_report::{Check, Report, Row, grouped, median};
 use lvx_tests::{Namespace, leftovers, process};
 use serde_json::{Value, json};
 
-use crate::{Programs, daemon::Daemon};
+use crate::{Programs, daemon::Daemon, scrape::Scraper};
 
 /// How much to measure.
 #[derive(Debug, clap::Args)]
@@ -43,6 +43,8 @@ const MANY: u32 = 1_000;
 const APPLY: f64 = 2_000.0;
 const CHANGE: f64 = 20.0;
 const MEMORY: f64 = 60.0;
+/// How much longer a change may take while metrics are scraped.
+const SCRAPED: f64 = 1.2;
 
 /// The balancer and a neighbour that is the gateway to all backends.
 struct Site {
@@ -79,6 +81,10 @@ struct Times {
     apply: Vec<f64>,
     change: Vec<f64>,
     change_at_once: Vec<f64>,
+    /// Without anybody who asks, and while metrics are scraped, in turns.
+    unscraped: Vec<f64>,
+    scraped: Vec<f64>,
+    scrapes: Vec<f64>,
     change_command: Vec<f64>,
     apply_again: Vec<f64>,
     remove: Vec<f64>,
@@ -117,6 +123,14 @@ pub fn measure(programs: &Programs, arguments: &Arguments) -> Result<Report> {
             &times.change_at_once,
         ));
         report.add(row("one weight changed by `lvx backend set`", &times.change_command));
+        report.add(row("one weight changed, nobody asks for metrics", &times.unscraped));
+        let scraped = row("the same while /metrics is scraped 100 times a second", &times.scraped);
+        report.add(scraped.note(format!("{:.0} answers a second", median(&times.scrapes))));
+        report.checks.push(Check::at_most(
+            format!("{group}: one weight changed while /metrics is scraped, against without"),
+            median(&times.scraped) / median(&times.unscraped),
+            SCRAPED,
+        ));
         report.add(row("lvx apply of all with one weight changed", &times.apply_again));
         report.add(row("one service removed through the API", &times.remove));
         report.add(row("lvx run takes over the maps", &times.takeover));
@@ -158,6 +172,7 @@ fn one_run(programs: &Programs, arguments: &Arguments, site: &Site, scheduler: &
             all.push(set_weight(&daemon, &vip(service), &backend, weight)?);
         }
     }
+    while_scraped(&daemon, arguments, site, times)?;
     let (service, of_it) = (format!("tcp://{}:80", vip(0)), backend(0));
     for weight in ["50", "51", "52"] {
         let took = daemon.lvx(&["backend", "set", &service, &of_it, "--weight", weight])?;
@@ -179,6 +194,27 @@ fn one_run(programs: &Programs, arguments: &Arguments, site: &Site, scheduler: &
     daemon.detach()?;
     times.start.push(milliseconds(daemon.start()?));
     daemon.wait_until_up()?;
+    Ok(())
+}
+
+/// Single changes, with and without somebody who scrapes the metrics, in turns.
+fn while_scraped(daemon: &Daemon<'_>, arguments: &Arguments, site: &Site, times: &mut Times) -> Result<()> {
+    for turn in 0..4 {
+        let scraper = (turn % 2 == 1).then(|| Scraper::start(&site.balancer)).transpose()?;
+        for change in 0..CHANGES / 2 {
+            thread::sleep(PAUSE);
+            let service = (change * 53) % arguments.services;
+            let backend = backend(service * arguments.backends + change % arguments.backends);
+            let took = set_weight(daemon, &vip(service), &backend, 100 + turn * CHANGES + change)?;
+            match &scraper {
+                Some(_) => times.scraped.push(took),
+                None => times.unscraped.push(took),
+            }
+        }
+        if let Some(scraper) = scraper {
+            times.scrapes.push(scraper.stop()?);
+        }
+    }
     Ok(())
 }
 

@@ -23,6 +23,9 @@ use tempfile::TempDir;
 /// How long a daemon may take until it answers; emulated machines are slow.
 const START: Duration = Duration::from_secs(120);
 
+/// Where it serves metrics, in its namespace.
+pub const METRICS: &str = "127.0.0.1:9181";
+
 /// A daemon. Dropping it detaches.
 pub struct Daemon<'a> {
     namespace: &'a Namespace,
@@ -56,6 +59,7 @@ impl<'a> Daemon<'a> {
         command.arg("run").arg("--socket").arg(self.socket());
         command.arg("--state-dir").arg(self.path("state"));
         command.arg("--pin-dir").arg(&self.pins);
+        command.args(["--metrics", METRICS]);
         for interface in &self.interfaces {
             command.arg("--interface").arg(interface);
         }

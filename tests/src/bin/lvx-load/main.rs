@@ -9,6 +9,7 @@ mod http;
 mod passage;
 mod pktgen;
 mod rivals;
+mod scrape;
 mod vm;
 mod wrk;
 
