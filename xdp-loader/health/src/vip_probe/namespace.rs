@@ -218,7 +218,7 @@ impl Namespace {
             .requests()
             .neighbours()
             .add(index, backend)
-            .link_local_address(&hop.mac)
+            .link_layer_address(&hop.mac)
             .state(NeighbourState::Permanent)
             .replace();
         done("set a neighbour of the probes' namespace", neighbour.execute())
