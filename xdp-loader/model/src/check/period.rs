@@ -121,7 +121,7 @@ fn spelled(text: &str) -> Result<Duration, String> {
     let mut units = text.split(|character: char| !character.is_ascii_alphabetic());
     if let Some(unit) = units.find(|unit| CALENDAR.contains(unit)) {
         return Err(format!(
-            "`{unit}` is a month or a year, and these are not always as long"
+            "`{unit}` is a month or a year, which differ in length (minutes are `m`)"
         ));
     }
     let span = humantime::parse_duration(text).map_err(|error| match error {
