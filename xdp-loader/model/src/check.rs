@@ -4,6 +4,7 @@
 //! accessors. A check that exists is valid: texts are within bounds, patterns compile, every field belongs to its type.
 
 mod availability;
+mod change;
 mod fault;
 mod form;
 mod pattern;
@@ -17,8 +18,9 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    availability::{Availability, Combine},
-    form::{CheckError, CheckForm, CheckType, Positive, ProbeTo},
+    availability::{Availability, AvailabilityChange, Combine},
+    change::HealthChange,
+    form::{CheckChange, CheckError, CheckForm, CheckType, Positive, ProbeTo},
     pattern::{PATTERN_LIMIT, compile},
     period::{NoPeriod, Period},
     statuses::{NoStatuses, Statuses},

@@ -5,6 +5,7 @@
 
 mod address;
 mod backend;
+mod change;
 pub mod check;
 mod desired;
 pub mod diff;
@@ -21,8 +22,10 @@ pub mod settings;
 mod timeouts;
 
 pub use address::{BackendAddress, Family, ParseAddressError, Protocol, ServiceAddress};
-pub use backend::{Backend, BackendChange, BackendForm};
-pub use check::{Availability, Check, CheckForm, CheckType, Combine, Period};
+pub use backend::{Backend, BackendChange, BackendForm, DEFAULT_WEIGHT};
+pub use check::{
+    Availability, AvailabilityChange, Check, CheckChange, CheckForm, CheckType, Combine, HealthChange, Period,
+};
 pub use desired::{Desired, MAX_BACKENDS_PER_SERVICE, MAX_SERVICES};
 pub use names::UnknownName;
 pub use netmask::{Netmask, NoNetmask};

@@ -5,6 +5,7 @@ use std::{fmt, net::IpAddr, path::PathBuf};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::{Check, Period, Statuses};
+use crate::change::or_none;
 
 /// What a probe asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -86,6 +87,26 @@ macro_rules! form {
             #[serde(rename = "type")]
             pub kind: CheckType,
             $($(#[$doc])* #[serde(default, skip_serializing_if = "Option::is_none")] pub $field: Option<$type>,)*
+        }
+
+        /// What to change in a probe; what is absent stays, null in JSON puts a field back to its default.
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct CheckChange {
+            $(
+                $(#[$doc])*
+                #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "or_none")]
+                pub $field: Option<Option<$type>>,
+            )*
+        }
+
+        impl CheckChange {
+            /// Changes what is named and keeps the rest.
+            pub fn apply_to(&self, form: &mut CheckForm) {
+                $(if let Some(new) = &self.$field {
+                    form.$field.clone_from(new);
+                })*
+            }
         }
 
         impl CheckForm {
