@@ -20,11 +20,7 @@ mod timeouts;
 
 use std::{collections::BTreeSet, ffi::OsString, net::SocketAddr, path::PathBuf};
 
-use clap::{
-    Args, CommandFactory as _, Parser, Subcommand, ValueEnum,
-    builder::{PossibleValuesParser, TypedValueParser},
-    error::ErrorKind,
-};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use clap_complete::Shell;
 
 pub use self::{
@@ -32,7 +28,7 @@ pub use self::{
     conns::{Conns, ConnsCommand},
     service::{ServiceCommand, ServiceFields},
 };
-use lvx_model::{Forward, ServiceAddress, settings::XdpMode};
+use lvx_model::{ServiceAddress, settings::XdpMode};
 
 /// A layer-4 load balancer that forwards in the driver's receive path (XDP)
 #[derive(Debug, Parser)]
@@ -284,8 +280,4 @@ pub struct Detach {
     /// Where maps and programs are pinned [default: /sys/fs/bpf/lvx]
     #[arg(long, value_name = "DIR")]
     pub pin_dir: Option<PathBuf>,
-}
-
-fn forward() -> impl TypedValueParser<Value = Forward> {
-    PossibleValuesParser::new(Forward::ALL.iter().map(|known| known.name())).try_map(|name| name.parse::<Forward>())
 }

@@ -1,20 +1,16 @@
 //! What can be typed of a service's health policy: every field `x_y` of `[service.availability]` is
 //! `--availability-x-y`; `--x-y` is enough.
 
-use clap::{
-    Args,
-    builder::{PossibleValuesParser, TypedValueParser},
-    value_parser,
-};
+use clap::{Args, value_parser};
 
-use super::setting::{Setting, boolean, setting, typed};
+use super::setting::{Setting, boolean, named, setting, typed};
 use lvx_model::{Availability, AvailabilityChange, Combine, Period};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = "Availability")]
 pub struct AvailabilityFields {
     /// With several probes: every one must succeed (all, the default), or one is enough (any)
-    #[arg(long, visible_alias = "combine", value_name = "HOW", value_parser = setting(combine()))]
+    #[arg(long, visible_alias = "combine", value_name = "HOW", value_parser = setting(named(Combine::ALL, Combine::name)))]
     pub availability_combine: Option<Setting<Combine>>,
     /// How long a backend that comes back takes to its full weight [default: 0s]
     #[arg(long, visible_alias = "slow-start", value_name = "TIME", value_parser = typed::<Period>())]
@@ -63,11 +59,4 @@ impl AvailabilityFields {
             fail_open: availability_fail_open.map(|to| to.or(default.fail_open)),
         }
     }
-}
-
-fn combine() -> impl TypedValueParser<Value = Combine> {
-    PossibleValuesParser::new(["all", "any"]).map(|name| match name.as_str() {
-        "any" => Combine::Any,
-        _ => Combine::All,
-    })
 }

@@ -3,9 +3,8 @@
 use clap::{Args, Subcommand, value_parser};
 
 use super::{
-    forward,
     health::HealthFields,
-    setting::{Setting, boolean, setting},
+    setting::{Setting, boolean, named, setting},
 };
 use lvx_model::{BackendAddress, BackendChange, DEFAULT_WEIGHT, Forward, Period, ServiceAddress, check::CheckError};
 
@@ -101,7 +100,7 @@ pub struct BackendFields {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = setting(value_parser!(i64)))]
     pub weight: Option<Setting<i64>>,
     /// How packets reach this backend [default: as the service says]
-    #[arg(long, value_parser = setting(forward()))]
+    #[arg(long, value_parser = setting(named(Forward::ALL, Forward::name)))]
     pub forward: Option<Setting<Forward>>,
     /// Give it no new connections; `lvx backend drain` can wait for those that it has
     #[arg(

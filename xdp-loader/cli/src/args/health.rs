@@ -8,7 +8,7 @@ use clap::{
     value_parser,
 };
 
-use super::setting::{Setting, boolean, setting, typed};
+use super::setting::{Setting, boolean, named, setting, typed};
 use lvx_model::{
     Check, CheckChange, CheckForm, CheckType, HealthChange, Period,
     check::{CheckError, Positive, ProbeTo, Statuses},
@@ -47,7 +47,7 @@ pub struct HealthFields {
     #[arg(long, value_name = "IP", value_parser = typed::<IpAddr>())]
     pub health_source: Option<Setting<IpAddr>>,
     /// Ask the VIP at the backend, or the backend's own address [default: the VIP under dr]
-    #[arg(long, value_name = "WHAT", value_parser = setting(to()))]
+    #[arg(long, value_name = "WHAT", value_parser = setting(named(ProbeTo::ALL, ProbeTo::name)))]
     pub health_to: Option<Setting<ProbeTo>>,
     /// tcp, udp, agent: text to send
     #[arg(long, value_name = "TEXT", value_parser = typed::<String>())]
@@ -264,13 +264,6 @@ fn kind() -> impl TypedValueParser<Value = Kind> {
     PossibleValuesParser::new(names.chain(["none"])).map(|name| {
         let known = CheckType::ALL.iter().find(|kind| kind.name() == name);
         known.map_or(Kind::None, |kind| Kind::Of(*kind))
-    })
-}
-
-fn to() -> impl TypedValueParser<Value = ProbeTo> {
-    PossibleValuesParser::new(["vip", "address"]).map(|name| match name.as_str() {
-        "vip" => ProbeTo::Vip,
-        _ => ProbeTo::Address,
     })
 }
 

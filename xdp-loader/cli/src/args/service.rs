@@ -1,16 +1,11 @@
 //! What can be typed of services.
 
-use clap::{
-    Args, Subcommand,
-    builder::{PossibleValuesParser, TypedValueParser},
-    value_parser,
-};
+use clap::{Args, Subcommand, value_parser};
 
 use super::{
     availability::AvailabilityFields,
-    forward,
     health::HealthFields,
-    setting::{Setting, boolean, setting, typed},
+    setting::{Setting, boolean, named, setting, typed},
     timeouts::TimeoutFields,
 };
 use lvx_model::{
@@ -72,15 +67,15 @@ pub enum ServiceCommand {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct ServiceFields {
     /// How packets reach the backends: direct routing (dr, the default) or address translation (nat)
-    #[arg(long, value_parser = setting(forward()))]
+    #[arg(long, value_parser = setting(named(Forward::ALL, Forward::name)))]
     pub forward: Option<Setting<Forward>>,
     /// How new connections are spread, with IPVS's meaning: Maglev hashing (mh, the default), round robin (rr, weighted
     /// wrr), least connections (lc, weighted wlc), shortest expected delay (sed), never queue (nq), source hashing (sh),
     /// destination hashing (dh), failover (fo), overflow (ovf), or the less loaded of two at random (p2c)
-    #[arg(long, value_parser = setting(scheduler()))]
+    #[arg(long, value_parser = setting(named(Scheduler::ALL, Scheduler::name)))]
     pub scheduler: Option<Setting<Scheduler>>,
     /// What of a client mh and sh hash: its address (source; sh's default), or its port too (source-port; mh's)
-    #[arg(long, value_parser = setting(hash()))]
+    #[arg(long, value_parser = setting(named(HashBy::ALL, HashBy::name)))]
     pub hash: Option<Setting<HashBy>>,
     /// Send a client to the same backend until so long after the last packet of its connections, such as 300s; 0s takes
     /// it off
@@ -99,11 +94,11 @@ pub struct ServiceFields {
     )]
     pub one_packet: Option<Setting<bool>>,
     /// What becomes of a flow whose backend is deleted or down: another backend (reschedule, the default) or drop
-    #[arg(long, value_parser = setting(on_loss()))]
+    #[arg(long, value_parser = setting(named(OnLoss::ALL, OnLoss::name)))]
     pub on_loss: Option<Setting<OnLoss>>,
     /// What becomes of a connection whose backend is at its upper threshold: the next backend (next, the default), the
     /// sorry backend (sorry), or drop
-    #[arg(long, value_parser = setting(overload()))]
+    #[arg(long, value_parser = setting(named(Overload::ALL, Overload::name)))]
     pub overload: Option<Setting<Overload>>,
     /// Slots of the Maglev table, a prime between 251 and 131071 [default: 65537]
     #[arg(long, value_name = "N", value_parser = setting(value_parser!(u32)))]
@@ -150,20 +145,4 @@ impl ServiceFields {
             availability: availability.change(),
         })
     }
-}
-
-fn scheduler() -> impl TypedValueParser<Value = Scheduler> {
-    PossibleValuesParser::new(Scheduler::ALL.iter().map(|known| known.name())).try_map(|name| name.parse::<Scheduler>())
-}
-
-fn hash() -> impl TypedValueParser<Value = HashBy> {
-    PossibleValuesParser::new(HashBy::ALL.iter().map(|known| known.name())).try_map(|name| name.parse::<HashBy>())
-}
-
-fn on_loss() -> impl TypedValueParser<Value = OnLoss> {
-    PossibleValuesParser::new(OnLoss::ALL.iter().map(|known| known.name())).try_map(|name| name.parse::<OnLoss>())
-}
-
-fn overload() -> impl TypedValueParser<Value = Overload> {
-    PossibleValuesParser::new(Overload::ALL.iter().map(|known| known.name())).try_map(|name| name.parse::<Overload>())
 }

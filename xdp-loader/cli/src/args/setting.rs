@@ -4,7 +4,7 @@ use std::{error::Error as StdError, ffi::OsStr, str::FromStr};
 
 use clap::{
     Arg, Command, Error,
-    builder::{BoolValueParser, PossibleValue, TypedValueParser},
+    builder::{BoolValueParser, PossibleValue, PossibleValuesParser, TypedValueParser},
 };
 
 /// What a field is set to.
@@ -58,6 +58,18 @@ where
 /// Reads `default`, `true` or `false`.
 pub fn boolean() -> OrDefault<BoolValueParser> {
     OrDefault(BoolValueParser::new())
+}
+
+/// Reads the name of one of a few things.
+pub fn named<T: Copy + Send + Sync>(
+    all: &'static [T],
+    name: fn(T) -> &'static str,
+) -> impl TypedValueParser<Value = T> {
+    let names = PossibleValuesParser::new(all.iter().map(|known| name(*known)));
+    names.try_map(move |typed| {
+        let known = all.iter().find(|known| name(**known) == typed);
+        known.copied().ok_or("no such name")
+    })
 }
 
 const DEFAULT: &str = "default";

@@ -3,17 +3,20 @@
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Period;
-use crate::change::{or, or_default};
+use crate::{
+    change::{or, or_default},
+    names::named,
+};
 
-/// How several probes of one backend make one verdict.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Combine {
-    /// Every probe must succeed.
-    #[default]
-    All,
-    /// One probe that succeeds is enough.
-    Any,
+named! {
+    /// How several probes of one backend make one verdict.
+    Combine, "combination of probes" {
+        /// Every probe must succeed.
+        #[default]
+        All = "all",
+        /// One probe that succeeds is enough.
+        Any = "any",
+    }
 }
 
 /// The health policy of a service: `[service.availability]`.

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, path::PathBuf};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::{Check, Period, Statuses};
-use crate::change::or_none;
+use crate::{change::or_none, names::named};
 
 /// What a probe asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -204,14 +204,15 @@ form! {
     load_floor: u32, [Http, Https, Agent];
 }
 
-/// What is asked: what clients reach, or the backend itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ProbeTo {
-    /// The VIP, at this backend: what a client of a `dr` service reaches.
-    Vip,
-    /// The backend's own address.
-    Address,
+named! {
+    /// What is asked: what clients reach, or the backend itself.
+    ProbeTo, "target of a probe" {
+        /// The VIP, at this backend: what a client of a `dr` service reaches.
+        #[default]
+        Vip = "vip",
+        /// The backend's own address.
+        Address = "address",
+    }
 }
 
 /// A number greater than zero; equality is of its bits, as it only ever comes from a document.
