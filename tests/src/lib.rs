@@ -17,5 +17,5 @@ pub mod topology;
 pub mod wire;
 
 pub use balancer::{Balancer, Options};
-pub use lvx_test_kit::{Namespace, leftovers, namespace, process};
+pub use lvx_test_kit::{Namespace, leftovers, namespace, netns, process};
 pub use topology::{Arms, Lab};

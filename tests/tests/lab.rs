@@ -74,7 +74,7 @@ fn a_lab_leaves_nothing_behind() -> Result<()> {
     let (id, directory) = (lab.id.clone(), lab.directory().to_owned());
     drop(lab);
     assert!(!directory.exists());
-    for place in [namespace::DIRECTORY, leftovers::BPFFS] {
+    for place in [netns::DIRECTORY, leftovers::BPFFS] {
         for entry in fs::read_dir(place)? {
             let name = entry?.file_name().into_string().unwrap_or_default();
             assert!(!name.starts_with(&format!("{id}-")), "{place}/{name}");

@@ -3,13 +3,12 @@
 mod heap;
 mod node;
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
-use clap::Parser as _;
-use lvx_cli::args::{Cli, Command};
+use lvx_cli::args::{self, Command};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = args::parse(env::args_os()).unwrap_or_else(|error| error.exit());
     lvx_cli::exit(match cli.command {
         Command::Run(run) => node::run(run, cli.socket),
         Command::Detach(detach) => node::detach(detach, cli.socket),

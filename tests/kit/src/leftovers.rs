@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Result;
 
-use crate::namespace;
+use crate::netns;
 
 /// Where the BPF file system is mounted.
 pub const BPFFS: &str = "/sys/fs/bpf";
@@ -25,8 +25,8 @@ pub fn prefix() -> String {
 
 /// Removes the namespaces, pins and files of tests whose process has ended. Calling it while other tests run is safe.
 pub fn remove() -> Result<()> {
-    for name in orphans(Path::new(namespace::DIRECTORY)) {
-        namespace::delete(&name)?;
+    for name in orphans(Path::new(netns::DIRECTORY)) {
+        netns::delete(&name)?;
     }
     for place in [Path::new(BPFFS), &env::temp_dir()] {
         for name in orphans(place) {

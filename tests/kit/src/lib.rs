@@ -14,6 +14,7 @@ pub mod frame;
 pub mod icmp;
 pub mod leftovers;
 pub mod namespace;
+pub mod netns;
 pub mod network;
 pub mod process;
 pub mod random;

@@ -2,24 +2,33 @@
 
 #![expect(missing_docs, reason = "a comment on a field or a variant is its text in `--help`")]
 
+/// What is true of all flags that stand for fields.
+macro_rules! fields {
+    () => {
+        "Every field x_y of a document has its flag --x-y, and a field x_y of [service.TABLE] --TABLE-x-y. \
+         `default` in place of a value puts the field back to its default. A flag with [=<BOOL>] alone means true."
+    };
+}
+
+mod availability;
 mod backend;
 mod conns;
+mod health;
 mod service;
+mod setting;
+mod timeouts;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeSet, ffi::OsString, net::SocketAddr, path::PathBuf};
 
-use clap::{
-    Args, Parser, Subcommand, ValueEnum,
-    builder::{PossibleValuesParser, TypedValueParser},
-};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use clap_complete::Shell;
 
 pub use self::{
-    backend::BackendCommand,
+    backend::{BackendCommand, BackendFields},
     conns::{Conns, ConnsCommand},
     service::{ServiceCommand, ServiceFields},
 };
-use lvx_model::{Forward, ServiceAddress, settings::XdpMode};
+use lvx_model::{ServiceAddress, settings::XdpMode};
 
 /// A layer-4 load balancer that forwards in the driver's receive path (XDP)
 #[derive(Debug, Parser)]
@@ -44,6 +53,56 @@ pub struct Cli {
     pub output: Form,
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Reads a command line, the program's name first.
+///
+/// # Errors
+/// When it is none, or asks for help or the version: print it, and exit as it says.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let words = join_booleans(words, &booleans(&Cli::command()));
+    let cli = Cli::try_parse_from(words)?;
+    let Some((path, message)) = cli.command.fault() else {
+        return Ok(cli);
+    };
+    let mut command = Cli::command();
+    command.build();
+    let of = path
+        .iter()
+        .try_fold(&mut command, |of, name| of.find_subcommand_mut(name));
+    Err(of
+        .map_or_else(Cli::command, |of| of.clone())
+        .error(ErrorKind::MissingRequiredArgument, message))
+}
+
+/// The flags, as they are typed, that are true or false.
+fn booleans(command: &clap::Command) -> BTreeSet<String> {
+    let own = command.get_arguments().filter(|arg| {
+        let names = arg.get_value_names().unwrap_or_default();
+        names.iter().any(|name| name == "BOOL")
+    });
+    let own = own.flat_map(|arg| arg.get_long_and_visible_aliases().unwrap_or_default());
+    let own = own.map(|name| format!("--{name}"));
+    own.chain(command.get_subcommands().flat_map(booleans)).collect()
+}
+
+/// Makes `--sorry false` one word, `--sorry=false`: else `--sorry` before a positional argument would take it for its
+/// value.
+fn join_booleans(words: impl IntoIterator<Item = OsString>, booleans: &BTreeSet<String>) -> Vec<OsString> {
+    let mut joined: Vec<OsString> = Vec::new();
+    for word in words {
+        match joined.last_mut() {
+            Some(flag)
+                if ["true", "false", "default"].iter().any(|value| word == *value)
+                    && flag.to_str().is_some_and(|flag| booleans.contains(flag)) =>
+            {
+                flag.push("=");
+                flag.push(word);
+            }
+            _ => joined.push(word),
+        }
+    }
+    joined
 }
 
 /// How answers are printed.
@@ -133,6 +192,33 @@ A file:
     },
 }
 
+impl Command {
+    /// What is wrong with a change although each of its flags is right, and the subcommand that it is of.
+    fn fault(&self) -> Option<([&'static str; 2], &'static str)> {
+        const NOTHING: &str = "nothing to change: give a field, such as --forward nat; --help has them all";
+        let (path, nothing, fault) = match self {
+            Self::Service { command } => match command {
+                ServiceCommand::Add { fields, .. } => (["service", "add"], false, fields.health.fault(true)),
+                ServiceCommand::Set { fields, .. } => {
+                    let nothing = *fields == ServiceFields::default();
+                    (["service", "set"], nothing, fields.health.fault(false))
+                }
+                _ => return None,
+            },
+            Self::Backend { command } => match command {
+                BackendCommand::Add { fields, .. } => (["backend", "add"], false, fields.health.fault(true)),
+                BackendCommand::Set { fields, .. } => {
+                    let nothing = *fields == BackendFields::default();
+                    (["backend", "set"], nothing, fields.health.fault(false))
+                }
+                _ => return None,
+            },
+            _ => return None,
+        };
+        fault.or(nothing.then_some(NOTHING)).map(|fault| (path, fault))
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   lvx run --interface eth0
@@ -194,8 +280,4 @@ pub struct Detach {
     /// Where maps and programs are pinned [default: /sys/fs/bpf/lvx]
     #[arg(long, value_name = "DIR")]
     pub pin_dir: Option<PathBuf>,
-}
-
-fn forward() -> impl TypedValueParser<Value = Forward> {
-    PossibleValuesParser::new(Forward::ALL.iter().map(|known| known.name())).try_map(|name| name.parse::<Forward>())
 }

@@ -14,7 +14,7 @@ use super::{
     table::Table,
 };
 use lvx_api::DrainRequest;
-use lvx_model::{Backend, BackendAddress, BackendChange, BackendForm, Service, ServiceAddress};
+use lvx_model::{Backend, BackendAddress, BackendForm, Service, ServiceAddress};
 
 pub(super) async fn run(
     command: BackendCommand,
@@ -25,14 +25,15 @@ pub(super) async fn run(
         BackendCommand::Add {
             service,
             backend,
+            port,
             fields,
         } => {
-            let mut body = BackendForm::from(Backend::new(backend));
-            body.weight = fields.weight.unwrap_or(body.weight);
-            body.forward = fields.forward;
-            body.upper = fields.upper.unwrap_or_default();
-            body.lower = fields.lower.unwrap_or_default();
-            body.sorry = fields.sorry.unwrap_or_default();
+            let form = BackendForm {
+                port,
+                ..Backend::new(backend).into()
+            };
+            let mut body = Backend::try_from(form)?;
+            body.change(&fields.change()?)?;
             let path = format!("{}/backends", service::path(service));
             let added: Backend = client.send(Method::POST, &path, &body).await?;
             say(output, "added", service, &added)
@@ -41,17 +42,8 @@ pub(super) async fn run(
             service,
             backend,
             fields,
-            disabled,
         } => {
-            let body = BackendChange {
-                weight: fields.weight,
-                forward: fields.forward,
-                upper: fields.upper,
-                lower: fields.lower,
-                sorry: fields.sorry,
-                disabled,
-                ..BackendChange::default()
-            };
+            let body = fields.change()?;
             let changed: Backend = client.send(Method::PATCH, &path(service, backend), &body).await?;
             say(output, "changed", service, &changed)
         }

@@ -5,15 +5,12 @@ use std::io::{self, Write};
 use hyper::Method;
 
 use super::{
-    args::{ServiceCommand, ServiceFields},
+    args::ServiceCommand,
     client::{Client, segment},
     output::Output,
     table::Table,
 };
-use lvx_model::{
-    DEFAULT_MH_SLOTS, Netmask, OnLoss, Overload, Service, ServiceAddress, ServiceChange, TimeoutChange, TimeoutOf,
-    Timeouts, TimeoutsChange,
-};
+use lvx_model::{DEFAULT_MH_SLOTS, OnLoss, Overload, Service, ServiceAddress, TimeoutOf};
 
 const PATH: &str = "/v1/services";
 
@@ -24,58 +21,15 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     match command {
         ServiceCommand::Add { service, fields } => {
-            let mut timeouts = Timeouts::default();
-            timeouts.change(&changes(&fields.timeouts));
-            let body = Service {
-                forward: fields.forward.unwrap_or_default(),
-                scheduler: fields.scheduler.unwrap_or_default(),
-                mh_slots: fields.mh_slots.unwrap_or(DEFAULT_MH_SLOTS),
-                hash: fields.hash,
-                persistence: fields.persistence.filter(|period| !period.is_zero()),
-                netmask: fields.netmask.map(|Netmask(length)| length),
-                mark: fields.mark.filter(|mark| *mark != 0),
-                one_packet: fields.one_packet.unwrap_or_default(),
-                on_loss: fields.on_loss.unwrap_or_default(),
-                overload: fields.overload.unwrap_or_default(),
-                timeouts,
-                health: fields.health.checks()?.unwrap_or_default(),
-                ..Service::new(service)
-            };
+            let mut body = Service::new(service);
+            body.change(&fields.change()?)?;
             let added: Service = client.send(Method::POST, PATH, &body).await?;
             output.answer(&added, |output| {
                 output.line(&format!("added service {}", summary(&added)))
             })
         }
         ServiceCommand::Set { service, fields } => {
-            let ServiceFields {
-                forward,
-                scheduler,
-                mh_slots,
-                hash,
-                persistence,
-                netmask,
-                mark,
-                one_packet,
-                on_loss,
-                overload,
-                timeouts,
-                health,
-            } = fields;
-            let body = ServiceChange {
-                forward,
-                scheduler,
-                mh_slots,
-                hash,
-                persistence,
-                netmask: netmask.map(|Netmask(length)| length),
-                mark,
-                one_packet,
-                on_loss,
-                overload,
-                timeouts: changes(&timeouts),
-                health: health.checks()?,
-                ..ServiceChange::default()
-            };
+            let body = fields.change()?;
             let changed: Service = client.send(Method::PATCH, &path(service), &body).await?;
             output.answer(&changed, |output| {
                 output.line(&format!("changed service {}", summary(&changed)))
@@ -117,12 +71,6 @@ pub(super) async fn run(
 
 pub(super) fn path(service: ServiceAddress) -> String {
     format!("{PATH}/{}", segment(service))
-}
-
-/// Of two timeouts for one state the last holds.
-fn changes(timeouts: &[TimeoutChange]) -> TimeoutsChange {
-    let change = |TimeoutChange(of, period): &TimeoutChange| (*of, *period);
-    timeouts.iter().map(change).collect()
 }
 
 fn summary(service: &Service) -> String {

@@ -3,16 +3,28 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails should fail loudly")]
 
 mod connections;
+mod fields;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::CommandFactory as _;
 use serde_json::Value;
 
-use super::{args::Cli, ask, client::Client, one_line, output::Output};
+use super::{
+    args::{self, Cli},
+    ask,
+    client::Client,
+    one_line,
+    output::Output,
+};
 use lvx_server::test_daemon::TestDaemon;
 
 async fn lvx(daemon: &TestDaemon, line: &str) -> Result<String, String> {
     let words = ["lvx"].into_iter().chain(line.split_whitespace());
-    let cli = Cli::try_parse_from(words).map_err(|error| format!("usage: {error}"))?;
+    lvx_words(daemon, words).await
+}
+
+async fn lvx_words(daemon: &TestDaemon, words: impl IntoIterator<Item = &str>) -> Result<String, String> {
+    let words = words.into_iter().map(Into::into);
+    let cli = args::parse(words).map_err(|error| format!("usage: {error}"))?;
     let mut out = Vec::new();
     let mut output = Output::new(&mut out, cli.output, false);
     let client = Client::new(Some(daemon.socket()));
@@ -348,8 +360,8 @@ async fn a_wrong_file_is_named_with_its_line_and_changes_nothing() {
 async fn without_a_daemon_the_way_to_start_it_is_told() {
     let daemon = TestDaemon::start(0);
     let socket = daemon.path().join("nobody.sock");
-    let mut output = Output::new(Vec::new(), super::args::Form::Table, false);
-    let command = Cli::try_parse_from(["lvx", "status"]).unwrap().command;
+    let mut output = Output::new(Vec::new(), args::Form::Table, false);
+    let command = args::parse(["lvx", "status"].map(Into::into)).unwrap().command;
     let message = ask(command, &Client::new(Some(socket.clone())), &mut output)
         .await
         .unwrap_err()

@@ -4,7 +4,11 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{BackendAddress, Check, Forward, Refusal, Service, ServiceAddress, check};
+use super::{
+    BackendAddress, Check, Forward, HealthChange, Refusal, ServiceAddress,
+    change::{or, or_default, or_none},
+    check,
+};
 
 /// A real server of one service.
 ///
@@ -18,7 +22,7 @@ pub struct Backend {
     pub port: Option<u16>,
     /// Its share of new connections relative to the others'; 0 gets none (as in IPVS).
     pub weight: u16,
-    /// How packets reach this backend where it differs from the service's way.
+    /// How packets reach this backend where it differs from the service's method.
     pub forward: Option<Forward>,
     /// Whether it only keeps the connections that it has and gets no new ones.
     pub drain: bool,
@@ -36,7 +40,7 @@ pub struct Backend {
 }
 
 /// The weight of a backend for which none is given.
-const DEFAULT_WEIGHT: u16 = 1;
+pub const DEFAULT_WEIGHT: u16 = 1;
 
 impl Backend {
     /// A backend with the default weight, forwarded to as its service says.
@@ -55,33 +59,12 @@ impl Backend {
         }
     }
 
-    /// The probes that tell its health; none means that it is taken for healthy.
-    pub fn checks<'a>(&'a self, service: &'a Service) -> &'a [Check] {
-        self.health.as_deref().unwrap_or(&service.health)
-    }
-
     /// What names this backend inside its service.
     pub fn name(&self) -> BackendAddress {
         BackendAddress {
             ip: self.address,
             port: self.port,
         }
-    }
-
-    /// What it is told apart by.
-    #[must_use]
-    pub fn key(&self, service: &Service) -> BackendKey {
-        (service.address, self.address, self.port(service))
-    }
-
-    /// The port that packets for this backend carry.
-    pub fn port(&self, service: &Service) -> u16 {
-        self.port.unwrap_or(service.address.port)
-    }
-
-    /// How packets reach this backend.
-    pub fn forward(&self, service: &Service) -> Forward {
-        self.forward.unwrap_or(service.forward)
     }
 
     /// The weight that the scheduler uses: 0 while draining, disabled, or waiting for the quorum to be lost.
@@ -96,14 +79,24 @@ impl Backend {
     /// Changes what `change` names and keeps the rest.
     ///
     /// # Errors
-    /// When the weight is out of range; the backend is then unchanged.
+    /// When the weight is out of range, or fields of a probe are named and the backend has not exactly one of its own, or
+    /// it cannot have them; the backend is then unchanged.
     pub fn change(&mut self, change: &BackendChange) -> Result<(), Refusal> {
         let weight = change
             .weight
             .map(|weight| checked_weight(weight, self.name()))
             .transpose()?;
+        let health = match &change.health {
+            Some(Some(health)) => {
+                let own = self.health.as_deref().unwrap_or_default();
+                Some(health.made_of(own, || format!("backend {}", self.name()))?)
+            }
+            Some(None) => None,
+            None => self.health.clone(),
+        };
+        self.health = health;
         self.weight = weight.unwrap_or(self.weight);
-        self.forward = change.forward.or(self.forward);
+        self.forward = change.forward.unwrap_or(self.forward);
         self.drain = change.drain.unwrap_or(self.drain);
         self.disabled = change.disabled.unwrap_or(self.disabled);
         self.sorry = change.sorry.unwrap_or(self.sorry);
@@ -118,31 +111,42 @@ impl Backend {
     }
 }
 
-/// What to change in a backend; what is absent stays.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What to change in a backend; what is absent stays, null in JSON puts a field back to its default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackendChange {
     /// The new weight, 0 to 65535.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "or_default_weight"
+    )]
     pub weight: Option<i64>,
-    /// The new way of forwarding.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub forward: Option<Forward>,
+    /// The new forwarding method; none is the service's.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "or_none")]
+    pub forward: Option<Option<Forward>>,
     /// Whether to drain.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "or_default")]
     pub drain: Option<bool>,
     /// Whether it is out of use.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "or_default")]
     pub disabled: Option<bool>,
     /// Whether it serves only when its service is in need.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "or_default")]
     pub sorry: Option<bool>,
     /// The new upper threshold, connections; 0 takes it off.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "or_default")]
     pub upper: Option<u32>,
     /// The new lower threshold, connections; 0 takes it off.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "or_default")]
     pub lower: Option<u32>,
+    /// New probes of its own, or new fields of the one that there is; none are the service's.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "or_none")]
+    pub health: Option<Option<HealthChange>>,
+}
+
+fn or_default_weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    or(deserializer, DEFAULT_WEIGHT.into())
 }
 
 /// What a backend is told apart by: its service, its address and port.

@@ -4,6 +4,7 @@
 //! accessors. A check that exists is valid: texts are within bounds, patterns compile, every field belongs to its type.
 
 mod availability;
+mod change;
 mod fault;
 mod form;
 mod pattern;
@@ -17,17 +18,15 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    availability::{Availability, Combine},
-    form::{CheckError, CheckForm, CheckType, Positive, ProbeTo},
+    availability::{Availability, AvailabilityChange, Combine},
+    change::HealthChange,
+    form::{CheckChange, CheckError, CheckForm, CheckType, Positive, ProbeTo},
     pattern::{PATTERN_LIMIT, compile},
     period::{NoPeriod, Period},
     statuses::{NoStatuses, Statuses},
 };
 pub(super) use form::one_or_many;
 pub use pattern::from_hex;
-
-/// How many probes a service or a backend may have.
-pub const MAX_CHECKS: usize = 8;
 
 /// A probe as it was asked for, valid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

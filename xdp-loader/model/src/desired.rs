@@ -103,10 +103,7 @@ impl Desired {
     /// # Errors
     /// When it does not exist or would not be valid.
     pub fn set_service(&mut self, address: ServiceAddress, change: &ServiceChange) -> Result<(), Refusal> {
-        self.edit(address, |service| {
-            service.change(change);
-            Ok(())
-        })
+        self.edit(address, |service| service.change(change))
     }
 
     /// Removes a service and its backends.
@@ -137,7 +134,7 @@ impl Desired {
         })
     }
 
-    /// Changes a backend's weight, way of forwarding or drain.
+    /// Changes a backend's fields.
     ///
     /// # Errors
     /// When the service or the backend does not exist, or the service would not be valid.

@@ -5,11 +5,14 @@
 
 mod address;
 mod backend;
+mod change;
 pub mod check;
 mod desired;
 pub mod diff;
 pub mod document;
+mod forward;
 pub mod health;
+mod inherited;
 mod limits;
 pub mod located;
 mod names;
@@ -22,16 +25,19 @@ pub mod settings;
 mod timeouts;
 
 pub use address::{BackendAddress, Family, ParseAddressError, Protocol, ServiceAddress};
-pub use backend::{Backend, BackendChange, BackendForm, BackendKey};
-pub use check::{Availability, Check, CheckForm, CheckType, Combine, MAX_CHECKS, Period};
+pub use backend::{Backend, BackendChange, BackendForm, BackendKey, DEFAULT_WEIGHT};
+pub use check::{
+    Availability, AvailabilityChange, Check, CheckChange, CheckForm, CheckType, Combine, HealthChange, Period,
+};
 pub use desired::Desired;
-pub use limits::{MAX_BACKENDS_PER_SERVICE, MAX_SERVICES};
+pub use forward::Forward;
+pub use limits::{MAX_BACKENDS_PER_SERVICE, MAX_CHECKS, MAX_SERVICES};
 pub use names::UnknownName;
 pub use netmask::{Netmask, NoNetmask};
 pub use prefix::{NoPrefix, Prefix};
 pub use refusal::{NotUnicast, Refusal};
 pub use scheduler::{DEFAULT_MH_SLOTS, HashBy, MH_SLOTS, OnLoss, Overload, Scheduler};
-pub use service::{Forward, Service, ServiceChange};
+pub use service::{Service, ServiceChange};
 pub use timeouts::{KEPT, NoTimeout, TimeoutChange, TimeoutOf, Timeouts, TimeoutsChange};
 
 #[cfg(test)]

@@ -5,3 +5,6 @@ pub const MAX_SERVICES: usize = 65_535;
 
 /// How many backends one service may have.
 pub const MAX_BACKENDS_PER_SERVICE: usize = 65_535;
+
+/// How many probes a service or a backend may have.
+pub const MAX_CHECKS: usize = 8;

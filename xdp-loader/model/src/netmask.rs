@@ -41,16 +41,10 @@ impl FromStr for Netmask {
 
     fn from_str(text: &str) -> Result<Self, NoNetmask> {
         let refuse = || NoNetmask(text.to_owned());
-        if let Ok(mask) = text.parse::<Ipv4Addr>() {
-            let ones = mask.to_bits().leading_ones();
-            let is_prefix = ones + mask.to_bits().trailing_zeros() == 32 && ones > 0;
-            return u8::try_from(ones)
-                .ok()
-                .filter(|_| is_prefix)
-                .map(Self)
-                .ok_or_else(refuse);
-        }
-        let length = text.strip_prefix('/').unwrap_or(text).parse().map_err(|_| refuse())?;
+        let length = match text.parse::<Ipv4Addr>() {
+            Ok(mask) => ipnet::ipv4_mask_to_prefix(mask).map_err(|_| refuse())?,
+            Err(_) => text.strip_prefix('/').unwrap_or(text).parse().map_err(|_| refuse())?,
+        };
         if (1..=128).contains(&length) {
             Ok(Self(length))
         } else {

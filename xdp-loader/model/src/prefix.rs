@@ -2,16 +2,12 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::{Family, Netmask};
-
-/// Addresses that agree in their leading bits; one address, if in all.
+/// Addresses that agree in their leading bits; one address, if in all. Written as it was read, host bits included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Prefix {
-    ip: IpAddr,
-    length: u8,
-}
+pub struct Prefix(IpNet);
 
 /// A text that is neither an address nor a network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,40 +17,27 @@ pub struct NoPrefix(String);
 impl Prefix {
     /// Whether an address is one of them.
     pub fn contains(&self, ip: IpAddr) -> bool {
-        match (self.ip, ip) {
-            (IpAddr::V4(own), IpAddr::V4(other)) => {
-                let differing = own.to_bits() ^ other.to_bits();
-                differing.leading_zeros() >= self.length.into()
-            }
-            (IpAddr::V6(own), IpAddr::V6(other)) => {
-                let differing = own.to_bits() ^ other.to_bits();
-                differing.leading_zeros() >= self.length.into()
-            }
-            _ => false,
-        }
+        self.0.contains(&ip)
     }
-}
 
-impl Prefix {
     /// Whether all addresses that agree with this one in so many leading bits are among its own.
     pub fn contains_network(&self, ip: IpAddr, length: u8) -> bool {
-        self.length <= length && self.contains(ip)
+        self.0.prefix_len() <= length && self.contains(ip)
     }
 }
 
 impl From<IpAddr> for Prefix {
     fn from(ip: IpAddr) -> Self {
-        let Netmask(length) = Netmask::full(Family::of(ip));
-        Self { ip, length }
+        Self(ip.into())
     }
 }
 
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if Self::from(self.ip) == *self {
-            self.ip.fmt(f)
+        if self.0.prefix_len() == self.0.max_prefix_len() {
+            self.0.addr().fmt(f)
         } else {
-            write!(f, "{}/{}", self.ip, self.length)
+            self.0.fmt(f)
         }
     }
 }
@@ -63,17 +46,11 @@ impl FromStr for Prefix {
     type Err = NoPrefix;
 
     fn from_str(text: &str) -> Result<Self, NoPrefix> {
-        let refuse = || NoPrefix(text.to_owned());
-        let (ip, length) = match text.split_once('/') {
-            Some((ip, length)) => (ip, Some(length)),
-            None => (text, None),
-        };
-        let whole = Self::from(ip.parse::<IpAddr>().map_err(|_| refuse())?);
-        match length.map(str::parse) {
-            None => Ok(whole),
-            Some(Ok(length)) if length <= whole.length => Ok(Self { length, ..whole }),
-            Some(_) => Err(refuse()),
-        }
+        let address = || text.parse::<IpAddr>().map(Self::from);
+        text.parse()
+            .map(Self)
+            .or_else(|_| address())
+            .map_err(|_| NoPrefix(text.to_owned()))
     }
 }
 

@@ -4,8 +4,8 @@ use std::{fmt, net::IpAddr};
 
 use super::{
     BackendAddress, Family, Netmask, Period, Scheduler, ServiceAddress, TimeoutOf,
-    check::MAX_CHECKS,
-    limits::{MAX_BACKENDS_PER_SERVICE, MAX_SERVICES},
+    check::CheckError,
+    limits::{MAX_BACKENDS_PER_SERVICE, MAX_CHECKS, MAX_SERVICES},
     scheduler::MH_SLOTS,
 };
 
@@ -139,6 +139,31 @@ pub enum Refusal {
         service: ServiceAddress,
         /// What is wrong and what to do.
         reason: String,
+    },
+    /// A probe cannot be what a change makes of it.
+    #[error("{whose}: {error}")]
+    Check {
+        /// The service or the backend that has it.
+        whose: String,
+        /// What is wrong with it.
+        error: CheckError,
+    },
+    /// Fields of a probe are to change where there is none.
+    #[error("{whose} has no health check of its own that could be changed: give its type too, as in --health http")]
+    NoCheck {
+        /// The service or the backend.
+        whose: String,
+    },
+    /// Fields of a probe are to change where there are several.
+    #[error(
+        "{whose} has {count} health checks: give a type too, as in --health http, to replace them by one, \
+         or change one of them in a document and `lvx apply` it"
+    )]
+    ManyChecks {
+        /// The service or the backend.
+        whose: String,
+        /// How many there are.
+        count: usize,
     },
     /// A service or one of its backends has too many probes.
     #[error("too many health checks in service {service}: {MAX_CHECKS} are the most; an exec check can combine more")]

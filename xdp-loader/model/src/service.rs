@@ -1,29 +1,19 @@
 //! A service: what clients connect to, and how its connections are spread over backends.
 
-use serde::{Deserialize, Deserializer, Serialize};
+mod change;
+
+use serde::{Deserialize, Serialize};
 
 use super::{
-    Availability, Backend, BackendAddress, Check, HashBy, Netmask, OnLoss, Overload, Period, Protocol, Refusal,
-    Scheduler, ServiceAddress, Timeouts, TimeoutsChange,
-    check::{self, MAX_CHECKS},
-    limits::MAX_BACKENDS_PER_SERVICE,
-    names::named,
+    Availability, Backend, BackendAddress, Check, Forward, HashBy, Netmask, OnLoss, Overload, Period, Protocol,
+    Refusal, Scheduler, ServiceAddress, Timeouts, check,
+    limits::{MAX_BACKENDS_PER_SERVICE, MAX_CHECKS},
     netmask,
     scheduler::{DEFAULT_MH_SLOTS, MH_SLOTS},
     timeouts::KEPT,
 };
 
-named! {
-    // `fullnat` and `tunnel` come later; each is one more line here and an arm where the compiler asks for it.
-    /// How packets are brought to a backend.
-    Forward, "forwarding method" {
-        /// Direct routing: only the MAC addresses change, the backend answers the client itself.
-        #[default]
-        Dr = "dr",
-        /// Address and port are rewritten both ways; the backend's answers come back through the balancer.
-        Nat = "nat",
-    }
-}
+pub use self::change::ServiceChange;
 
 /// A virtual service and its backends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,38 +110,6 @@ impl Service {
     /// How many leading bits of a client's address tell it from others to `persistence`.
     pub fn netmask(&self) -> Netmask {
         self.netmask.map_or(Netmask::full(self.address.family()), Netmask)
-    }
-
-    /// Changes what `change` names and keeps the rest. Does not validate: see [`Service::validate`].
-    pub(super) fn change(&mut self, change: &ServiceChange) {
-        self.forward = change.forward.unwrap_or(self.forward);
-        if let Some(scheduler) = change.scheduler {
-            // What it hashed by means nothing to a scheduler that does not hash.
-            self.hash = self.hash.filter(|_| scheduler.default_hash().is_some());
-            self.scheduler = scheduler;
-        }
-        self.mh_slots = change.mh_slots.unwrap_or(self.mh_slots);
-        self.hash = change.hash.or(self.hash);
-        if let Some(persistence) = change.persistence {
-            self.persistence = Some(persistence).filter(|period| !period.is_zero());
-            if self.persistence.is_none() {
-                (self.netmask, self.mark) = (None, None);
-            }
-        }
-        self.netmask = change.netmask.or(self.netmask);
-        if let Some(mark) = change.mark {
-            self.mark = Some(mark).filter(|mark| *mark != 0);
-        }
-        self.one_packet = change.one_packet.unwrap_or(self.one_packet);
-        self.on_loss = change.on_loss.unwrap_or(self.on_loss);
-        self.overload = change.overload.unwrap_or(self.overload);
-        self.timeouts.change(&change.timeouts);
-        if let Some(health) = &change.health {
-            self.health.clone_from(health);
-        }
-        if let Some(availability) = &change.availability {
-            self.availability.clone_from(availability);
-        }
     }
 
     /// Where the backend of that name is, or where it would have to be inserted.
@@ -303,59 +261,6 @@ impl Service {
         }
         self.validate_checks(backend.health.as_deref().unwrap_or_default())
     }
-}
-
-/// What to change in a service; what is absent stays.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ServiceChange {
-    /// The new way of forwarding.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub forward: Option<Forward>,
-    /// The new scheduler.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scheduler: Option<Scheduler>,
-    /// The new number of Maglev slots.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mh_slots: Option<u32>,
-    /// What of a client the hash is to be over.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hash: Option<HashBy>,
-    /// The new persistence; a period of 0 takes it off, and netmask and mark with it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub persistence: Option<Period>,
-    /// The new netmask of persistence.
-    #[serde(
-        default,
-        skip_serializing_if = "Option::is_none",
-        deserialize_with = "netmask::some_length"
-    )]
-    pub netmask: Option<u8>,
-    /// The new mark; 0 takes it off.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mark: Option<u32>,
-    /// Whether every datagram is scheduled by itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub one_packet: Option<bool>,
-    /// The new answer to a lost backend.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub on_loss: Option<OnLoss>,
-    /// The new answer to overload.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub overload: Option<Overload>,
-    /// New timeouts; those that are not named stay, null leaves one to the node.
-    #[serde(default, skip_serializing_if = "TimeoutsChange::is_empty")]
-    pub timeouts: TimeoutsChange,
-    /// The new probes, in place of all that there were.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "some_checks")]
-    pub health: Option<Vec<Check>>,
-    /// The new health policy, in place of the whole of the old one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub availability: Option<Availability>,
-}
-
-fn some_checks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Check>>, D::Error> {
-    check::one_or_many(deserializer).map(Some)
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

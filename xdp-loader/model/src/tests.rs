@@ -300,7 +300,7 @@ fn one_packet_scheduling_is_for_udp_under_dr_without_persistence() {
     });
     assert!(message.contains("both one_packet and persistence"), "{message}");
     let nat = BackendChange {
-        forward: Some(Forward::Nat),
+        forward: Some(Some(Forward::Nat)),
         ..BackendChange::default()
     };
     let message = refused(&one_packet, |desired| {
@@ -383,4 +383,95 @@ fn a_netmask_of_all_bits_is_none() {
     desired.set_service(service(WEB), &change).unwrap();
     let web = desired.service(service(WEB)).unwrap();
     assert_eq!((web.netmask, web.netmask()), (None, Netmask(32)));
+}
+
+#[test]
+fn null_puts_a_field_back_to_its_default_and_a_table_with_all_its_fields() {
+    let plain = web(Forward::Dr);
+    let mut desired = plain.clone();
+    let sets = r#"{"scheduler": "sh", "mh_slots": 251, "hash": "source-port", "persistence": "5m", "netmask": 24, "mark": 1,
+        "on_loss": "drop", "overload": "drop", "timeouts": {"fin": "5s", "syn": "9s"},
+        "availability": {"combine": "any", "hold_out": "20s", "quorum": 2}, "health": {"type": "icmp"}}"#;
+    desired.set_service(service(WEB), &changed(sets)).unwrap();
+    let one =
+        changed(r#"{"availability": {"hold_out": null}, "timeouts": {"syn": null}, "netmask": null, "mark": null}"#);
+    desired.set_service(service(WEB), &one).unwrap();
+    let set = desired.service(service(WEB)).unwrap();
+    assert_eq!(set.availability.hold_out, Period::from_millis(10_000));
+    assert_eq!((set.availability.quorum, set.timeouts.syn), (2, None));
+    assert_eq!(set.timeouts.fin, Some(Period::from_millis(5_000)));
+    assert_eq!(
+        (set.netmask, set.mark, set.hash),
+        (None, None, Some(HashBy::SourcePort))
+    );
+    let all = changed(
+        r#"{"scheduler": null, "mh_slots": null, "hash": null, "persistence": null, "on_loss": null, "overload": null,
+        "timeouts": null, "availability": null, "health": null}"#,
+    );
+    desired.set_service(service(WEB), &all).unwrap();
+    assert_eq!(desired, plain);
+
+    let change = |desired: &mut Desired, change: &str| {
+        let change: BackendChange = serde_json::from_str(change).unwrap();
+        desired
+            .set_backend(service(WEB), backend("10.0.0.11"), &change)
+            .unwrap();
+    };
+    let sets = r#"{"weight": 7, "forward": "nat", "drain": true, "disabled": true, "sorry": true, "upper": 9, "lower": 3,
+        "health": []}"#;
+    change(&mut desired, sets);
+    assert_ne!(desired, plain);
+    let all = r#"{"weight": null, "forward": null, "drain": null, "disabled": null, "sorry": null, "upper": null,
+        "lower": null, "health": null}"#;
+    change(&mut desired, all);
+    assert_eq!(desired, plain);
+}
+
+#[test]
+fn fields_of_the_one_probe_can_be_changed_and_of_no_other_number_of_probes() {
+    let mut desired = web(Forward::Dr);
+    let health = |desired: &Desired| serde_json::to_value(&desired.service(service(WEB)).unwrap().health).unwrap();
+    let steps = [
+        (
+            r#"{"type": "http", "path": "/a", "rise": 4}"#,
+            serde_json::json!([{"type": "http", "path": "/a", "rise": 4}]),
+        ),
+        (
+            r#"{"path": "/b", "rise": null, "fall": 5}"#,
+            serde_json::json!([{"type": "http", "path": "/b", "fall": 5}]),
+        ),
+        (r#"{"type": "tcp"}"#, serde_json::json!([{"type": "tcp"}])),
+    ];
+    for (change, expected) in steps {
+        let change = changed(&format!(r#"{{"health": {change}}}"#));
+        let text = serde_json::to_string(&change).unwrap();
+        assert_eq!(changed(&text), change, "{text}");
+        desired.set_service(service(WEB), &change).unwrap();
+        assert_eq!(health(&desired), expected);
+    }
+    let port = changed(r#"{"health": {"port": 8080}}"#);
+    let path = changed(r#"{"health": {"path": "/"}}"#);
+    let message = refused(&desired, |desired| desired.set_service(service(WEB), &path));
+    assert!(
+        message.starts_with("service tcp://10.0.0.100:80: health check tcp: has no field `path`"),
+        "{message}"
+    );
+    let own: BackendChange = serde_json::from_str(r#"{"health": {"port": 8080}}"#).unwrap();
+    let message = refused(&desired, |desired| {
+        desired.set_backend(service(WEB), backend("10.0.0.11"), &own)
+    });
+    assert!(
+        message.starts_with("backend 10.0.0.11 has no health check of its own"),
+        "{message}"
+    );
+    let two = changed(r#"{"health": [{"type": "tcp"}, {"type": "icmp"}]}"#);
+    desired.set_service(service(WEB), &two).unwrap();
+    let message = refused(&desired, |desired| desired.set_service(service(WEB), &port));
+    assert!(message.contains("has 2 health checks: give a type too"), "{message}");
+    desired
+        .set_service(service(WEB), &changed(r#"{"health": []}"#))
+        .unwrap();
+    let message = refused(&desired, |desired| desired.set_service(service(WEB), &port));
+    assert!(message.contains("give its type too"), "{message}");
+    assert!(serde_json::from_str::<ServiceChange>(r#"{"health": {"paht": "/"}}"#).is_err());
 }

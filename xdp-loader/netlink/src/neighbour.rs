@@ -170,7 +170,7 @@ fn identify(message: &NeighbourMessage) -> Option<Neighbour> {
 
 fn learn(old: Option<Knowledge>, message: &NeighbourMessage, now: Instant) -> Knowledge {
     let mac = message.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::LinkLocalAddress(bytes) => <[u8; 6]>::try_from(bytes.as_slice()).ok(),
+        NeighbourAttribute::LinkLayerAddress(bytes) => <[u8; 6]>::try_from(bytes.as_slice()).ok(),
         _ => None,
     });
     match (message.header.state, mac) {
@@ -231,7 +231,7 @@ pub(super) mod tests {
         if let Some(mac) = mac {
             message
                 .attributes
-                .push(NeighbourAttribute::LinkLocalAddress(mac.to_vec()));
+                .push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
         }
         message
     }

@@ -1,34 +1,47 @@
 //! What can be typed of backends.
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, value_parser};
 
-use super::forward;
-use lvx_model::{BackendAddress, Forward, Period, ServiceAddress};
+use super::{
+    health::HealthFields,
+    setting::{Setting, boolean, named, setting},
+};
+use lvx_model::{BackendAddress, BackendChange, DEFAULT_WEIGHT, Forward, Period, ServiceAddress, check::CheckError};
 
 #[derive(Debug, Subcommand)]
 pub enum BackendCommand {
     /// Add a backend to a service
-    #[command(after_help = "Examples:
+    #[command(after_help = concat!(
+        "Examples:
   lvx backend add tcp://10.0.0.100:80 10.0.0.11 --weight 2
-  lvx backend add tcp://10.0.0.100:80 10.0.0.12:8080 --forward nat")]
+  lvx backend add tcp://10.0.0.100:80 10.0.0.12:8080 --forward nat
+
+",
+        fields!()
+    ))]
     Add {
         /// The service
         service: ServiceAddress,
         /// The backend's address, with its port if that differs from the service's
         backend: BackendAddress,
+        /// The port, instead of `:PORT` in the address [default: the service's]
+        #[arg(long)]
+        port: Option<u16>,
         #[command(flatten)]
         fields: BackendFields,
     },
     /// Change a backend; what is not named stays
-    #[command(
-        group = clap::ArgGroup::new("change").required(true).multiple(true).args([
-            "weight", "forward", "upper", "lower", "sorry", "disabled",
-        ]),
-        after_help = "Examples:
+    #[command(after_help = concat!(
+        "Examples:
   lvx backend set tcp://10.0.0.100:80 10.0.0.11 --weight 5
   lvx backend set tcp://10.0.0.100:80 10.0.0.11 -x 1000 -y 800      rests at 1,000 connections until there are 800
-  lvx backend set tcp://10.0.0.100:80 10.0.0.11 --disabled true     no new connections, no probes"
-    )]
+  lvx backend set tcp://10.0.0.100:80 10.0.0.11 --disabled          no new connections, no probes
+  lvx backend set tcp://10.0.0.100:80 10.0.0.11 --forward default   as the service says
+  lvx backend set tcp://10.0.0.100:80 10.0.0.11 --health none       not probed; --health default: the service's probes
+
+",
+        fields!()
+    ))]
     Set {
         /// The service
         service: ServiceAddress,
@@ -36,9 +49,6 @@ pub enum BackendCommand {
         backend: BackendAddress,
         #[command(flatten)]
         fields: BackendFields,
-        /// Take it out of use, or back into it
-        #[arg(long, value_name = "BOOL")]
-        disabled: Option<bool>,
     },
     /// Give a backend no new connections; those that it has go on
     #[command(after_help = "Examples:
@@ -83,22 +93,65 @@ pub enum BackendCommand {
     },
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct BackendFields {
     /// Share of new connections relative to the others', 0 to 65535 (default 1; 0 gets none)
-    // Any integer is taken here, so that the daemon's refusal names the backend and the range.
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pub weight: Option<i64>,
-    /// How packets reach this backend, if not as the service says
-    #[arg(long, value_parser = forward())]
-    pub forward: Option<Forward>,
-    /// No new connections once it has so many (0: no limit)
-    #[arg(short = 'x', long, value_name = "N")]
-    pub upper: Option<u32>,
-    /// New connections again once it has fewer (0: three quarters of --upper)
-    #[arg(short = 'y', long, value_name = "N")]
-    pub lower: Option<u32>,
+    // Any integer is taken here, so that a refusal names the backend and the range.
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = setting(value_parser!(i64)))]
+    pub weight: Option<Setting<i64>>,
+    /// How packets reach this backend [default: as the service says]
+    #[arg(long, value_parser = setting(named(Forward::ALL, Forward::name)))]
+    pub forward: Option<Setting<Forward>>,
+    /// Give it no new connections; `lvx backend drain` can wait for those that it has
+    #[arg(
+        long, value_name = "BOOL",
+        num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean()
+    )]
+    pub drain: Option<Setting<bool>>,
+    /// Out of use: no new connections, no probes
+    #[arg(
+        long, value_name = "BOOL",
+        num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean()
+    )]
+    pub disabled: Option<Setting<bool>>,
     /// Serve only when the service has lost its quorum, or is overloaded and has `--overload sorry`
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub sorry: Option<bool>,
+    #[arg(
+        long, value_name = "BOOL",
+        num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean()
+    )]
+    pub sorry: Option<Setting<bool>>,
+    /// No new connections once it has so many (0: no limit)
+    #[arg(short = 'x', long, value_name = "N", value_parser = setting(value_parser!(u32)))]
+    pub upper: Option<Setting<u32>>,
+    /// New connections again once it has fewer (0: three quarters of --upper)
+    #[arg(short = 'y', long, value_name = "N", value_parser = setting(value_parser!(u32)))]
+    pub lower: Option<Setting<u32>>,
+    #[command(flatten)]
+    pub health: HealthFields,
+}
+
+impl BackendFields {
+    /// What is asked for.
+    pub fn change(self) -> Result<BackendChange, CheckError> {
+        let Self {
+            weight,
+            forward,
+            drain,
+            disabled,
+            sorry,
+            upper,
+            lower,
+            health,
+        } = self;
+        Ok(BackendChange {
+            weight: weight.map(|to| to.or(DEFAULT_WEIGHT.into())),
+            forward: forward.map(Setting::value),
+            drain: drain.map(Setting::or_default),
+            disabled: disabled.map(Setting::or_default),
+            sorry: sorry.map(Setting::or_default),
+            upper: upper.map(Setting::or_default),
+            lower: lower.map(Setting::or_default),
+            health: health.change()?,
+        })
+    }
 }

@@ -122,7 +122,7 @@ impl Namespace {
     pub(super) fn questions(&self, wanted: &Wanted) -> BTreeSet<Question> {
         let of = |(backend, way): (&IpAddr, &Way)| {
             let vips = wanted.get(backend).map(|wish| wish.vips.clone()).unwrap_or_default();
-            let asker = way.source.map_or(*backend, |source| source.ip);
+            let asker = way.source.map_or(*backend, |source| source.ip());
             let Macvlan { index, mac } = way.macvlan;
             vips.into_iter().map(move |wanted| Question {
                 index,
@@ -207,7 +207,7 @@ impl Namespace {
                 .inside
                 .requests()
                 .address()
-                .add(index, source.ip, source.prefix)
+                .add(index, source.ip(), source.prefix_len())
                 .replace();
             done("give the macvlan its address", added.execute())
                 .await
@@ -218,7 +218,7 @@ impl Namespace {
             .requests()
             .neighbours()
             .add(index, backend)
-            .link_local_address(&hop.mac)
+            .link_layer_address(&hop.mac)
             .state(NeighbourState::Permanent)
             .replace();
         done("set a neighbour of the probes' namespace", neighbour.execute())
@@ -282,7 +282,7 @@ fn route(backend: IpAddr, source: Option<ProbeAddress>, index: u32, table: u32) 
                 .output_interface(index)
                 .table_id(table)
                 .onlink();
-            if let Some(IpAddr::V4(source)) = source.map(|source| source.ip) {
+            if let Some(IpAddr::V4(source)) = source.map(|source| source.ip()) {
                 route = route.pref_source(source);
             }
             route.build()
@@ -293,7 +293,7 @@ fn route(backend: IpAddr, source: Option<ProbeAddress>, index: u32, table: u32) 
                 .output_interface(index)
                 .table_id(table)
                 .onlink();
-            if let Some(IpAddr::V6(source)) = source.map(|source| source.ip) {
+            if let Some(IpAddr::V6(source)) = source.map(|source| source.ip()) {
                 route = route.pref_source(source);
             }
             route.build()

@@ -5,6 +5,7 @@ use std::{fmt, net::IpAddr, path::PathBuf};
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::{Check, Period, Statuses};
+use crate::{change::or_none, names::named};
 
 /// What a probe asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -86,6 +87,26 @@ macro_rules! form {
             #[serde(rename = "type")]
             pub kind: CheckType,
             $($(#[$doc])* #[serde(default, skip_serializing_if = "Option::is_none")] pub $field: Option<$type>,)*
+        }
+
+        /// What to change in a probe; what is absent stays, null in JSON puts a field back to its default.
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct CheckChange {
+            $(
+                $(#[$doc])*
+                #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "or_none")]
+                pub $field: Option<Option<$type>>,
+            )*
+        }
+
+        impl CheckChange {
+            /// Changes what is named and keeps the rest.
+            pub fn apply_to(&self, form: &mut CheckForm) {
+                $(if let Some(new) = &self.$field {
+                    form.$field.clone_from(new);
+                })*
+            }
         }
 
         impl CheckForm {
@@ -183,14 +204,15 @@ form! {
     load_floor: u32, [Http, Https, Agent];
 }
 
-/// What is asked: what clients reach, or the backend itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ProbeTo {
-    /// The VIP, at this backend: what a client of a `dr` service reaches.
-    Vip,
-    /// The backend's own address.
-    Address,
+named! {
+    /// What is asked: what clients reach, or the backend itself.
+    ProbeTo, "target of a probe" {
+        /// The VIP, at this backend: what a client of a `dr` service reaches.
+        #[default]
+        Vip = "vip",
+        /// The backend's own address.
+        Address = "address",
+    }
 }
 
 /// A number greater than zero; equality is of its bits, as it only ever comes from a document.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use http::Uri;
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de};
 
 /// What the health of a node is made with.
@@ -80,33 +81,28 @@ impl Hook {
 
 /// An address of the balancer for probes alone, with the length of its network's prefix: `10.0.0.250/24`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ProbeAddress {
-    /// The address.
-    pub ip: IpAddr,
-    /// The length of the prefix.
-    pub prefix: u8,
-}
+pub struct ProbeAddress(IpNet);
 
 impl ProbeAddress {
+    /// The address.
+    pub fn ip(&self) -> IpAddr {
+        self.0.addr()
+    }
+
+    /// The length of its network's prefix, in bits.
+    pub fn prefix_len(&self) -> u8 {
+        self.0.prefix_len()
+    }
+
     /// Whether an address is on the same network.
     pub fn reaches(&self, other: IpAddr) -> bool {
-        match (self.ip, other) {
-            (IpAddr::V4(mine), IpAddr::V4(other)) => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
-                u32::from(mine) & mask == u32::from(other) & mask
-            }
-            (IpAddr::V6(mine), IpAddr::V6(other)) => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix)).unwrap_or(0);
-                u128::from(mine) & mask == u128::from(other) & mask
-            }
-            _ => false,
-        }
+        self.0.contains(&other)
     }
 }
 
 impl fmt::Display for ProbeAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.ip, self.prefix)
+        self.0.fmt(f)
     }
 }
 
@@ -114,21 +110,16 @@ impl FromStr for ProbeAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let refuse = || {
+        let usable = |network: &IpNet| {
+            let ip = network.addr();
+            let is_host = !ip.is_unspecified() && !ip.is_multicast() && ip != IpAddr::V4(Ipv4Addr::BROADCAST);
+            is_host && network.prefix_len() > 0
+        };
+        text.parse().ok().filter(usable).map(Self).ok_or_else(|| {
             format!(
                 "`{text}` is no probe address: write an unused address of the backends' network, such as 10.0.0.250/24"
             )
-        };
-        let (ip, prefix) = text.split_once('/').ok_or_else(refuse)?;
-        let ip: IpAddr = ip.parse().map_err(|_| refuse())?;
-        let prefix: u8 = prefix.parse().map_err(|_| refuse())?;
-        let longest = if ip.is_ipv4() { 32 } else { 128 };
-        let usable = !ip.is_unspecified() && !ip.is_multicast() && ip != IpAddr::V4(Ipv4Addr::BROADCAST);
-        if usable && (1..=longest).contains(&prefix) {
-            Ok(Self { ip, prefix })
-        } else {
-            Err(refuse())
-        }
+        })
     }
 }
 

@@ -98,7 +98,7 @@ fn one_packet_scheduling_is_over_with_a_backend_the_moment_it_is_gone() {
 
 fn hash_by(balancer: &mut Balancer, service: &str, hash: HashBy) {
     let change = ServiceChange {
-        hash: Some(hash),
+        hash: Some(Some(hash)),
         ..ServiceChange::default()
     };
     balancer.set(service, &change);

@@ -151,7 +151,7 @@ fn orphans_go_where_the_addresses_say_and_there_with_whole_packets_if_the_hash_i
         for forward in [Forward::Dr, Forward::Nat] {
             let mut balancer = case.balancer(UnknownFragments::Addresses, forward, Scheduler::Mh);
             let change = ServiceChange {
-                hash: Some(HashBy::Source),
+                hash: Some(Some(HashBy::Source)),
                 ..ServiceChange::default()
             };
             balancer.set(&case.service(), &change);

@@ -22,7 +22,7 @@ const HOSTS_V6: [&str; 3] = ["2001:db8:1::b", "2001:db8:1::c", "2001:db8:1::d"];
 fn persist(balancer: &mut Balancer, service: &str, seconds: u64, netmask: Option<u8>, mark: Option<u32>) {
     let change = ServiceChange {
         persistence: Some(Period::from_millis(seconds * 1000)),
-        netmask,
+        netmask: netmask.map(Some),
         mark,
         ..ServiceChange::default()
     };
@@ -327,7 +327,7 @@ fn persistence_holds_over_hashing_and_through_a_full_table() {
     let mut balancer = Balancer::on(Sizes::new(4, 8, 1, 1), Node::default());
     balancer.add(HTTP, Forward::Dr, Scheduler::Mh, &HOSTS);
     let change = ServiceChange {
-        hash: Some(HashBy::SourcePort),
+        hash: Some(Some(HashBy::SourcePort)),
         ..ServiceChange::default()
     };
     balancer.set(HTTP, &change);

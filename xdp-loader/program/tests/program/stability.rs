@@ -113,7 +113,7 @@ fn no_other_change_of_a_service_moves_a_flow() {
         let first = hosts(&mut balancer, service, 60, ACK);
         let changes = [
             ServiceChange {
-                hash: Some(HashBy::Source),
+                hash: Some(Some(HashBy::Source)),
                 ..ServiceChange::default()
             },
             ServiceChange {
@@ -122,7 +122,7 @@ fn no_other_change_of_a_service_moves_a_flow() {
             },
             ServiceChange {
                 persistence: Some(Period::from_millis(300_000)),
-                netmask: Some(8),
+                netmask: Some(Some(8)),
                 mark: Some(3),
                 ..ServiceChange::default()
             },
@@ -151,7 +151,7 @@ fn node(service: &str, scheduler: Scheduler, backends: &[String]) -> Balancer {
     add(&mut balancer, service, scheduler, backends);
     let change = ServiceChange {
         mh_slots: Some(DEFAULT_MH_SLOTS),
-        hash: Some(HashBy::SourcePort),
+        hash: Some(Some(HashBy::SourcePort)),
         ..ServiceChange::default()
     };
     balancer.set(service, &change);
@@ -228,7 +228,7 @@ fn two_nodes_of_one_configuration_choose_the_same_with_every_scheduler_that_hash
         ] {
             let change = ServiceChange {
                 scheduler: Some(scheduler),
-                hash,
+                hash: hash.map(Some),
                 ..ServiceChange::default()
             };
             let mut shares = BTreeMap::new();

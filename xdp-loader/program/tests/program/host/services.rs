@@ -74,7 +74,7 @@ fn service(balancer: &mut Balancer, random: &mut Random, number: u16, may_be_lar
         ..ServiceChange::default()
     };
     if matches!(scheduler, Scheduler::Mh | Scheduler::Sh) {
-        change.hash = Some(random.one(&[HashBy::Source, HashBy::SourcePort]));
+        change.hash = Some(Some(random.one(&[HashBy::Source, HashBy::SourcePort])));
     }
     if random.happens(40) {
         change.persistence = Some(Period::from_millis(300_000));
@@ -82,7 +82,7 @@ fn service(balancer: &mut Balancer, random: &mut Random, number: u16, may_be_lar
             change.mark = Some(if is_v4 { 1 } else { 2 });
         } else if random.happens(50) {
             let masks: [u8; 3] = if is_v4 { [32, 24, 30] } else { [128, 64, 120] };
-            change.netmask = Some(random.one(&masks));
+            change.netmask = Some(Some(random.one(&masks)));
         }
     } else if !is_tcp && forward == Forward::Dr && random.happens(30) {
         change.one_packet = Some(true);
