@@ -6,7 +6,7 @@ use anyhow::Result;
 use lvx_tests::{
     Lab,
     client::{self, Download, Stream},
-    leftovers, namespace,
+    leftovers, netns,
     wire::{self, Capture, Direction},
 };
 

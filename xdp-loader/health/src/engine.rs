@@ -245,7 +245,7 @@ impl Engine {
         asked.vip = false;
         asked.note = None;
         if let (true, Some(vips)) = (probe.asks_vip(direct), &self.vips) {
-            match (vips, self.reachable.ways.get(&key.1)) {
+            match (vips, self.reachable.routes.get(&key.1)) {
                 (Err(reason), _) => asked.note = Some(reason.clone()),
                 (Ok(_), Some(Err(reason))) => asked.note = Some(reason.clone()),
                 (Ok(vips), Some(Ok(mark))) => {

@@ -47,7 +47,7 @@ pub struct Job {
 #[derive(Clone, Debug, Default)]
 pub struct Reachable {
     /// How they are reached: by a mark, or why not.
-    pub ways: BTreeMap<IpAddr, Result<u32, String>>,
+    pub routes: BTreeMap<IpAddr, Result<u32, String>>,
     /// VIPs, and the backends that answer ARP or neighbour discovery for them.
     pub claims: BTreeSet<(IpAddr, IpAddr)>,
 }
@@ -136,11 +136,11 @@ async fn run(
                     return;
                 }
                 let wanted = Arc::clone(&wishes.borrow_and_update());
-                let ways = match &mut namespace {
+                let routes = match &mut namespace {
                     Ok(namespace) => namespace.make(&wanted).await,
                     Err(error) => wanted.keys().map(|backend| (*backend, Err(error.clone()))).collect(),
                 };
-                published.send_modify(|reachable| Arc::make_mut(reachable).ways = ways);
+                published.send_modify(|reachable| Arc::make_mut(reachable).routes = routes);
                 asks.reset_immediately();
             }
             job = queue.recv() => {

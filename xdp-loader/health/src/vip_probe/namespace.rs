@@ -1,4 +1,4 @@
-//! The network namespace that VIPs are probed from: macvlans, and a way to each backend.
+//! The network namespace that VIPs are probed from: macvlans, and a route to each backend.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,7 +27,7 @@ pub(super) struct Namespace {
     inside: Kernel,
     own: File,
     addresses: Vec<ProbeAddress>,
-    ways: BTreeMap<IpAddr, Way>,
+    routes: BTreeMap<IpAddr, Route>,
     /// What a backend is not reached by any more, to be used again.
     last_mark: u32,
 }
@@ -40,7 +40,7 @@ struct Macvlan {
 }
 
 /// How one backend is reached.
-struct Way {
+struct Route {
     mark: u32,
     hop: NextHop,
     /// The macvlan: another one when the interface below was made anew.
@@ -81,7 +81,7 @@ impl Namespace {
             inside,
             own,
             addresses,
-            ways: BTreeMap::new(),
+            routes: BTreeMap::new(),
             last_mark: 0,
         })
     }
@@ -89,7 +89,7 @@ impl Namespace {
     /// Makes exactly these backends reachable.
     pub(super) async fn make(&mut self, wanted: &Wanted) -> BTreeMap<IpAddr, Result<u32, String>> {
         let gone: Vec<_> = self
-            .ways
+            .routes
             .keys()
             .filter(|backend| !wanted.contains_key(backend))
             .copied()
@@ -97,7 +97,7 @@ impl Namespace {
         for backend in gone {
             self.unmake(backend).await;
         }
-        let mut ways = BTreeMap::new();
+        let mut routes = BTreeMap::new();
         let mut interfaces = BTreeMap::new();
         for (backend, wish) in wanted {
             let below = wish.hop.ifindex;
@@ -110,20 +110,20 @@ impl Namespace {
                 }
             };
             let made = match macvlan {
-                Ok(macvlan) => self.way(*backend, wish.hop, macvlan).await,
+                Ok(macvlan) => self.route_to(*backend, wish.hop, macvlan).await,
                 Err(reason) => Err(reason),
             };
-            ways.insert(*backend, made);
+            routes.insert(*backend, made);
         }
-        ways
+        routes
     }
 
     /// What to ask to find out which backends answer for the VIPs that they serve.
     pub(super) fn questions(&self, wanted: &Wanted) -> BTreeSet<Question> {
-        let of = |(backend, way): (&IpAddr, &Way)| {
+        let of = |(backend, route): (&IpAddr, &Route)| {
             let vips = wanted.get(backend).map(|wish| wish.vips.clone()).unwrap_or_default();
-            let asker = way.source.map_or(*backend, |source| source.ip());
-            let Macvlan { index, mac } = way.macvlan;
+            let asker = route.source.map_or(*backend, |source| source.ip());
+            let Macvlan { index, mac } = route.macvlan;
             vips.into_iter().map(move |wanted| Question {
                 index,
                 mac,
@@ -131,7 +131,7 @@ impl Namespace {
                 wanted,
             })
         };
-        self.ways.iter().flat_map(of).collect()
+        self.routes.iter().flat_map(of).collect()
     }
 
     /// The macvlan on an interface, made where it is missing.
@@ -186,10 +186,10 @@ impl Namespace {
     }
 
     /// The mark that leads to a backend.
-    async fn way(&mut self, backend: IpAddr, hop: NextHop, macvlan: Macvlan) -> Result<u32, String> {
-        if let Some(way) = self.ways.get(&backend) {
-            if way.hop.mac == hop.mac && way.macvlan == macvlan {
-                return Ok(way.mark);
+    async fn route_to(&mut self, backend: IpAddr, hop: NextHop, macvlan: Macvlan) -> Result<u32, String> {
+        if let Some(route) = self.routes.get(&backend) {
+            if route.hop.mac == hop.mac && route.macvlan == macvlan {
+                return Ok(route.mark);
             }
             self.unmake(backend).await;
         }
@@ -252,7 +252,7 @@ impl Namespace {
             }
         };
         added.map_err(refuse)?;
-        let way = Way {
+        let route = Route {
             mark,
             hop,
             macvlan,
@@ -260,16 +260,18 @@ impl Namespace {
             rule,
             route,
         };
-        self.ways.insert(backend, way);
+        self.routes.insert(backend, route);
         Ok(mark)
     }
 
-    /// Forgets the way to a backend. What cannot be removed is gone already, with its interface.
+    /// Forgets the route to a backend. What cannot be removed is gone already, with its interface.
     async fn unmake(&mut self, backend: IpAddr) {
-        let Some(way) = self.ways.remove(&backend) else { return };
+        let Some(route) = self.routes.remove(&backend) else {
+            return;
+        };
         let requests = self.inside.requests();
-        let _ = done("remove a rule", requests.rule().del(way.rule).execute()).await;
-        let _ = done("remove a route", requests.route().del(way.route).execute()).await;
+        let _ = done("remove a rule", requests.rule().del(route.rule).execute()).await;
+        let _ = done("remove a route", requests.route().del(route.route).execute()).await;
     }
 }
 
