@@ -110,7 +110,7 @@ impl<'ast> Visit<'ast> for Paths {
 impl Crate {
     fn read(root: &Path) -> Self {
         let mut this = Self { modules: Vec::new() };
-        this.add(root.to_path_buf(), &root.parent().unwrap().to_path_buf(), None);
+        this.add(root.to_path_buf(), root.parent().unwrap(), None);
         this
     }
 
