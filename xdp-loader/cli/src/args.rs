@@ -1,6 +1,7 @@
 //! What can be typed.
 
 #![expect(missing_docs, reason = "a comment on a field or a variant is its text in `--help`")]
+#![allow(rustdoc::broken_intra_doc_links, reason = "the same: an IPv6 address is no link")]
 
 /// What is true of all flags that stand for fields.
 macro_rules! fields {

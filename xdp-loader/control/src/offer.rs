@@ -1,4 +1,4 @@
-//! Which VIPs this node offers. Pure: who announces them, and how, is another's concern ([`crate::announce`]).
+//! Which VIPs this node offers. Pure: who announces them, and how, is another's concern.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
