@@ -2,18 +2,16 @@
 //! one function and one writer.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, OnceLock},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use aya_log::EbpfLogger;
 use futures::future::BoxFuture;
 use tokio::{
-    io::{Interest, unix::AsyncFd},
     sync::{Mutex, OwnedMutexGuard, mpsc, watch},
     task::{JoinSet, spawn_blocking},
-    time::{MissedTickBehavior, interval},
 };
 use tracing::{error, info, warn};
 
@@ -24,25 +22,23 @@ use crate::{
     offer::{Withdraw, offered},
 };
 use lvx_api::{Conn, ConnCount, ConnFilter, Stats, Status, health::HealthReport};
-use lvx_dataplane::{
-    Error, Maps, Node, Sizes, Tables,
-    attach::{self, Attachment},
-    flows, succession,
-};
+use lvx_dataplane::{Error, Maps, Node, Sizes, Tables, attach::Attachment};
 use lvx_health::{Health, HealthError};
 use lvx_model::{
     Desired, ServiceAddress,
     health::HealthView,
     settings::{Settings, XdpMode},
 };
-use lvx_netlink::{Link, LinkError, Links, NetlinkError, NextHopTracker, VipError, Vips};
+use lvx_netlink::{Link, LinkError, Links, NetlinkError, NextHopTracker, VipError};
 
 mod conns;
+mod packet_log;
 mod report;
 mod snapshot;
+mod sweep;
+mod take_down;
 
-/// How often flows are counted and those that are over forgotten.
-const SWEEP: Duration = Duration::from_secs(1);
+pub use self::take_down::detach;
 
 /// Why the dataplane could not be brought up or taken down.
 #[derive(Debug, thiserror::Error)]
@@ -91,8 +87,8 @@ struct Shared {
 }
 
 impl Reconciler {
-    /// Loads the program from its `object` file, makes a dataplane that does what is desired, and has it take over from the one that an earlier daemon left, if there is
-    /// one. VIPs are not put in place yet.
+    /// Loads the program from its `object` file, makes a dataplane that does what is desired, and has it take over from the one
+    /// that an earlier daemon left, if there is one. VIPs are not put in place yet.
     ///
     /// # Errors
     ///
@@ -124,7 +120,7 @@ impl Reconciler {
         let mut tables = open(object, settings, &interfaces).await?;
         let mut tasks = JoinSet::new();
         match EbpfLogger::init(tables.ebpf()) {
-            Ok(logger) => drop(tasks.spawn(log_packets(logger))),
+            Ok(logger) => drop(tasks.spawn(packet_log::follow(logger))),
             Err(error) => warn!(%error, "what the packet path logs will not be seen"),
         }
         let published = Published::new(tables.snapshot());
@@ -171,56 +167,6 @@ async fn open(object: &'static [u8], settings: &Settings, interfaces: &[Link]) -
         Ok(tables)
     });
     Ok(tables.await??)
-}
-
-/// Passes on what the packet path logs: rare things, at most one a second.
-async fn log_packets(logger: EbpfLogger<&'static dyn log::Log>) {
-    // SAFETY: the logger owns its descriptor, and both live in this task.
-    let mut logger = match unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) } {
-        Ok(logger) => logger,
-        Err(error) => return warn!(%error, "what the packet path logs will not be seen"),
-    };
-    while let Ok(mut guard) = logger.readable_mut().await {
-        guard.get_inner_mut().flush();
-        guard.clear_ready();
-    }
-}
-
-/// Takes the program off all interfaces, and removes pins and VIPs, where no daemon runs.
-///
-/// # Errors
-///
-/// If something is there and cannot be removed.
-pub async fn detach(settings: &Settings) -> Result<(), StartError> {
-    Ok(take_down(Vips::start().await?.remove_all(), &settings.pin_dir).await?)
-}
-
-/// Takes the program off all interfaces, and removes pins and VIPs. What can be removed is, whatever cannot.
-async fn take_down(vips: impl Future<Output = Result<(), VipError>>, pins: &Path) -> Result<(), Error> {
-    let addresses = vips.await.map_err(|error| Error::Vips(error.to_string()));
-    let pins = pins.to_owned();
-    let interfaces = spawn_blocking(move || -> Result<_, Error> {
-        let interfaces = attach::detach(&pins)?;
-        succession::end(&pins)?;
-        remove_directory(&pins)?;
-        Ok(interfaces)
-    })
-    .await
-    .map_err(|error| Error::Load(error.to_string()))??;
-    info!(interfaces = interfaces.len(), "detached");
-    addresses
-}
-
-/// Removes the directory of the pins, if it is there and empty.
-fn remove_directory(pins: &Path) -> Result<(), Error> {
-    match std::fs::remove_dir(pins) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::Pins {
-            action: "remove",
-            path: pins.to_owned(),
-            source,
-        }),
-        _ => Ok(()),
-    }
 }
 
 impl Shared {
@@ -377,38 +323,6 @@ impl Shared {
             }
         }
     }
-
-    /// Counts the flows from time to time, and forgets those that are over.
-    async fn sweep(self: Arc<Self>) {
-        let mut tick = interval(SWEEP);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tick.tick().await;
-            let shared = Arc::clone(&self);
-            match spawn_blocking(move || shared.sweep_once()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => error!(%error, "the flows could not be counted"),
-                Err(error) => error!(%error, "the flows could not be counted"),
-            }
-        }
-    }
-
-    /// One sweep. The tables are locked only to ask what is gone and to say that it is forgotten.
-    fn sweep_once(&self) -> Result<(), Error> {
-        let (gone, clock, rules) = {
-            let mut tables = self.tables.blocking_lock();
-            (tables.gone(), tables.clock(), tables.rules())
-        };
-        let census = flows::sweep(&self.maps, clock.now(), &rules, &gone)?;
-        let mut tables = self.tables.blocking_lock();
-        tables.swept(gone, &census)?;
-        let read = tables.snapshot();
-        self.published.set(|snapshot| {
-            snapshot.census = Arc::new(census);
-            snapshot.tables = read;
-        });
-        Ok(())
-    }
 }
 
 impl From<Error> for DataplaneError {
@@ -429,7 +343,7 @@ impl Dataplane for Reconciler {
     }
 
     fn detach(&self) -> BoxFuture<'_, Result<(), DataplaneError>> {
-        Box::pin(async { Ok(take_down(self.shared.announcer.withdraw_all(), &self.shared.pins).await?) })
+        Box::pin(async { Ok(take_down::take_down(self.shared.announcer.withdraw_all(), &self.shared.pins).await?) })
     }
 
     fn status(&self) -> BoxFuture<'_, Status> {
