@@ -147,7 +147,9 @@ fn flags(help: &str) -> BTreeSet<String> {
         .filter(|line| line.starts_with('-'))
         .flat_map(|line| {
             let names = line.split("  ").next().unwrap_or_default();
-            names.split([' ', ',', '[', '=']).filter(|word| word.starts_with('-'))
+            names
+                .split([' ', ',', '[', ']', '='])
+                .filter(|word| word.starts_with('-'))
         })
         .map(str::to_owned)
         .collect()

@@ -101,7 +101,7 @@ pub fn install(packages: &[&str]) -> Result<()> {
 
 fn apt_get(arguments: &[&str]) -> Result<Command> {
     if find("apt-get").is_none() {
-        bail!("there is no apt-get here: install with this system's package manager (see README.md)");
+        bail!("there is no apt-get here: install with this system's package manager (see docs/install.md)");
     }
     let mut command = privileged("env")?;
     command
