@@ -18,7 +18,12 @@ use rtnetlink::{LinkMacVlan, LinkUnspec, RouteMessageBuilder};
 
 use super::{Wanted, claims::Question};
 use lvx_model::settings::ProbeAddress;
-use lvx_netlink::{Kernel, NetlinkError, NextHop, socket::done};
+use lvx_netlink::{
+    Kernel, NetlinkError, NextHop,
+    announce::{gratuitous_arp, unsolicited_advertisement},
+    frame_socket::FrameSocket,
+    socket::done,
+};
 
 /// See the module.
 pub(super) struct Namespace {
@@ -28,6 +33,9 @@ pub(super) struct Namespace {
     own: File,
     addresses: Vec<ProbeAddress>,
     routes: BTreeMap<IpAddr, Route>,
+    /// How often an address was announced on a macvlan, which has another MAC after each start.
+    announced: BTreeMap<(u32, IpAddr), u32>,
+    sender: FrameSocket,
     /// What a backend is not reached by any more, to be used again.
     last_mark: u32,
 }
@@ -51,6 +59,9 @@ struct Route {
     route: RouteMessage,
 }
 
+/// How often a probe address is announced at most: with the first backends that are probed from it.
+const ANNOUNCED: u32 = 3;
+
 impl Namespace {
     /// Moves the calling thread into a network namespace of its own. To be called where nothing else runs on it.
     pub(super) fn open(addresses: Vec<ProbeAddress>) -> Result<Self, String> {
@@ -61,6 +72,7 @@ impl Namespace {
             .map_err(|error| refuse(&error))?;
         let own = File::open("/proc/thread-self/ns/net").map_err(|error| refuse(&error))?;
         let inside = Kernel::connect().map_err(|error| refuse(&error))?;
+        let sender = FrameSocket::sending().map_err(|error| refuse(&error))?;
         // Before there is any interface: answers come from addresses that no route leads to, and interfaces listen to
         // nobody. `/proc/sys/net` is that of the thread that opens it.
         for (name, value) in [
@@ -82,6 +94,8 @@ impl Namespace {
             own,
             addresses,
             routes: BTreeMap::new(),
+            announced: BTreeMap::new(),
+            sender,
             last_mark: 0,
         })
     }
@@ -212,6 +226,7 @@ impl Namespace {
             done("give the macvlan its address", added.execute())
                 .await
                 .map_err(refuse)?;
+            self.announce(source.ip(), macvlan);
         }
         let neighbour = self
             .inside
@@ -262,6 +277,23 @@ impl Namespace {
         };
         self.routes.insert(backend, route);
         Ok(mark)
+    }
+
+    /// Tells backends which MAC a probe address is at now: those that were probed before a restart would go on to answer the old
+    /// one, for as long as they take their neighbour entry for good.
+    fn announce(&mut self, address: IpAddr, macvlan: Macvlan) {
+        let times = self.announced.entry((macvlan.index, address)).or_default();
+        if *times == ANNOUNCED {
+            return;
+        }
+        *times += 1;
+        let frame = match address {
+            IpAddr::V4(address) => gratuitous_arp(macvlan.mac, address),
+            IpAddr::V6(address) => unsolicited_advertisement(macvlan.mac, address, false),
+        };
+        if let Err(error) = self.sender.send(macvlan.index, &frame) {
+            tracing::debug!(%address, %error, "a probe address could not be announced");
+        }
     }
 
     /// Forgets the route to a backend. What cannot be removed is gone already, with its interface.

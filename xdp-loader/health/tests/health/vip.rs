@@ -94,6 +94,49 @@ fn over_ipv6_no_address_of_its_own_is_needed() {
     );
 }
 
+/// What a restart does: the VIPs are probed from another MAC, which backends that answer do not know.
+fn restarted(vip: &'static str, length: u8, any: &'static str, backend: &'static str, address: &'static str) {
+    let net = Net::new(1);
+    net.balancer.block_on(async || {
+        net.backends[0].sysctl(&SILENT).unwrap();
+        net.backends[0].ip(&format!("addr add {vip}/{length} dev lo")).unwrap();
+        let _server = serve(&net.backends[0], "tcp", any);
+        let settings = HealthSettings {
+            probe_addresses: vec![address.parse().unwrap()],
+            ..HealthSettings::default()
+        };
+        let shown = if vip.contains(':') {
+            format!("[{vip}]")
+        } else {
+            vip.to_owned()
+        };
+        for start in 0..3 {
+            let mut watch = Watch::start(&text(&shown, &[backend]), settings.clone()).await;
+            watch.until(backend, State::Up).await;
+            let report = watch.health.report(None).await;
+            let probe = &report.services[0].backends[0].probes[0];
+            assert!(probe.vip, "{probe:?}");
+            assert_eq!(probe.failed, 0, "start {start}: {probe:?}");
+        }
+    });
+}
+
+#[test]
+fn a_restart_takes_no_healthy_backend_out_whose_vip_is_probed() {
+    restarted("10.9.0.100", 32, "0.0.0.0:80", "10.9.0.11", "10.9.0.250/24");
+}
+
+#[test]
+fn a_restart_takes_no_healthy_backend_out_whose_vip_is_probed_over_ipv6() {
+    restarted(
+        "2001:db8:9::100",
+        128,
+        "[::]:80",
+        "2001:db8:9::11",
+        "2001:db8:9::250/64",
+    );
+}
+
 #[test]
 fn without_an_address_to_probe_from_the_backends_own_is_asked_and_that_is_said() {
     let net = Net::new(1);
