@@ -16,29 +16,36 @@ use lvx_tests::Namespace;
 
 use crate::daemon::METRICS;
 
-/// How often metrics are asked for.
-const EVERY: Duration = Duration::from_millis(10);
+/// Collectors, and how often each asks: a page of 8 MB takes longer to read than a hundredth of a second.
+const COLLECTORS: usize = 2;
+const EVERY: Duration = Duration::from_millis(20);
 
-/// Somebody who scrapes until stopped.
+/// Collectors that scrape until stopped.
 pub struct Scraper {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<f64>>,
+    threads: Vec<JoinHandle<Result<f64>>>,
 }
 
 impl Scraper {
     /// Begins, in a namespace.
     pub fn start(namespace: &Namespace) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
+        let begin = || {
+            let stopped = Arc::clone(&stop);
+            thread::spawn(move || scrape(&stopped))
+        };
         // A thread is born in the namespace of the one that starts it.
-        let thread = namespace.inside(|| thread::spawn(move || scrape(&stopped)))?;
-        Ok(Self { stop, thread })
+        let threads = namespace.inside(|| (0..COLLECTORS).map(|_| begin()).collect())?;
+        Ok(Self { stop, threads })
     }
 
     /// Ends; how many answers came in a second.
     pub fn stop(self) -> Result<f64> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().ok().context("the scraper died")?
+        let answers = self.threads.into_iter();
+        answers
+            .map(|thread| thread.join().ok().context("a collector died")?)
+            .sum()
     }
 }
 
