@@ -218,6 +218,7 @@ impl Probe {
             CheckType::Tcp => Kind::Tcp(tcp::Tcp {
                 send: bytes(&form.send, &form.send_hex).unwrap_or_default(),
                 expect: expect()?,
+                close: form.close,
             }),
             CheckType::Udp => Kind::Udp(udp::Udp {
                 send: bytes(&form.send, &form.send_hex).unwrap_or_default(),
@@ -228,6 +229,7 @@ impl Probe {
             CheckType::Grpc => Kind::Grpc(grpc::Grpc::new(form)?),
             CheckType::Exec => Kind::Exec(exec::Exec {
                 command: form.command.clone().unwrap_or_default(),
+                weight_from_status: form.weight_from_status.unwrap_or(false),
             }),
             CheckType::Agent => Kind::Agent(agent::Agent {
                 send: form.send.clone().unwrap_or_default(),

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     availability::{Availability, AvailabilityChange, Combine},
     change::HealthChange,
-    form::{CheckChange, CheckError, CheckForm, CheckType, Positive, ProbeTo},
+    form::{CheckChange, CheckError, CheckForm, CheckType, CloseBy, Positive, ProbeTo},
     pattern::{PATTERN_LIMIT, compile},
     period::{NoPeriod, Period},
     statuses::{NoStatuses, Statuses},

@@ -11,7 +11,7 @@ use clap::{
 use super::setting::{Setting, boolean, named, setting, typed};
 use lvx_model::{
     Check, CheckChange, CheckForm, CheckType, HealthChange, Period,
-    check::{CheckError, Positive, ProbeTo, Statuses},
+    check::{CheckError, CloseBy, Positive, ProbeTo, Statuses},
 };
 
 /// One probe; documents can have several.
@@ -118,9 +118,18 @@ pub struct HealthFields {
     /// grpc: the service whose health is asked for
     #[arg(long, value_name = "NAME", value_parser = typed::<String>())]
     pub health_grpc_service: Option<Setting<String>>,
+    /// tcp: how the connection ends: as a client's (fin, the default where something is said over it) or by a reset (rst)
+    #[arg(long, value_name = "HOW", value_parser = setting(named(CloseBy::ALL, CloseBy::name)))]
+    pub health_close: Option<Setting<CloseBy>>,
     /// exec: the program and its arguments, quoted as one word; within it, quotes work as in a shell
     #[arg(long, value_name = "COMMAND", value_parser = setting(command()))]
     pub health_command: Option<Setting<Words>>,
+    /// exec: an exit status from 2 on is a weight, less 2
+    #[arg(
+        long, value_name = "BOOL",
+        num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean()
+    )]
+    pub health_weight_from_status: Option<Setting<bool>>,
     /// http, https: where in a JSON body the load is, such as /load
     #[arg(long, value_name = "POINTER", value_parser = typed::<String>())]
     pub health_load_field: Option<Setting<String>>,
@@ -212,7 +221,9 @@ impl HealthFields {
             health_rcode,
             health_answer,
             health_grpc_service,
+            health_close,
             health_command,
+            health_weight_from_status,
             health_load_field,
             health_load_full,
             health_load_limit,
@@ -249,7 +260,9 @@ impl HealthFields {
             rcode: health_rcode.map(Setting::value),
             answer: health_answer.map(Setting::value),
             grpc_service: health_grpc_service.map(Setting::value),
+            close: health_close.map(Setting::value),
             command: health_command.map(Setting::value),
+            weight_from_status: health_weight_from_status.map(Setting::value),
             load_field: health_load_field.map(Setting::value),
             load_full: health_load_full.map(Setting::value),
             load_limit: health_load_limit.map(Setting::value),

@@ -122,7 +122,13 @@ fn value(path: &[String]) -> &'static str {
         "netmask" => "24",
         "mark" => "7",
         "on_loss" | "overload" => "drop",
-        "one_packet" | "drain" | "disabled" | "sorry" | "availability.fail_open" | "health.tls" => "true",
+        "one_packet"
+        | "drain"
+        | "disabled"
+        | "sorry"
+        | "availability.fail_open"
+        | "health.tls"
+        | "health.weight_from_status" => "true",
         "weight" => "5",
         "upper" => "1000",
         "lower" => "500",
@@ -152,6 +158,7 @@ fn value(path: &[String]) -> &'static str {
         "health.answer" => "192.0.2.1",
         "health.grpc_service" => "web",
         "health.command" => "/bin/check -H 'two words'",
+        "health.close" => "rst",
         "health.load_field" => "/system/load",
         "health.load_full" => "0.5",
         timeouts if timeouts.starts_with("timeouts.") => "90s",

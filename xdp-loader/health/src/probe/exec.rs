@@ -1,5 +1,5 @@
-//! `exec`: a program's exit status: 0 healthy, 1 down, 2 to 255 healthy with that weight less 2 (keepalived's
-//! MISC_CHECK with `misc_dynamic`). Started without a shell, as the leader of a process group that is killed as a whole.
+//! `exec`: a program's exit status: 0 healthy, all others down; or, if so asked, 2 to 255 healthy with that weight less 2
+//! (keepalived's MISC_CHECK, without and with `misc_dynamic`). Started without a shell, as the leader of a process group that is killed as a whole.
 
 use std::{
     process::{ExitStatus, Stdio},
@@ -25,6 +25,7 @@ const WORDS: u64 = 512;
 #[derive(Debug)]
 pub(super) struct Exec {
     pub(super) command: Vec<String>,
+    pub(super) weight_from_status: bool,
 }
 
 /// Kills the group when it is dropped, so that a probe that is given up leaves nothing behind.
@@ -68,7 +69,7 @@ impl Exec {
             Ok(Ok((status, words))) => {
                 // Reaped: the number may be another's soon, and what the program left running is its own affair.
                 group.0 = None;
-                read(status, &words)
+                read(status, &words, self.weight_from_status)
             }
             Ok(Err(error)) => Finding::down(super::refused(&error)),
             Err(_) => {
@@ -112,18 +113,18 @@ async fn wait(child: &mut Child) -> std::io::Result<(ExitStatus, Vec<u8>)> {
     Ok((status, words))
 }
 
-fn read(status: ExitStatus, words: &[u8]) -> Finding {
+fn read(status: ExitStatus, words: &[u8], is_weight: bool) -> Finding {
     let words = String::from_utf8_lossy(words);
     let words = words.lines().next().unwrap_or_default();
     match status.code() {
         Some(0) => Finding::up(),
-        Some(1) if words.is_empty() => Finding::down("exit status 1"),
-        Some(1) => Finding::down(format!("exit status 1: {words}")),
-        Some(code) => match u16::try_from(code - 2) {
-            Ok(0) => Finding::said(Outcome::Drain, "exit status 2: weight 0"),
-            Ok(weight) => Finding::said(Outcome::Weight(weight), format!("exit status {code}: weight {weight}")),
-            Err(_) => Finding::down(format!("exit status {code}")),
-        },
+        Some(2) if is_weight => Finding::said(Outcome::Drain, "exit status 2: weight 0"),
+        Some(code @ 3..=255) if is_weight => {
+            let weight = code.unsigned_abs() as u16 - 2;
+            Finding::said(Outcome::Weight(weight), format!("exit status {code}: weight {weight}"))
+        }
+        Some(code) if words.is_empty() => Finding::down(format!("exit status {code}")),
+        Some(code) => Finding::down(format!("exit status {code}: {words}")),
         None => Finding::down(format!("ended by {status}")),
     }
 }
@@ -151,12 +152,38 @@ mod tests {
 
     async fn shell(script: &str, limit: Duration) -> Finding {
         let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
-        Exec { command }.run(&target(), 8080, limit).await
+        let exec = Exec {
+            command,
+            weight_from_status: false,
+        };
+        exec.run(&target(), 8080, limit).await
     }
 
     #[test]
-    fn an_exit_status_is_a_state_or_a_weight() {
-        let outcome = |code: i32| read(ExitStatus::from_raw(code << 8), b"").outcome;
+    fn any_exit_status_but_0_is_a_failure() {
+        for code in 1..=255 {
+            assert_eq!(
+                read(ExitStatus::from_raw(code << 8), b"", false).outcome,
+                Outcome::Down,
+                "{code}"
+            );
+        }
+        assert_eq!(read(ExitStatus::from_raw(0), b"", false).outcome, Outcome::Up);
+        // A shell's word for a program that is not there.
+        let finding = read(
+            ExitStatus::from_raw(127 << 8),
+            b"sh: 1: no-such-program: not found\n",
+            false,
+        );
+        assert_eq!(
+            finding,
+            Finding::down("exit status 127: sh: 1: no-such-program: not found")
+        );
+    }
+
+    #[test]
+    fn an_exit_status_is_a_weight_where_that_is_asked_for() {
+        let outcome = |code: i32| read(ExitStatus::from_raw(code << 8), b"", true).outcome;
         assert_eq!(
             [0, 1, 2, 3, 255].map(outcome),
             [
@@ -167,7 +194,7 @@ mod tests {
                 Outcome::Weight(253)
             ]
         );
-        assert_eq!(read(ExitStatus::from_raw(9), b"").outcome, Outcome::Down);
+        assert_eq!(read(ExitStatus::from_raw(9), b"", true).outcome, Outcome::Down);
     }
 
     #[tokio::test]
@@ -180,6 +207,7 @@ mod tests {
         );
         let missing = Exec {
             command: vec!["/nonexistent".into()],
+            weight_from_status: false,
         };
         let finding = missing.run(&target(), 1, Duration::from_secs(5)).await;
         assert_eq!(

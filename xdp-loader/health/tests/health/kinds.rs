@@ -175,6 +175,67 @@ fn https_verifies_when_it_is_asked_to() {
 }
 
 #[test]
+fn https_without_verifying_takes_a_certificate_that_cannot_be_read() {
+    let net = Net::new(1);
+    net.balancer.block_on(async || {
+        // Of X.509 version 1, as `openssl x509 -req` makes them without extensions.
+        let dir = net.path().display();
+        for command in [
+            format!(
+                "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=old -keyout {dir}/key.pem -out {dir}/old.csr"
+            ),
+            format!("x509 -req -in {dir}/old.csr -signkey {dir}/key.pem -days 2 -out {dir}/cert.pem"),
+        ] {
+            finish(Command::new("openssl").args(command.split_whitespace())).unwrap();
+        }
+        let shown = finish(Command::new("openssl").args(format!("x509 -noout -text -in {dir}/cert.pem").split_whitespace()));
+        assert!(shown.unwrap().contains("Version: 1"), "not a certificate of version 1");
+        let _server = nginx(&net, &net.backends[0]);
+        let text = format!(
+            "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\n[[service.health]]\n{TIMING}\
+             type = \"https\"\nport = 443\nverify = false\n[[service.backend]]\naddress = \"10.9.0.11\"\n"
+        );
+        let mut watch = Watch::start(&text, HealthSettings::default()).await;
+        watch.until("10.9.0.11", State::Up).await;
+    });
+}
+
+#[test]
+fn a_tcp_probe_over_which_something_is_said_resets_no_connection_unless_it_is_asked_to() {
+    let net = Net::new(1);
+    net.balancer.block_on(async || {
+        let _server = serve(&net.backends[0], "patient", "10.9.0.11:80");
+        // Connections that a reset has ended, as the backend's kernel counts them (RFC 4022, tcpEstabResets).
+        let resets = || -> u64 {
+            let counters = net.backends[0].run("cat", ["/proc/net/snmp"]).unwrap();
+            let mut lines = counters.lines().filter(|line| line.starts_with("Tcp:"));
+            let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+            let place = names.split(' ').position(|name| name == "EstabResets").unwrap();
+            values.split(' ').nth(place).unwrap().parse().unwrap()
+        };
+        for (close, resets_some) in [("", false), ("close = \"rst\"\n", true)] {
+            let text = format!(
+                "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\n[[service.health]]\n{TIMING}{close}\
+                 type = \"tcp\"\nsend = \"PING\"\nexpect = \"PONG\"\n[[service.backend]]\naddress = \"10.9.0.11\"\n"
+            );
+            let before = resets();
+            let mut watch = Watch::start(&text, HealthSettings::default()).await;
+            watch.until("10.9.0.11", State::Up).await;
+            loop {
+                let report = watch.health.report(None).await;
+                let probe = &report.services[0].backends[0].probes[0];
+                assert_eq!(probe.failed, 0, "{probe:?}");
+                if probe.total >= 20 {
+                    break;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+            assert_eq!(resets() - before > 0, resets_some, "{close}");
+        }
+    });
+}
+
+#[test]
 fn dns_finds_a_server_that_is_gone_and_one_that_never_answers() {
     let check = "type = \"dns\"\nport = 5353\nname = \"www.shop.example\"\nrecord = \"A\"\nanswer = \"192.0.2.80\"";
     prove("dns", check, true, |net, namespace| {
@@ -260,7 +321,7 @@ fn an_agent_a_json_field_and_a_program_move_the_weight() {
              [[service.backend]]\naddress = \"10.9.0.12\"\nweight = 4\n[service.backend.health]\n{TIMING}type = \"http\"\n\
              path = \"/load\"\nload_field = \"/system/load\"\nload_full = 200\n[[service.backend]]\n\
              address = \"10.9.0.13\"\nweight = 4\n[service.backend.health]\n{TIMING}type = \"exec\"\n\
-             command = [\"/bin/bash\", \"-c\", \"exit 12\"]\n"
+             command = [\"/bin/bash\", \"-c\", \"exit 12\"]\nweight_from_status = true\n"
         );
         let mut watch = Watch::start(&text, HealthSettings::default()).await;
         watch.until_health("10.9.0.11", "at half", |health| health.share == 50).await;

@@ -53,6 +53,13 @@ fn be_a_server() {
             let _ = stream.read(&mut buffer);
             let _ = stream.write_all(b"+PONG\r\n");
         }),
+        // The same, and leaves it to its client to end the connection.
+        "patient" => answer(address, |stream| {
+            let mut buffer = [0; 512];
+            let _ = stream.read(&mut buffer);
+            let _ = stream.write_all(b"+PONG\r\nand more\r\n");
+            while stream.read(&mut buffer).is_ok_and(|length| length > 0) {}
+        }),
         // An agent that is half loaded.
         "agent" => answer(address, |stream| {
             let _ = stream.write_all(b"up 50%\n");

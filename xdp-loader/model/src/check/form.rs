@@ -192,8 +192,12 @@ form! {
     answer: String, [Dns];
     /// The gRPC service whose health is asked for.
     grpc_service: String, [Grpc];
+    /// How the connection ends: `fin`, which is the default where something is said over it, or `rst`, which leaves nothing behind.
+    close: CloseBy, [Tcp];
     /// The program and its arguments.
     command: Vec<String>, [Exec];
+    /// Whether an exit status from 2 on is a weight, less 2 (keepalived's `misc_dynamic`); else all but 0 are failures.
+    weight_from_status: bool, [Exec];
     /// Where in a JSON body the load is: a JSON pointer such as `/load`.
     load_field: String, [Http, Https];
     /// The value of `load_field` that means full load.
@@ -202,6 +206,17 @@ form! {
     load_limit: u32, [Http, Https, Agent];
     /// The weight that is left under load, in percent of the configured one.
     load_floor: u32, [Http, Https, Agent];
+}
+
+named! {
+    /// How a probe's connection ends.
+    CloseBy, "end of a connection" {
+        /// As a client's does.
+        #[default]
+        Fin = "fin",
+        /// By a reset.
+        Rst = "rst",
+    }
 }
 
 named! {
