@@ -9,6 +9,7 @@ use std::{
 
 use futures::TryStreamExt as _;
 use netlink_packet_route::{
+    address::AddressHeaderFlags,
     link::{LinkAttribute, MacVlanMode},
     neighbour::NeighbourState,
     route::RouteMessage,
@@ -217,12 +218,14 @@ impl Namespace {
         }
         let refuse = |error: NetlinkError| error.to_string();
         if let Some(source) = source {
-            let added = self
+            let mut added = self
                 .inside
                 .requests()
                 .address()
                 .add(index, source.ip(), source.prefix_len())
                 .replace();
+            // While an IPv6 address is tentative, no route may prefer it as its source.
+            added.message_mut().header.flags |= AddressHeaderFlags::Nodad;
             done("give the macvlan its address", added.execute())
                 .await
                 .map_err(refuse)?;
