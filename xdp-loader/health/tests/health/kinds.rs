@@ -228,7 +228,7 @@ fn a_tcp_probe_over_which_something_is_said_resets_no_connection_unless_it_is_as
                 if probe.total >= 20 {
                     break;
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
             assert_eq!(resets() - before > 0, resets_some, "{close}");
         }
