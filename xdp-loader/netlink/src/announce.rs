@@ -59,6 +59,15 @@ pub fn unsolicited_advertisement(mac: [u8; 6], address: Ipv6Addr, router: bool) 
     frame
 }
 
+/// What tells the neighbours that `address` is at `mac` now; `router` as in [`unsolicited_advertisement`].
+#[must_use]
+pub fn announcement(mac: [u8; 6], address: IpAddr, router: bool) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => gratuitous_arp(mac, address),
+        IpAddr::V6(address) => unsolicited_advertisement(mac, address, router),
+    }
+}
+
 /// A vector takes all that is written to it, and the packets here have fixed lengths.
 fn written<E: std::fmt::Display>(result: Result<(), E>) {
     if let Err(error) = result {
@@ -123,10 +132,8 @@ impl Announcer {
             return;
         };
         for address in addresses {
-            let frame = match address {
-                IpAddr::V4(address) => gratuitous_arp(mac, *address),
-                IpAddr::V6(address) => unsolicited_advertisement(mac, *address, is_router(&link.name)),
-            };
+            let router = address.is_ipv6() && is_router(&link.name);
+            let frame = announcement(mac, *address, router);
             if let Err(error) = self.socket.send(link.index, &frame) {
                 warn!(%address, interface = link.name, %error, "the address could not be announced");
             }

@@ -19,12 +19,7 @@ use rtnetlink::{LinkMacVlan, LinkUnspec, RouteMessageBuilder};
 
 use super::{Wanted, claims::Question};
 use lvx_model::settings::ProbeAddress;
-use lvx_netlink::{
-    Kernel, NetlinkError, NextHop,
-    announce::{gratuitous_arp, unsolicited_advertisement},
-    frame_socket::FrameSocket,
-    socket::done,
-};
+use lvx_netlink::{Kernel, NetlinkError, NextHop, announce::announcement, frame_socket::FrameSocket, socket::done};
 
 /// See the module.
 pub(super) struct Namespace {
@@ -290,10 +285,7 @@ impl Namespace {
             return;
         }
         *times += 1;
-        let frame = match address {
-            IpAddr::V4(address) => gratuitous_arp(macvlan.mac, address),
-            IpAddr::V6(address) => unsolicited_advertisement(macvlan.mac, address, false),
-        };
+        let frame = announcement(macvlan.mac, address, false);
         if let Err(error) = self.sender.send(macvlan.index, &frame) {
             tracing::debug!(%address, %error, "a probe address could not be announced");
         }
