@@ -30,6 +30,15 @@ pub const fn update_both(check: u16, one: u16, other: u16) -> u16 {
     !fold(!check as u32 + one as u32 + other as u32)
 }
 
+/// `check` of a header whose TTL is one less (kernel `include/net/ip.h`, `ip_decrease_ttl`): what [`update`] with
+/// [`TTL_DECREMENT`] comes to, in fewer steps.
+#[inline(always)]
+#[must_use]
+pub const fn one_hop_less(check: u16) -> u16 {
+    let sum = check as u32 + 0x0100_u16.to_be() as u32;
+    (sum + (sum >= 0xffff) as u32) as u16
+}
+
 /// [`update`] for UDP, where zero means "no checksum" (RFC 768) and stays zero, and a sum that comes out as zero is sent
 /// as all ones. IPv6 allows zero for tunnels only (RFC 6935); the receiver judges that, so zero stays zero there too.
 #[inline(always)]
@@ -90,6 +99,18 @@ mod tests {
             seed ^= seed << 25;
             seed ^= seed >> 27;
             (seed.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 56) as u8
+        }
+    }
+
+    #[test]
+    fn one_hop_less_is_the_delta_of_a_ttl() {
+        for check in 0..=u16::MAX {
+            let (one, other) = (one_hop_less(check), update(check, TTL_DECREMENT));
+            // Of the two zeros of ones' complement either may come out.
+            assert!(
+                one == other || one == !other && (one == 0 || other == 0),
+                "{check:#06x}"
+            );
         }
     }
 

@@ -18,13 +18,13 @@ use crate::{
     for_each_map, hash,
     layout::{
         BANKS, Backend, BackendCounters, BucketClients, BucketFlow, BucketV4, BucketV6, CHUNKS_PER_SEGMENT, Chunk,
-        Connections, Control, FragmentRoute, FragmentV4, FragmentV6, Handover, HopBucket, INTERFACE_BUCKETS, Interface,
-        InterfaceBucket, Limit, MAX_INTERFACES, SEGMENTS, Service, Sizes, TIMEOUT_SETS, TailCall, Timeouts, Underlay,
-        Verdicts,
+        Connections, Control, FragmentRoute, FragmentV4, FragmentV6, HOST_MAC_BUCKETS, Handover, HopBucket,
+        HostMacBucket, INTERFACE_BUCKETS, Interface, InterfaceBucket, Limit, MAX_INTERFACES, SEGMENTS, Service, Sizes,
+        TIMEOUT_SETS, TailCall, Timeouts, Underlay, Verdicts,
     },
     maps::Arrays,
     path::{
-        self, Frame, compare,
+        self, Frame, compare, conflict,
         family::{V4, V6},
         outcome::action,
         platform::{Atomics, Platform},
@@ -258,6 +258,7 @@ impl Platform for Host<'_> {
             TailCall::NewFlowV6 => path::lvx_new_flow::<_, V6>(self, context),
             TailCall::Fragment => path::lvx_fragment(self, context),
             TailCall::Icmp => path::lvx_icmp(self, context),
+            TailCall::Direct => path::lvx_direct(self, context),
             TailCall::Predecessor => path::lvx(self.predecessor()?, context),
             TailCall::Find => succession::find(self.predecessor()?, context),
         })
@@ -362,6 +363,10 @@ impl Platform for Host<'_> {
 
     fn compare_members(self, service: u64, answer: u64) -> u64 {
         scheduler::compare_members(self, service, answer)
+    }
+
+    fn member_without_rival(self, service: u64, client: u64, is_v6: u64) -> u64 {
+        conflict::member_without_rival(self, service, client, is_v6)
     }
 
     fn member_at(self, first: u64, chunks: u64, bank: u64, high: u64, low: u64) -> u64 {

@@ -18,6 +18,7 @@ mod endpoint;
 mod flow;
 mod fragment;
 mod handover;
+mod host_mac;
 mod interface;
 mod schedule;
 mod seen;
@@ -34,6 +35,7 @@ pub use endpoint::{
 pub use flow::{BucketClients, BucketFlow, FLOWS_PER_BUCKET, FlowEntry, Hop, HopBucket};
 pub use fragment::{FRAGMENTS, FragmentRoute, FragmentV4, FragmentV6};
 pub use handover::Handover;
+pub use host_mac::{HOST_MAC_BUCKETS, HOST_MAC_REACH, HOST_MACS_PER_BUCKET, HostMac, HostMacBucket, OWN_MACS};
 pub use interface::{INTERFACE_BUCKETS, INTERFACES_PER_BUCKET, Interface, InterfaceBucket, InterfaceSlot, VIA_DEVMAP};
 pub use schedule::{
     CHUNK, CHUNKS_PER_SEGMENT, Chunk, ChunkIndex, MEMBERS_PER_CHUNK, Member, SCANNED, SEGMENTS, SLOTS_PER_CHUNK,

@@ -3,9 +3,9 @@
 
 use crate::{
     layout::{
-        BANKS, Backend, BackendCounters, BucketClients, BucketFlow, BucketV4, BucketV6, Connections, Control, Handover,
-        HopBucket, INTERFACE_BUCKETS, Interface, InterfaceBucket, Limit, MAX_INTERFACES, Service, Sizes, TIMEOUT_SETS,
-        Timeouts, Underlay, Verdicts,
+        BANKS, Backend, BackendCounters, BucketClients, BucketFlow, BucketV4, BucketV6, Connections, Control,
+        HOST_MAC_BUCKETS, Handover, HopBucket, HostMacBucket, INTERFACE_BUCKETS, Interface, InterfaceBucket, Limit,
+        MAX_INTERFACES, Service, Sizes, TIMEOUT_SETS, Timeouts, Underlay, Verdicts,
     },
     succession::Found,
 };
@@ -77,6 +77,8 @@ macro_rules! for_each_map {
                 INTERFACES interfaces: Interface, |_, _| MAX_INTERFACES * BANKS, Own;
                 /// The slots of interfaces, by a hash of their index.
                 INTERFACE_SLOTS interface_slots: InterfaceBucket, |_, _| INTERFACE_BUCKETS, Own;
+                /// The MACs to which frames are this host's: bucket `2 * hash + bank`.
+                HOST_MACS host_macs: HostMacBucket, |_, _| HOST_MAC_BUCKETS * BANKS, Own;
                 /// Packets, bytes and flows: place `cpu * (backends + 1) + backend`. After the last CPU's stands what was counted
                 /// before this map was made.
                 BACKEND_COUNTERS backend_counters: BackendCounters,

@@ -11,6 +11,7 @@
 
 pub mod adopt;
 pub mod compare;
+pub mod conflict;
 pub mod connections;
 pub mod count;
 pub mod datagram;
@@ -45,6 +46,7 @@ use self::{
 pub use self::{env::Env, frame::Frame, outcome::Outcome};
 use crate::{
     layout::{Backend, TailCall},
+    tcp_state::SYN,
     verdict::Verdict,
 };
 
@@ -103,6 +105,15 @@ pub fn lvx_icmp<P: Platform>(platform: P, context: P::Context) -> u32 {
     }
 }
 
+/// The program of packets that ask NAT backends directly.
+#[inline(always)]
+pub fn lvx_direct<P: Platform>(platform: P, context: P::Context) -> u32 {
+    match Env::of(platform, context) {
+        Some(env) => conclude(&env, follow(&env, conflict::direct::<P, V4>, conflict::direct::<P, V6>)),
+        None => action::PASS,
+    }
+}
+
 /// Follows a packet to its IP header, and from there as its family goes on.
 #[inline(always)]
 fn follow<P: Platform>(
@@ -142,10 +153,11 @@ fn any_fragment<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>) -> Result<
 #[inline(always)]
 fn transport<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>) -> Result<Outcome, Outcome> {
     let packet = parse::transport(env, header)?;
-    match service::role(env, &packet.tuple) {
+    match service::role(env, &packet.tuple)? {
         Role::Inbound(service) => inbound(env, &packet, service),
         Role::Outbound => outbound(env, &packet),
-        Role::Unmatched => Err(Outcome::Pass(Verdict::PassedNoService)),
+        Role::Direct if conflict::concerns(&packet) => Err(handover::tail_call(env, TailCall::Direct)),
+        Role::Direct | Role::Unmatched => Err(Outcome::Pass(Verdict::PassedNoService)),
     }
 }
 
@@ -179,8 +191,13 @@ fn outbound<P: Platform, F: Ip>(env: &Env<P>, packet: &Packet<F>) -> Result<Outc
     let Some(place) = Place::<F>::of(env, packet.tuple.destination, packet.tuple.destination_port) else {
         return Err(Outcome::Pass(Verdict::PassedNoService));
     };
-    let Some((found, backend)) = place.outbound(env, &packet.tuple) else {
+    let Some((found, backend)) = place.with_backend_at(env, &packet.tuple) else {
         return Err(handover::unknown(env, Verdict::PassedNoService));
     };
+    if packet.flags & SYN != 0 && found.flow.state().is_over() {
+        // Of a connection that does not come this way.
+        place.end(env, &found, backend);
+        return Err(Outcome::Pass(Verdict::PassedNoService));
+    }
     deliver::to_client(env, packet, &place, &found, backend)
 }

@@ -93,6 +93,9 @@ impl State {
                 // A client answers so to what is left of its port's last connection, and goes on to open this one (RFC 9293,
                 // section 3.10.7.3): its next SYN must meet the same backend, whose answer to the first is under way.
                 (Self::SynReceived, From::Client) => Self::SynReceived,
+                (Self::FinClient, From::Backend) | (Self::FinBackend, From::Client) | (Self::TimeWait, _) => {
+                    Self::TimeWait
+                }
                 _ => Self::Closed,
             };
         }
@@ -107,15 +110,35 @@ impl State {
         }
         match (self, from) {
             (Self::SynReceived, From::Client) if flags & SYN == 0 => Self::Established,
+            (state, From::Client) if flags & (SYN | ACK) == SYN && state.is_closed() => Self::SynReceived,
             (state, _) => state,
         }
     }
 
-    /// Whether a SYN finds the flow closed: the client reuses its port for a new connection, which is scheduled anew.
+    /// The state of a flow whose client sends data, which it does on no connection that it has closed or that was reset: who
+    /// sent that FIN or RST was somebody else, or an end that the other did not believe.
+    #[inline(always)]
+    #[must_use]
+    pub const fn revived(self) -> Self {
+        match self {
+            // The client may go on after the backend's FIN.
+            Self::FinBackend => Self::FinBackend,
+            _ => Self::Established,
+        }
+    }
+
+    /// Whether one end at least has closed the flow, or somebody in its name: a SYN may then be that of a new connection.
     #[inline(always)]
     #[must_use]
     pub const fn is_closed(self) -> bool {
         matches!(self, Self::FinClient | Self::FinBackend | Self::TimeWait | Self::Closed)
+    }
+
+    /// Whether nothing of the flow is to come: both ends have closed it, or it was reset.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::TimeWait | Self::Closed)
     }
 
     /// Whether the flow counts as an active connection: established ones (and UDP flows) are active, all others
@@ -192,11 +215,34 @@ mod tests {
 
     #[test]
     fn a_reset_closes_from_any_state_and_a_late_fin_does_not_reopen() {
-        for state in 0..State::Template as u8 {
-            let closed = State::from_bits(state).next(RST | ACK, From::Backend);
+        for state in [State::SynReceived, State::Established, State::FinBackend, State::Closed] {
+            let closed = state.next(RST | ACK, From::Backend);
             assert_eq!(closed, State::Closed);
             assert_eq!(closed.next(FIN | ACK, From::Client), State::Closed);
         }
+    }
+
+    #[test]
+    fn a_reset_by_the_end_that_had_not_closed_yet_is_the_second_of_two() {
+        assert_eq!(State::FinClient.next(RST, From::Backend), State::TimeWait);
+        assert_eq!(State::FinBackend.next(RST, From::Client), State::TimeWait);
+        assert_eq!(State::TimeWait.next(RST, From::Client), State::TimeWait);
+    }
+
+    #[test]
+    fn a_syn_that_one_end_s_closing_has_come_before_opens_the_flow_again() {
+        for state in [State::FinClient, State::FinBackend, State::Closed] {
+            assert_eq!(state.next(SYN, From::Client), State::SynReceived);
+            assert_eq!(state.next(SYN | ACK, From::Client), state);
+        }
+    }
+
+    #[test]
+    fn data_of_the_client_revives_a_flow_but_for_one_that_the_backend_alone_has_closed() {
+        for state in [State::FinClient, State::TimeWait, State::Closed] {
+            assert_eq!(state.revived(), State::Established);
+        }
+        assert_eq!(State::FinBackend.revived(), State::FinBackend);
     }
 
     #[test]

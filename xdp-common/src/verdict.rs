@@ -7,7 +7,7 @@
 pub enum Verdict {
     /// Passed: neither IPv4 nor IPv6 (ARP among them).
     PassedNotIp = 0,
-    /// Passed: neither TCP nor UDP, and no ICMP error about a balanced flow.
+    /// Passed: neither TCP nor UDP, and no ICMP error about a balanced flow; or a routing header sends it on to another address.
     PassedOtherProtocol = 1,
     /// Passed: no service has this address and port, and no balanced flow this return path.
     PassedNoService = 2,
@@ -22,7 +22,7 @@ pub enum Verdict {
     DroppedNoBackend = 6,
     /// Dropped: the flow's backend has no known next hop.
     DroppedNoNextHop = 7,
-    /// Dropped: TTL or hop limit used up (NAT decrements it as a router must).
+    /// Dropped: TTL or hop limit used up (every method takes one, as a router must).
     DroppedTtlExceeded = 8,
     /// Dropped: the interface to send it out by is not known.
     DroppedNoInterface = 9,
@@ -40,11 +40,16 @@ pub enum Verdict {
     BackendOverloaded = 15,
     /// Dropped: the program for packets of its kind is not loaded.
     DroppedNoProgram = 16,
+    /// Passed: the packet is for a service, but its frame for another host: the kernel ignores it too.
+    PassedOtherHost = 17,
+    /// Dropped: the client's port is in use with the only backend by its connection to another NAT service: their answers could
+    /// not be told apart.
+    NatConflict = 18,
 }
 
 impl Verdict {
     /// All verdicts, in the order of their counters.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::PassedNotIp,
         Self::PassedOtherProtocol,
         Self::PassedNoService,
@@ -62,6 +67,8 @@ impl Verdict {
         Self::DroppedFragment,
         Self::BackendOverloaded,
         Self::DroppedNoProgram,
+        Self::PassedOtherHost,
+        Self::NatConflict,
     ];
 
     /// Whether operators are told of such a packet, at most once a second.
@@ -92,6 +99,8 @@ impl Verdict {
             Self::DroppedFragment => "dropped_fragment",
             Self::BackendOverloaded => "backend_overloaded",
             Self::DroppedNoProgram => "dropped_no_program",
+            Self::PassedOtherHost => "passed_other_host",
+            Self::NatConflict => "nat_conflict",
         }
     }
 }

@@ -69,6 +69,12 @@ pub fn lvx_icmp(context: XdpContext) -> u32 {
     path::lvx_icmp(Kernel, context.ctx)
 }
 
+/// The program of packets that ask NAT backends directly.
+#[xdp]
+pub fn lvx_direct(context: XdpContext) -> u32 {
+    path::lvx_direct(Kernel, context.ctx)
+}
+
 /// The program to which a successor leaves packets whose flow it does not know.
 #[xdp]
 pub fn lvx_find(context: XdpContext) -> u32 {

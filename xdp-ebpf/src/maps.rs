@@ -8,8 +8,8 @@ use xdp_common::{
     for_each_map,
     layout::{
         self, Backend, BackendCounters, BucketClients, BucketFlow, BucketV4, BucketV6, CHUNK, CHUNKS_PER_SEGMENT,
-        Connections, Control, FRAGMENTS, FragmentRoute, FragmentV4, FragmentV6, Handover, HopBucket, Interface,
-        InterfaceBucket, Limit, MAX_INTERFACES, SEGMENTS, Service, Timeouts, Underlay, Verdicts,
+        Connections, Control, FRAGMENTS, FragmentRoute, FragmentV4, FragmentV6, Handover, HopBucket, HostMacBucket,
+        Interface, InterfaceBucket, Limit, MAX_INTERFACES, SEGMENTS, Service, Timeouts, Underlay, Verdicts,
     },
     maps::Arrays,
     succession::{Found, successor},

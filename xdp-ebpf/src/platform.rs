@@ -150,6 +150,11 @@ impl Platform for Kernel {
     }
 
     #[inline(always)]
+    fn member_without_rival(self, service: u64, client: u64, is_v6: u64) -> u64 {
+        walked::lvx_without_rival(service, client, is_v6)
+    }
+
+    #[inline(always)]
     fn member_at(self, first: u64, chunks: u64, bank: u64, high: u64, low: u64) -> u64 {
         walked::lvx_member_at(first, chunks, bank, high, low)
     }

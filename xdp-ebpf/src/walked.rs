@@ -1,7 +1,7 @@
 //! Functions that the verifier walks by themselves (they are global to it), once and not once for each path that leads to
 //! them. They take and return plain numbers.
 
-use xdp_common::path::{compare, scheduler};
+use xdp_common::path::{compare, conflict, scheduler};
 
 use crate::kernel::Kernel;
 
@@ -17,6 +17,13 @@ pub extern "C" fn lvx_choose(service: u64, client: u64, high: u64, low: u64) -> 
 #[inline(never)]
 pub extern "C" fn lvx_compare(service: u64, answer: u64) -> u64 {
     scheduler::compare_members(Kernel, service, answer)
+}
+
+/// [`conflict::member_without_rival`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lvx_without_rival(service: u64, client: u64, is_v6: u64) -> u64 {
+    conflict::member_without_rival(Kernel, service, client, is_v6)
 }
 
 /// [`compare::member_at`].

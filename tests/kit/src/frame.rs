@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 
+use crate::network::HOST;
+
 /// TCP's flag FIN.
 pub const FIN: u8 = 0x01;
 /// TCP's flag SYN.
@@ -21,6 +23,8 @@ pub const HOP_BY_HOP: u8 = 0;
 pub const ROUTING: u8 = 43;
 /// The IPv6 fragment header.
 pub const FRAGMENT: u8 = 44;
+/// The authentication header.
+pub const AUTHENTICATION: u8 = 51;
 /// The IPv6 extension header with options for the destination.
 pub const DESTINATION: u8 = 60;
 
@@ -61,7 +65,7 @@ pub struct Frame {
     pub hops: u8,
     /// IPv4 options.
     pub options: Vec<u8>,
-    /// IPv6 extension headers: the kind of each, and its bytes, the first of which is filled in.
+    /// IPv6 extension headers, or IPv4's authentication header: the kind of each, and its bytes, the first of which is filled in.
     pub extensions: Vec<(u8, Vec<u8>)>,
     /// The transport protocol.
     pub transport: Transport,
@@ -92,7 +96,7 @@ impl Frame {
     /// A frame without tags, options or extension headers.
     pub fn new(source: SocketAddr, destination: SocketAddr, transport: Transport) -> Self {
         Self {
-            to: [2, 0, 0, 0, 0, 1],
+            to: HOST,
             from: [2, 0, 0, 0, 0, 0xc1],
             tags: Vec::new(),
             source,
@@ -123,6 +127,12 @@ impl Frame {
     /// The same frame as a TCP segment with these flags.
     pub fn with_flags(mut self, flags: u8) -> Self {
         self.transport = Transport::Tcp { flags };
+        self
+    }
+
+    /// The same frame, one hop further: what direct routing makes of it, but for the MACs.
+    pub fn routed(mut self) -> Self {
+        self.hops -= 1;
         self
     }
 
@@ -173,9 +183,11 @@ impl Frame {
         assert!(self.options.len() <= 40 && self.options.len().is_multiple_of(4));
         let transport = self.transport(&[&source[..], &destination].concat());
         let header_length = 20 + self.options.len();
+        let (first, extensions) = self.extensions(&[AUTHENTICATION]);
+        let transport = [extensions, transport].concat();
         let mut header = vec![0x40 | (header_length / 4) as u8, 0x28];
         header.extend(((header_length + transport.len()) as u16).to_be_bytes());
-        header.extend([0xbe, 0xef, 0x40, 0x00, self.hops, self.protocol(), 0, 0]);
+        header.extend([0xbe, 0xef, 0x40, 0x00, self.hops, first, 0, 0]);
         header.extend(source);
         header.extend(destination);
         header.extend(&self.options);
@@ -187,26 +199,26 @@ impl Frame {
 
     fn ipv6(&self, source: [u8; 16], destination: [u8; 16]) -> Vec<u8> {
         let transport = self.transport(&[&source[..], &destination].concat());
-        let kinds: Vec<u8> = self
-            .extensions
-            .iter()
-            .map(|(kind, _)| *kind)
-            .chain([self.protocol()])
-            .collect();
-        let extensions: Vec<u8> = self
-            .extensions
-            .iter()
-            .zip(&kinds[1..])
-            .flat_map(|((_, bytes), next)| [&[*next], &bytes[1..]].concat())
-            .collect();
+        let (first, extensions) = self.extensions(&[HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION, AUTHENTICATION]);
         let mut header = vec![0x6a, 0xb1, 0x23, 0x45];
         header.extend(((extensions.len() + transport.len()) as u16).to_be_bytes());
-        header.extend([kinds[0], self.hops]);
+        header.extend([first, self.hops]);
         header.extend(source);
         header.extend(destination);
         header.extend(extensions);
         header.extend(transport);
         header
+    }
+
+    /// What follows the IP header, and the extension headers of these kinds.
+    fn extensions(&self, allowed: &[u8]) -> (u8, Vec<u8>) {
+        let there = || self.extensions.iter().filter(|(kind, _)| allowed.contains(kind));
+        let kinds: Vec<u8> = there().map(|(kind, _)| *kind).chain([self.protocol()]).collect();
+        let extensions = there()
+            .zip(&kinds[1..])
+            .flat_map(|((_, bytes), next)| [&[*next], &bytes[1..]].concat())
+            .collect();
+        (kinds[0], extensions)
     }
 
     /// The transport header and what it carries, under a pseudo header with these addresses.

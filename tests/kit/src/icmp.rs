@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use crate::frame::{Frame, IP, checksum};
+use crate::{
+    frame::{Frame, IP, checksum},
+    network::HOST,
+};
 
 /// An ICMP or ICMPv6 error about a packet.
 #[derive(Clone, Debug)]
@@ -35,7 +38,7 @@ impl IcmpError {
     /// That a packet is too big for an MTU of 1,300 bytes, from a router on the path to its destination.
     pub fn new(source: IpAddr, about: &Frame) -> Self {
         Self {
-            to: [2, 0, 0, 0, 0, 1],
+            to: HOST,
             from: [2, 0, 0, 0, 0, 0xc1],
             tags: Vec::new(),
             source,

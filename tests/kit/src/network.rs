@@ -10,6 +10,10 @@ pub const INSIDE: u32 = 11;
 /// The index of a veth: packets leave it through the devmap only.
 pub const VETH: u32 = 12;
 
+/// The MAC to which the tests' frames are addressed unless they say otherwise: that of a device above each interface, as VRRP has
+/// one.
+pub const HOST: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
 /// The MAC address of an interface.
 pub fn mac(ifindex: u32) -> [u8; 6] {
     [2, 0, 0, 0, 0xff, ifindex as u8]

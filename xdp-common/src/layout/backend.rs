@@ -81,6 +81,9 @@ impl Backend {
     /// In `flags`: it has thresholds.
     pub const LIMITED: u16 = 1 << 6;
 
+    /// In `flags`: answers come back from the same address and port for another service too.
+    pub const SHARED: u16 = 1 << 7;
+
     /// In `flags`: no flow goes on with it.
     pub const UNUSABLE: u16 = Self::ENDED | Self::DROPPING;
 

@@ -1,4 +1,4 @@
-use super::{ClientKeys, TAIL_CALLS};
+use super::{ClientKeys, HostMac, OWN_MACS, TAIL_CALLS};
 
 /// The words that steer the whole packet path: the only entry of map `CONTROL`, two cache lines. Packets of known flows read
 /// the first one only.
@@ -18,8 +18,8 @@ pub struct Control {
     pub unknown_fragments: u64,
     /// The highest number that a backend was ever given.
     pub highest: u64,
-    /// Zero.
-    pub room: [u64; 6],
+    /// The own MACs of some interfaces: most frames are for one of these, and are not looked for in map `HOST_MACS`.
+    pub own_macs: [HostMac; OWN_MACS],
 }
 
 impl Control {
@@ -55,15 +55,18 @@ pub enum TailCall {
     Predecessor = 4,
     /// The predecessor's program that finds flows ([`crate::succession`]).
     Find = 5,
+    /// A packet that asks a NAT backend directly.
+    Direct = 6,
 }
 
 impl TailCall {
     /// Those to programs of the dataplane's own, in the order of their places, and the programs' names.
-    pub const OWN: [(Self, &'static str); 4] = [
+    pub const OWN: [(Self, &'static str); 5] = [
         (Self::NewFlowV4, "lvx_new_flow_v4"),
         (Self::NewFlowV6, "lvx_new_flow_v6"),
         (Self::Fragment, "lvx_fragment"),
         (Self::Icmp, "lvx_icmp"),
+        (Self::Direct, "lvx_direct"),
     ];
 
     /// Programs that nobody goes on in, but which the dataplane is to keep though their pins be removed: their places and names.
@@ -83,4 +86,4 @@ pub enum UnknownFragments {
     Addresses = 2,
 }
 
-const _: () = assert!(size_of::<Control>() == 128 && (TailCall::Find as usize) < TAIL_CALLS);
+const _: () = assert!(size_of::<Control>() == 128 && (TailCall::Direct as usize) < TAIL_CALLS);

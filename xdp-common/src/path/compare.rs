@@ -14,7 +14,7 @@ const CHUNKS: u32 = SCANNED / MEMBERS_PER_CHUNK;
 
 /// The members in a chunk of the scheduling tables.
 #[inline(always)]
-fn members<P: Platform>(platform: P, first: u64, offset: u32) -> Option<*const Member> {
+pub fn members<P: Platform>(platform: P, first: u64, offset: u32) -> Option<*const Member> {
     let first = ChunkIndex(first as u32);
     let chunk = platform.chunk(first.segment(), first.place() + offset)?;
     Some(chunk.cast())

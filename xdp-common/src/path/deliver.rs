@@ -11,7 +11,7 @@ use super::{
     transmit,
 };
 use crate::{
-    layout::{Backend, Hop, Method},
+    layout::{Backend, Hop},
     verdict::Verdict,
 };
 
@@ -30,15 +30,13 @@ pub fn to_backend<P: Platform, F: Ip>(
     backend: &Backend,
     begins: bool,
 ) -> Outcome {
-    if backend.method.has(Method::REWRITES_DESTINATION) {
-        rewrite::inbound(packet, backend);
-    }
+    rewrite::inbound(packet, backend);
     count::inbound(env, number, packet.bytes, begins);
     datagram::first(env, packet, number, true, Hop::NONE);
     transmit::to_backend(env, backend)
 }
 
-/// Whether a packet can go to a backend: its next hop is known, and a method that takes a hop finds one left.
+/// Whether a packet can go to a backend: its next hop is known, and it has a hop left to take.
 ///
 /// # Errors
 ///
@@ -49,7 +47,7 @@ pub fn deliverable<F: Ip>(packet: &Packet<F>, backend: &Backend) -> Result<(), O
         return Err(Outcome::Drop(Verdict::DroppedNoNextHop));
     }
     // SAFETY: parsing has checked the view of the IP header.
-    if backend.method.has(Method::REWRITES_DESTINATION) && unsafe { F::hops_left(packet.ip) } <= 1 {
+    if unsafe { F::hops_left(packet.ip) } <= 1 {
         return Err(Outcome::Drop(Verdict::DroppedTtlExceeded));
     }
     Ok(())

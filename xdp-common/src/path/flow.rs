@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     layout::{Backend, BucketFlow, ClientId, FLOWS_PER_BUCKET, FlowEntry, Hop, Method, Seen},
-    tcp_state::{ACK, From, STATES, SYN, State},
+    tcp_state::{ACK, FIN, From, RST, STATES, SYN, State},
     wire::protocol,
 };
 
@@ -175,7 +175,7 @@ impl<F: Family> Place<F> {
 
     /// The client's flow whose backend is at the source.
     #[inline(always)]
-    pub fn outbound<'a, P: Platform>(&self, env: &'a Env<P>, tuple: &Tuple<F>) -> Option<(Found, &'a Backend)> {
+    pub fn with_backend_at<'a, P: Platform>(&self, env: &'a Env<P>, tuple: &Tuple<F>) -> Option<(Found, &'a Backend)> {
         self.find(env, |flow, backend| {
             F::of_backend(&backend.address) == tuple.source
                 && backend.port.0 == tuple.source_port
@@ -183,6 +183,33 @@ impl<F: Family> Place<F> {
                 && backend.method.has(Method::SEES_ANSWERS)
                 && flow.state() != State::Template
         })
+    }
+
+    /// The client's flow through another service whose answers could not be told from those of one with this backend.
+    #[inline(always)]
+    pub fn rival<'a, P: Platform>(&self, env: &'a Env<P>, backend: &Backend) -> Option<(Found, &'a Backend)> {
+        self.find(env, |flow, other| {
+            are_rivals(backend, other) && flow.state() != State::Template
+        })
+    }
+
+    /// Whether a flow is no longer alive: both ends have ended it, or it has been idle for too long.
+    #[inline(always)]
+    pub fn is_over<P: Platform>(&self, env: &Env<P>, found: &Found, backend: &Backend) -> bool {
+        let state = found.flow.state();
+        let age = found.flow.seen().age(env.platform.jiffies(), env.tick());
+        state.is_over()
+            || is_expired(env, backend, found.flow, age)
+            || state.is_closed() && is_quiet(env, backend, found.flow, age)
+    }
+
+    /// Forgets a flow.
+    #[inline(always)]
+    pub fn end<P: Platform>(&self, env: &Env<P>, found: &Found, backend: &Backend) {
+        // SAFETY: the word is that of the entry that was found.
+        if unsafe { env.platform.replace(found.word, found.flow.0, FlowEntry::FREE.0) } {
+            connections::end(env, self.backend(env, found.flow), backend, found.flow.state());
+        }
     }
 
     /// The client's template.
@@ -198,20 +225,26 @@ impl<F: Family> Place<F> {
             return Lookup::Miss { reuse: ANY };
         };
         let reuse = Lookup::Miss { reuse: found.slot };
-        let state = found.flow.state();
+        let mut state = found.flow.state();
         let number = self.backend(env, found.flow);
-        let opens = packet.flags & (SYN | ACK) == SYN;
+        let opens = packet.flags & (SYN | ACK | RST) == SYN;
         if backend.flags & Backend::UNUSABLE != 0 {
             let drops = backend.flags & Backend::DROPPING != 0;
             return if drops && !opens { Lookup::Lost } else { reuse };
-        }
-        if opens && state.is_closed() {
-            return reuse;
         }
         let now = env.platform.jiffies();
         let age = found.flow.seen().age(now, env.tick());
         if age != 0 && is_expired(env, backend, found.flow, age) {
             return reuse;
+        }
+        if state.is_closed() {
+            if opens {
+                if begins_anew(env, backend, found.flow, age) {
+                    return reuse;
+                }
+            } else if packet.flags & (FIN | SYN | RST) == 0 && packet.has_data(env) {
+                state = state.revived();
+            }
         }
         let next = match packet.tuple.protocol {
             protocol::TCP => state.next(packet.flags, From::Client),
@@ -392,11 +425,41 @@ fn hop_back<P: Platform>(env: &Env<P>, backend: &Backend) -> Hop {
 /// How long a flow of this backend may be idle in this state, jiffies.
 #[inline(always)]
 pub fn idle_timeout<P: Platform>(env: &Env<P>, backend: &Backend, state: State) -> u32 {
+    // The compiler knows how many states there are, and would leave the mask out that the verifier wants to see.
+    let state = env
+        .platform
+        .bounded::<{ STATES - 1 }>(state as usize, usize::from(backend.flags));
     match env.platform.timeouts(u32::from(backend.timeouts()) << 1 | env.bank) {
         // SAFETY: a bank is not written while packets may read it; the place is masked.
-        Some(timeouts) => unsafe { (*timeouts)[state as usize & (STATES - 1)] },
+        Some(timeouts) => unsafe { (*timeouts)[state] },
         None => 0,
     }
+}
+
+/// Whether a flow of this age has been idle for longer than a closed one is remembered.
+#[inline(always)]
+fn is_quiet<P: Platform>(env: &Env<P>, backend: &Backend, flow: FlowEntry, age: u32) -> bool {
+    flow.seen()
+        .is_expired(age, env.tick(), idle_timeout(env, backend, State::Closed))
+}
+
+/// Whether a SYN for a closed flow of this age begins a new one. It may be anybody's, as may the FIN or RST before it: while only
+/// one end has closed the flow, its backend is asked, which knows. A backend that drains is not to have new connections. A
+/// function of its own, as few packets need it.
+#[inline(never)]
+fn begins_anew<P: Platform>(env: &Env<P>, backend: &Backend, flow: FlowEntry, age: u32) -> bool {
+    flow.state() == State::TimeWait || backend.flags & Backend::QUIESCED != 0 || is_quiet(env, backend, flow, age)
+}
+
+/// Whether the answers of two backends of different services look the same until their flow is known.
+#[inline(always)]
+pub fn are_rivals(one: &Backend, other: &Backend) -> bool {
+    one.service != other.service
+        && one.address == other.address
+        && one.port.0 == other.port.0
+        && one.protocol == other.protocol
+        && one.method.has(Method::SEES_ANSWERS)
+        && other.method.has(Method::SEES_ANSWERS)
 }
 
 /// Whether a backend's flow of this age has been idle for longer than its state allows.

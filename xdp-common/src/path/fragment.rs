@@ -1,7 +1,8 @@
 //! Fragment: only the first one of a datagram has the ports; the others go where it went.
 
 use super::{
-    Env, Outcome, count, deliver::Ip, handover, parse::Header, platform::Platform, rewrite, scheduler, transmit,
+    Env, Outcome, count, deliver::Ip, handover, ingress, parse::Header, platform::Platform, rewrite, scheduler,
+    transmit,
 };
 use crate::{
     layout::{FragmentRoute, Hop, Method, TailCall, UnknownFragments, any_port},
@@ -31,6 +32,9 @@ pub fn later<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>, identificatio
     if !still {
         return Err(unknown);
     }
+    if !ingress::is_for_this_host(env) {
+        return Err(Outcome::Pass(Verdict::PassedOtherHost));
+    }
     if route.inbound == 0 {
         rewrite::fragment_outbound(header, backend)?;
         count::outbound(env, route.backend, bytes);
@@ -39,9 +43,7 @@ pub fn later<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>, identificatio
     if backend.ifindex == 0 {
         return Err(Outcome::Drop(Verdict::DroppedNoNextHop));
     }
-    if backend.method.has(Method::REWRITES_DESTINATION) {
-        rewrite::fragment_inbound(header, backend)?;
-    }
+    rewrite::fragment_inbound(header, backend)?;
     count::inbound(env, route.backend, bytes, false);
     Ok(transmit::to_backend(env, backend))
 }

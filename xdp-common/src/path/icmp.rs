@@ -11,12 +11,13 @@ use super::{
     handover,
     parse::{self, Header, Piece, Tuple},
     platform::Platform,
+    scheduler,
     service::{self, Role},
     transmit,
 };
 use crate::{
     checksum,
-    layout::Method,
+    layout::{Backend, Method, Service},
     verdict::Verdict,
     wire::{Icmp, Ports, Tcp, Udp, protocol},
 };
@@ -27,6 +28,8 @@ struct Error<'a, F: Ip> {
     outer: &'a Header<F>,
     icmp: *mut Icmp,
     quoted: Header<F>,
+    /// Where the message ends in the frame.
+    end: usize,
 }
 
 /// Sends an ICMP error after the flow that it is about.
@@ -45,6 +48,13 @@ pub fn error<P: Platform, F: Ip>(env: &Env<P>, outer: &Header<F>) -> Result<Outc
     if matches!(quoted.piece, Piece::Later(_)) {
         return Err(Outcome::Pass(Verdict::PassedFragment));
     }
+    // The compiler must not conclude from the packet's end where the frame's is: the verifier asks for that itself.
+    let end = env
+        .platform
+        .bounded::<0x1_ffff>(outer.end, usize::from(quoted.protocol));
+    if quoted.at + size_of::<Ports>() > end {
+        return Err(Outcome::Pass(Verdict::PassedMalformed));
+    }
     let tuple = parse::reverse(env, &quoted)?;
     // SAFETY: the header's view was checked when it was followed.
     let (_, destination, _) = unsafe { F::addresses(outer.ip) };
@@ -56,11 +66,12 @@ pub fn error<P: Platform, F: Ip>(env: &Env<P>, outer: &Header<F>) -> Result<Outc
         outer,
         icmp,
         quoted,
+        end,
     };
-    match service::role(env, &tuple) {
+    match service::role(env, &tuple)? {
         Role::Inbound(service) => to_backend(env, &error, &tuple, service),
         Role::Outbound => to_client(env, &error, &tuple),
-        Role::Unmatched => Err(Outcome::Pass(Verdict::PassedNoService)),
+        Role::Direct | Role::Unmatched => Err(Outcome::Pass(Verdict::PassedNoService)),
     }
 }
 
@@ -76,21 +87,22 @@ fn to_backend<P: Platform, F: Ip>(
     let Some(place) = Place::<F>::of(env, tuple.source, tuple.source_port) else {
         return Err(none);
     };
-    let Some((found, backend)) = place.inbound(env, service) else {
-        return Err(handover::unknown(env, Verdict::PassedNoService));
+    let (number, backend) = match place.inbound(env, service) {
+        Some((found, backend)) => (place.backend(env, found.flow), backend),
+        None if env.is_succeeding() => return Err(handover::unknown(env, Verdict::PassedNoService)),
+        None => hashed(env, tuple, service).ok_or(none)?,
     };
-    let number = place.backend(env, found.flow);
     if backend.ifindex == 0 {
         return Err(Outcome::Drop(Verdict::DroppedNoNextHop));
     }
     // SAFETY: the headers' views were checked when they were followed.
     let (.., bytes) = unsafe { F::addresses(error.outer.ip) };
-    if backend.method.has(Method::REWRITES_DESTINATION) {
-        // SAFETY: the views were checked.
-        unsafe {
-            if F::hops_left(error.outer.ip) <= 1 {
-                return Err(Outcome::Drop(Verdict::DroppedTtlExceeded));
-            }
+    // SAFETY: the views were checked.
+    unsafe {
+        if F::hops_left(error.outer.ip) <= 1 {
+            return Err(Outcome::Drop(Verdict::DroppedTtlExceeded));
+        }
+        if backend.method.has(Method::REWRITES_DESTINATION) {
             let address = F::of_backend(&backend.address);
             F::set_destination(error.outer.ip, address, backend.address_delta);
             F::quote_source(error.quoted.ip, address, backend.address_delta);
@@ -103,10 +115,24 @@ fn to_backend<P: Platform, F: Ip>(
                 backend.endpoint_delta,
                 backend.address_delta,
             );
+        } else {
+            F::take_hop(error.outer.ip);
         }
     }
     count::inbound(env, number, bytes, false);
     Ok(transmit::to_backend(env, backend))
+}
+
+/// The backend that the data of an unknown flow gets, where a hash of the client says it: another node may have begun the flow, and
+/// this one not yet seen it.
+#[inline(always)]
+fn hashed<'a, P: Platform, F: Ip>(env: &'a Env<P>, tuple: &Tuple<F>, number: u32) -> Option<(u32, &'a Backend)> {
+    let service = env.service(number)?;
+    if service.flags & Service::PERSISTENT != 0 {
+        return None;
+    }
+    let chosen = scheduler::by_hash(env.platform, service, tuple)?.number();
+    Some((chosen, env.backend(chosen)?))
 }
 
 /// An error about what a client sent, on its way back through NAT.
@@ -116,7 +142,7 @@ fn to_client<P: Platform, F: Ip>(env: &Env<P>, error: &Error<'_, F>, tuple: &Tup
     let Some(place) = Place::<F>::of(env, tuple.destination, tuple.destination_port) else {
         return Err(none);
     };
-    let Some((found, backend)) = place.outbound(env, tuple) else {
+    let Some((found, backend)) = place.with_backend_at(env, tuple) else {
         return Err(handover::unknown(env, Verdict::PassedNoService));
     };
     let hop = place.hop(env, &found);
@@ -173,7 +199,10 @@ unsafe fn update_checksums<F: Ip>(error: &Error<'_, F>, address: u16, endpoint: 
                 false,
             ),
         };
+        let length = if is_udp { size_of::<Udp>() } else { size_of::<Tcp>() };
+        let is_quoted = error.quoted.at + length <= error.end;
         if let Some(field) = field
+            && is_quoted
             && !(is_udp && *field == 0)
         {
             *field = match is_udp {

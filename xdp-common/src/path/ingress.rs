@@ -3,7 +3,7 @@
 use super::{Env, platform::Platform};
 use crate::{
     hash,
-    layout::{Hop, INTERFACES_PER_BUCKET, InterfaceSlot, MAX_INTERFACES},
+    layout::{HOST_MAC_BUCKETS, HOST_MAC_REACH, Hop, INTERFACES_PER_BUCKET, InterfaceSlot, MAX_INTERFACES, OWN_MACS},
     wire::Ethernet,
 };
 
@@ -27,6 +27,48 @@ pub fn interface<P: Platform>(env: &Env<P>) -> u32 {
         }
     }
     0
+}
+
+/// Whether the frame is addressed to this host: to the interface that it came in by, or to a device above that.
+#[inline(always)]
+pub fn is_for_this_host<P: Platform>(env: &Env<P>) -> bool {
+    let ethernet: *mut Ethernet = env.frame.ethernet();
+    // SAFETY: parsing has checked the Ethernet header.
+    let [a, b, c, ..] = unsafe { (*ethernet).addresses };
+    let mac = u64::from(a.0) | u64::from(b.0) << 16 | u64::from(c.0) << 32;
+    let ifindex = u64::from(ifindex(env));
+    for place in 0..OWN_MACS {
+        // SAFETY: the words are a table's. An entry that changes is nobody's until no packet reads what it was.
+        let (its_mac, its_ifindex) = unsafe {
+            let entry = &raw const (*env.control()).own_macs[place];
+            (
+                env.platform.load(&raw const (*entry).mac),
+                env.platform.load(&raw const (*entry).ifindex),
+            )
+        };
+        if its_mac == mac && its_ifindex == ifindex {
+            return true;
+        }
+    }
+    is_known(env.platform, env.bank, mac, ifindex)
+}
+
+/// Whether a MAC is in the table of the host's MACs. A function of its own, as few packets need it.
+#[inline(never)]
+fn is_known<P: Platform>(platform: P, bank: u32, mac: u64, ifindex: u64) -> bool {
+    let number = hash::host_mac(mac, ifindex as u32);
+    for step in 0..HOST_MAC_REACH {
+        let Some(bucket) = platform.host_macs(((number + step) & (HOST_MAC_BUCKETS - 1)) << 1 | bank) else {
+            return false;
+        };
+        // SAFETY: a bank is not written while packets may read it.
+        for entry in unsafe { &*bucket } {
+            if entry.mac == mac && entry.ifindex == ifindex {
+                return true;
+            }
+        }
+    }
+    false
 }
 
 /// The next hop of answers to this packet: back to where it came from.

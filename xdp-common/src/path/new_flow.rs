@@ -4,7 +4,7 @@
 //! The program before has looked at the packet; what it found out is taken over ([`crate::layout::Handover`]).
 
 use super::{
-    Env, Outcome, count,
+    Env, Outcome, conflict, count,
     deliver::{self, Ip},
     flow::{Insertion, Place},
     handover,
@@ -65,6 +65,7 @@ fn begin<'a, P: Platform, F: Ip>(
         0 => scheduler::choose(env, number, service, &packet.tuple)?,
         persistent => persistent,
     };
+    let chosen = conflict::resolve(env, handover, place, chosen)?;
     let chosen = env
         .platform
         .bounded::<{ MAX_BACKENDS as usize - 1 }>(chosen as usize, packet.bytes as usize) as u32;

@@ -104,6 +104,21 @@ pub struct Tuple<F: Family> {
     pub destination_port: u16,
 }
 
+impl<F: Family> Tuple<F> {
+    /// The ends of the packets that answer this one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            protocol: self.protocol,
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+        }
+    }
+}
+
 /// A TCP or UDP packet, or its first fragment.
 #[derive(Clone, Copy)]
 pub struct Packet<F: Family> {
@@ -121,6 +136,17 @@ pub struct Packet<F: Family> {
     pub bytes: u64,
     /// Whether more fragments follow.
     pub piece: Piece,
+}
+
+impl<F: Family> Packet<F> {
+    /// Whether a TCP segment has data.
+    #[inline(always)]
+    pub fn has_data<P: Platform>(&self, env: &Env<P>) -> bool {
+        // SAFETY: parsing has checked the view of the TCP header.
+        let words = unsafe { (*self.ports.cast::<Tcp>()).data_offset } >> 4;
+        let headers = env.frame.offset(self.ports) - env.frame.offset(self.ip) + usize::from(words) * 4;
+        self.tuple.protocol == protocol::TCP && self.bytes > headers as u64
+    }
 }
 
 /// How much of a datagram a packet is; fragments with their identification, as on the wire.
@@ -177,10 +203,21 @@ fn ipv4<P: Platform>(env: &Env<P>, at: usize) -> Result<Header<V4>, Outcome> {
         (true, false) => Piece::First(identification),
         (true, true) => Piece::Later(identification),
     };
+    let (mut next, mut at) = (header.protocol, at + length);
+    if next == protocol::AUTHENTICATION && !matches!(piece, Piece::Later(_)) {
+        let extension: *mut ExtensionHeader = env
+            .frame
+            .view(env.platform.bounded::<0xfff>(at, identification as usize))
+            .ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
+        // SAFETY: the view was checked.
+        let extension = unsafe { &*extension };
+        at += extension.length(next);
+        next = extension.next_header;
+    }
     Ok(Header {
         ip,
-        protocol: header.protocol,
-        at: env.platform.bounded::<255>(at + length, usize::from(header.protocol)),
+        protocol: next,
+        at: env.platform.bounded::<0xfff>(at, identification as usize),
         end,
         piece,
     })
@@ -204,8 +241,11 @@ fn ipv6<P: Platform>(env: &Env<P>, at: usize) -> Result<Header<V6>, Outcome> {
             let extension: *mut ExtensionHeader = env.frame.view(at).ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
             // SAFETY: the view was checked.
             let extension = unsafe { &*extension };
+            if extension.leads_elsewhere(next) {
+                return Err(Outcome::Pass(Verdict::PassedOtherProtocol));
+            }
+            at += extension.length(next);
             next = extension.next_header;
-            at += extension.length();
         } else if next == protocol::FRAGMENT {
             let fragment: *mut Fragment = env.frame.view(at).ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
             // SAFETY: the view was checked.
@@ -335,11 +375,12 @@ pub fn reverse<P: Platform, F: Family>(env: &Env<P>, header: &Header<F>) -> Resu
     let (source_port, destination_port) = unsafe { ((*ports).source.0, (*ports).destination.0) };
     // SAFETY: the header's view was checked when it was followed.
     let (source, destination, _) = unsafe { F::addresses(header.ip) };
-    Ok(Tuple {
+    let quoted: Tuple<F> = Tuple {
         protocol: header.protocol,
-        source: destination,
-        destination: source,
-        source_port: destination_port,
-        destination_port: source_port,
-    })
+        source,
+        destination,
+        source_port,
+        destination_port,
+    };
+    Ok(quoted.reversed())
 }

@@ -138,6 +138,9 @@ pub trait Platform: Arrays + Atomics {
     /// The scheduler's `compare_members`, likewise.
     fn compare_members(self, service: u64, answer: u64) -> u64;
 
+    /// The conflict's `member_without_rival`, likewise.
+    fn member_without_rival(self, service: u64, client: u64, is_v6: u64) -> u64;
+
     /// The comparison's `member_at`, likewise.
     fn member_at(self, first: u64, chunks: u64, bank: u64, high: u64, low: u64) -> u64;
 }

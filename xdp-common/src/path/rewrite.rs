@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     checksum,
-    layout::Backend,
+    layout::{Backend, Method},
     verdict::Verdict,
     wire::{Be16, Be32, Icmp, Ipv4, Ipv6, protocol},
 };
@@ -43,6 +43,13 @@ pub trait Translate: Family {
     ///
     /// `ip` must be a checked view.
     unsafe fn hops_left(ip: *const Self::Header) -> u8;
+
+    /// Takes one hop.
+    ///
+    /// # Safety
+    ///
+    /// `ip` must be a checked view of a header that has a hop left.
+    unsafe fn take_hop(ip: *mut Self::Header);
 
     /// Sets the destination and takes one hop; `delta` is that of the addresses.
     ///
@@ -101,6 +108,15 @@ impl Translate for V4 {
     unsafe fn hops_left(ip: *const Ipv4) -> u8 {
         // SAFETY: the caller's view was checked.
         unsafe { (*ip).ttl }
+    }
+
+    #[inline(always)]
+    unsafe fn take_hop(ip: *mut Ipv4) {
+        // SAFETY: the caller's view was checked.
+        unsafe {
+            (*ip).ttl -= 1;
+            (*ip).checksum = checksum::one_hop_less((*ip).checksum);
+        }
     }
 
     #[inline(always)]
@@ -175,6 +191,12 @@ impl Translate for V6 {
     }
 
     #[inline(always)]
+    unsafe fn take_hop(ip: *mut Ipv6) {
+        // SAFETY: the caller's view was checked.
+        unsafe { (*ip).hop_limit -= 1 }
+    }
+
+    #[inline(always)]
     unsafe fn set_destination(ip: *mut Ipv6, address: [u64; 2], _delta: u16) {
         // SAFETY: the caller's view was checked.
         unsafe {
@@ -193,11 +215,15 @@ impl Translate for V6 {
     }
 }
 
-/// Sends a packet that was for the service to the backend. It must have a hop left to take.
+/// Sends a packet that was for the service to the backend. It must have a hop left to take: every method takes one, so that a
+/// loop between balancers ends.
 #[inline(always)]
 pub fn inbound<F: Translate>(packet: &Packet<F>, backend: &Backend) {
     // SAFETY: parsing has checked the views of the IP and the transport header.
     unsafe {
+        if !backend.method.has(Method::REWRITES_DESTINATION) {
+            return F::take_hop(packet.ip);
+        }
         F::set_destination(packet.ip, F::of_backend(&backend.address), backend.address_delta);
         (*packet.ports).destination = backend.port;
         update_transport(packet, backend.endpoint_delta);
@@ -227,6 +253,10 @@ pub fn fragment_inbound<F: Translate>(header: &Header<F>, backend: &Backend) -> 
     unsafe {
         if F::hops_left(header.ip) <= 1 {
             return Err(Outcome::Drop(Verdict::DroppedTtlExceeded));
+        }
+        if !backend.method.has(Method::REWRITES_DESTINATION) {
+            F::take_hop(header.ip);
+            return Ok(());
         }
         F::set_destination(header.ip, F::of_backend(&backend.address), backend.address_delta);
     }

@@ -52,7 +52,7 @@ pub fn choose<P: Platform, F: Family>(
 
 /// What most services want, without a call: the backend that a hash of the client gives, if nothing else is to be asked.
 #[inline(always)]
-fn by_hash<P: Platform, F: Family>(platform: P, service: &Service, tuple: &Tuple<F>) -> Option<Member> {
+pub fn by_hash<P: Platform, F: Family>(platform: P, service: &Service, tuple: &Tuple<F>) -> Option<Member> {
     let port = match Scheduler::from_bits(service.scheduler) {
         Scheduler::SourcePort => tuple.source_port,
         Scheduler::Source => 0,

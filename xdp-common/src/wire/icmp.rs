@@ -15,12 +15,12 @@ pub struct Icmp {
 }
 
 impl Icmp {
-    /// Whether an ICMP type quotes the packet it is about: destination unreachable, source quench, redirect, time
-    /// exceeded, parameter problem (RFC 792).
+    /// Whether an ICMP type is an error about the packet that it quotes: destination unreachable, source quench, time exceeded,
+    /// parameter problem (RFC 792). A redirect quotes one too, but is for the host that gets it.
     #[inline(always)]
     #[must_use]
     pub const fn is_error_v4(kind: u8) -> bool {
-        matches!(kind, 3 | 4 | 5 | 11 | 12)
+        matches!(kind, 3 | 4 | 11 | 12)
     }
 
     /// Whether an ICMPv6 type is an error message: the high bit is clear (RFC 4443, section 2.1).
@@ -40,7 +40,7 @@ mod tests {
     #[test]
     fn errors_are_told_from_questions_and_answers() {
         assert!(Icmp::is_error_v4(3) && Icmp::is_error_v4(11));
-        assert!(!Icmp::is_error_v4(0) && !Icmp::is_error_v4(8));
+        assert!(!Icmp::is_error_v4(0) && !Icmp::is_error_v4(8) && !Icmp::is_error_v4(5));
         assert!(Icmp::is_error_v6(2) && Icmp::is_error_v6(1));
         assert!(!Icmp::is_error_v6(128) && !Icmp::is_error_v6(135));
     }

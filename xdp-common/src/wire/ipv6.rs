@@ -26,21 +26,37 @@ impl Ipv6 {
     }
 }
 
-/// The start that hop-by-hop, routing and destination options headers share (RFC 8200, section 4).
+/// The start that hop-by-hop, routing, destination options (RFC 8200, section 4) and authentication headers (RFC 4302, section 2)
+/// share. Each has 8 bytes at least.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, packed)]
 pub struct Option {
     /// What follows.
     pub next_header: u8,
     length: u8,
+    kind: u8,
+    /// Of a routing header: nodes that are yet to be visited.
+    segments_left: u8,
 }
 
 impl Option {
-    /// Length of the whole header, bytes: a multiple of 8, at most 2,048.
+    /// Length of the whole header, which a Next Header value has announced, bytes: at most 2,048. An authentication header counts
+    /// in words of 4 bytes.
     #[inline(always)]
     #[must_use]
-    pub const fn length(&self) -> usize {
-        (self.length as usize + 1) * 8
+    pub const fn length(&self, announced: u8) -> usize {
+        if announced == protocol::AUTHENTICATION {
+            (self.length as usize + 2) * 4
+        } else {
+            (self.length as usize + 1) * 8
+        }
+    }
+
+    /// Whether the packet is to go to other addresses after this one (RFC 8200, section 4.4).
+    #[inline(always)]
+    #[must_use]
+    pub const fn leads_elsewhere(&self, announced: u8) -> bool {
+        announced == protocol::ROUTING && self.segments_left != 0
     }
 
     /// Whether a Next Header value announces a header of this form.
@@ -49,7 +65,7 @@ impl Option {
     pub const fn follows(next_header: u8) -> bool {
         matches!(
             next_header,
-            protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION
+            protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION | protocol::AUTHENTICATION
         )
     }
 }
@@ -85,7 +101,7 @@ impl Fragment {
     }
 }
 
-const _: () = assert!(size_of::<Ipv6>() == 40 && size_of::<Option>() == 2 && FRAGMENT_HEADER == 8);
+const _: () = assert!(size_of::<Ipv6>() == 40 && size_of::<Option>() == 4 && FRAGMENT_HEADER == 8);
 
 #[cfg(test)]
 mod tests {
@@ -108,8 +124,11 @@ mod tests {
 
     #[test]
     fn an_options_header_is_eight_bytes_and_eight_more_per_unit() {
-        assert_eq!(view::<Option>(&[protocol::UDP, 0]).length(), 8);
-        assert_eq!(view::<Option>(&[protocol::UDP, 255]).length(), 2048);
+        let length = |units: u8, announced: u8| view::<Option>(&[protocol::UDP, units, 0, 0]).length(announced);
+        assert_eq!(length(0, protocol::DESTINATION), 8);
+        assert_eq!(length(255, protocol::HOP_BY_HOP), 2048);
+        assert_eq!(length(4, protocol::AUTHENTICATION), 24, "a digest of 96 bits");
+        assert_eq!(length(255, protocol::AUTHENTICATION), 1028);
     }
 
     #[test]

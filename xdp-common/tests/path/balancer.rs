@@ -8,7 +8,10 @@ use lvx_test_kit::{
 };
 use xdp_common::{
     host::Tables,
-    layout::{BackendCounters, ClientId, ClientKeys, Connections, Control, FlowEntry, Hop, MAX_INTERFACES, Sizes},
+    layout::{
+        BackendCounters, ClientId, ClientKeys, Connections, Control, FlowEntry, Hop, HostMac, MAX_INTERFACES, OWN_MACS,
+        Sizes,
+    },
     path::outcome::action,
     tcp_state::State,
     verdict::Verdict,
@@ -84,7 +87,7 @@ impl Balancer {
             keys: KEYS,
             unknown_fragments: 0,
             highest: 0,
-            room: [0; 6],
+            own_macs: [HostMac::NONE; OWN_MACS],
         };
         tables.control.write(0, control);
         for ifindex in [OUTSIDE, INSIDE, VETH] {

@@ -182,7 +182,7 @@ fn a_connections_state_follows_the_segments_of_both_sides() {
         (false, FIN | ACK, State::FinBackend),
         (true, FIN | ACK, State::TimeWait),
         (false, ACK, State::TimeWait),
-        (false, RST, State::Closed),
+        (false, RST, State::TimeWait),
     ] {
         match by_client {
             true => balancer.run(OUTSIDE, &client(40_000, flags).bytes()),
@@ -195,10 +195,11 @@ fn a_connections_state_follows_the_segments_of_both_sides() {
 #[test]
 fn a_syn_after_the_end_begins_a_new_flow_in_the_place_of_the_old_one() {
     for end in [FIN | ACK, RST] {
-        let balancer = Balancer::new(&[Service::dr(SERVICE, &HOSTS)]);
+        let balancer = Balancer::new(&[Service::nat(SERVICE, &HOSTS)]);
         assert_eq!(balancer.host(&client(40_000, SYN)), 11);
         assert_eq!(balancer.host(&client(40_000, ACK)), 11);
-        assert_eq!(balancer.host(&client(40_000, end)), 11);
+        assert_eq!(balancer.host(&client(40_000, FIN | ACK)), 11);
+        balancer.run(INSIDE, &answer(11, 40_000, end));
         let old = balancer.flow(socket("10.7.0.1:40000")).at;
         assert_eq!(balancer.host(&client(40_000, SYN)), 12);
         let new = balancer.flow(socket("10.7.0.1:40000"));

@@ -131,11 +131,11 @@ pub fn dressed(plain: &Frame) -> Vec<Frame> {
 }
 
 #[test]
-fn by_direct_routing_only_the_macs_of_a_frame_change() {
+fn by_direct_routing_only_the_macs_and_the_hops_of_a_frame_change() {
     for case in Case::all() {
         let balancer = Balancer::new(&[case.dr()]);
         for frame in dressed(&case.request()) {
-            let expected = frame.clone().macs(backend_mac(case.real.ip()), mac(INSIDE));
+            let expected = frame.clone().routed().macs(backend_mac(case.real.ip()), mac(INSIDE));
             balancer.forwards(OUTSIDE, &frame.bytes(), &expected.bytes(), Action::Redirect);
         }
     }
@@ -194,7 +194,7 @@ fn a_frame_leaves_by_the_interface_it_came_in_by_without_a_redirect_unless_that_
         let balancer = Balancer::new(&[Service::dr("tcp://10.9.9.9:80", &[&backend])]);
         let request = tcp("10.7.0.1:40001", "10.9.9.9:80", SYN);
         let macs = (backend_mac(socket(&backend).ip()), mac(OUTSIDE + network));
-        let expected = request.clone().macs(macs.0, macs.1);
+        let expected = request.clone().routed().macs(macs.0, macs.1);
         balancer.forwards(ingress, &request.bytes(), &expected.bytes(), action);
     }
 }

@@ -29,7 +29,7 @@ fn all_forwarded(balancer: &Balancer, ingress: u32, frame: &Frame, expected: &Fr
 fn fragments_by_direct_routing_go_where_the_first_one_went() {
     for case in Case::all() {
         let balancer = Balancer::new(&[case.dr()]);
-        let expected = request(&case).macs(backend_mac(case.real.ip()), mac(INSIDE));
+        let expected = request(&case).routed().macs(backend_mac(case.real.ip()), mac(INSIDE));
         all_forwarded(&balancer, OUTSIDE, &request(&case), &expected, 1);
         assert_eq!(balancer.counters(1, 1).connections, 1);
         assert_eq!(

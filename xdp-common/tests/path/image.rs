@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 
-use lvx_test_kit::network::{OUTSIDE, VETH, backend_mac, behind, mac};
+use lvx_test_kit::network::{HOST, OUTSIDE, VETH, backend_mac, behind, mac};
 use xdp_common::{
     checksum, hash,
     host::Tables,
     layout::{
-        self, BANKS, BucketV4, BucketV6, CHUNK, Chunk, ChunkIndex, EndpointV4, EndpointV6, Interface, InterfaceSlot,
-        MEMBERS_PER_CHUNK, Member, Method, REACH, SLOTS_PER_CHUNK, Target, VIA_DEVMAP, any_port, port_protocol,
+        self, BANKS, BucketV4, BucketV6, CHUNK, Chunk, ChunkIndex, EndpointV4, EndpointV6, HostMac, Interface,
+        InterfaceSlot, MEMBERS_PER_CHUNK, Member, Method, REACH, SLOTS_PER_CHUNK, Target, VIA_DEVMAP, any_port,
+        port_protocol,
     },
     wire::Be16,
 };
@@ -183,6 +184,16 @@ pub fn interface(tables: &Tables, ifindex: u32, slot: u32) {
     *free = InterfaceSlot::new(ifindex, slot);
     tables.interface_slots.write(bucket, slots);
     for bank in 0..BANKS {
+        for mac in [HOST, mac(ifindex)] {
+            let host = HostMac {
+                mac: mac.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+                ifindex: u64::from(ifindex),
+            };
+            let bucket = (hash::host_mac(host.mac, ifindex) << 1 | bank) as usize;
+            let mut macs = tables.host_macs.read(bucket);
+            *macs.iter_mut().find(|entry| entry.ifindex == 0).unwrap() = host;
+            tables.host_macs.write(bucket, macs);
+        }
         let interface = Interface {
             ifindex: wire_index(ifindex),
             mac: wire_mac(mac(ifindex)),

@@ -5,7 +5,7 @@ use lvx_test_kit::{
     network::{INSIDE, OUTSIDE},
 };
 use xdp_common::{
-    layout::{Backend, Method},
+    layout::{BANKS, Backend, Interface, Method},
     verdict::Verdict,
 };
 
@@ -13,6 +13,7 @@ use crate::{
     balancer::{Action, Balancer},
     configuration::Service,
     forwarding::Case,
+    image::slot,
 };
 
 const HOSTS: [&str; 2] = ["10.0.1.11:80", "10.0.1.12:80"];
@@ -94,9 +95,11 @@ fn a_flow_whose_backend_has_no_entry_any_more_begins_anew() {
 fn answers_whose_interface_is_gone_are_dropped() {
     for case in Case::all() {
         let balancer = Balancer::new(&[case.nat()]);
-        let request = Frame::new(case.client, case.vip, case.transport);
-        // From an interface that has no slot nothing is learnt that an answer could go out of.
-        balancer.run(99, &request.bytes());
+        balancer.run(OUTSIDE, &Frame::new(case.client, case.vip, case.transport).bytes());
+        for bank in 0..BANKS {
+            let place = (slot(OUTSIDE) << 1 | bank) as usize;
+            balancer.tables.interfaces.write(place, Interface::default());
+        }
         let answer = Frame::new(case.real, case.client, Transport::Udp { checksum: true });
         let answer = Frame {
             transport: case.transport,

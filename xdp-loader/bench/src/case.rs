@@ -260,6 +260,8 @@ impl Case {
             up: true,
             admin_up: true,
             kind: if self.redirect { "veth" } else { "physical" }.to_owned(),
+            master: None,
+            base: None,
         })
         .collect();
         Ok(World {

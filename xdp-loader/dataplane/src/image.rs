@@ -215,7 +215,35 @@ pub fn compile(
             Schedule::new(service.scheduler, service.mh_slots, members),
         );
     }
+    mark_shared(&mut image.backends);
     Ok(image)
+}
+
+/// Marks the backends whose answers come from an address and port from which those of another service's backend come too.
+fn mark_shared(backends: &mut BTreeMap<u32, layout::Backend>) {
+    let answering = || {
+        backends
+            .iter()
+            .filter(|(_, backend)| backend.method.has(Method::SEES_ANSWERS))
+    };
+    let mut services = answering().map(|(_, backend)| backend.service);
+    let first = services.next();
+    if services.all(|service| Some(service) == first) {
+        return;
+    }
+    let mut ends: Vec<_> = answering()
+        .map(|(number, backend)| (backend.address, backend.port.0, backend.protocol, *number))
+        .collect();
+    ends.sort_unstable();
+    for shared in ends.chunk_by(|one, other| (one.0, one.1, one.2) == (other.0, other.1, other.2)) {
+        if let [_, _, ..] = shared {
+            for (.., number) in shared {
+                if let Some(backend) = backends.get_mut(number) {
+                    backend.flags |= layout::Backend::SHARED;
+                }
+            }
+        }
+    }
 }
 
 /// What a backend is hashed by: the same on every node, whatever its number there.

@@ -15,6 +15,7 @@ pub mod error;
 pub mod flow;
 pub mod flows;
 pub mod generation;
+mod host_macs;
 pub mod id_allocator;
 pub mod ids;
 pub mod image;

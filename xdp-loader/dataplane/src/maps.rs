@@ -9,9 +9,9 @@ use aya::{
 use xdp_common::{
     for_each_map,
     layout::{
-        BANKS, Backend, BackendCounters, BucketClients, BucketFlow, BucketV4, BucketV6, Connections, Control, Handover,
-        HopBucket, INTERFACE_BUCKETS, Interface, InterfaceBucket, Limit, MAX_INTERFACES, Service, Sizes, TIMEOUT_SETS,
-        Timeouts, Underlay, Verdicts,
+        BANKS, Backend, BackendCounters, BucketClients, BucketFlow, BucketV4, BucketV6, Connections, Control,
+        HOST_MAC_BUCKETS, Handover, HopBucket, HostMacBucket, INTERFACE_BUCKETS, Interface, InterfaceBucket, Limit,
+        MAX_INTERFACES, Service, Sizes, TIMEOUT_SETS, Timeouts, Underlay, Verdicts,
     },
     succession::Found,
 };

@@ -181,6 +181,7 @@ mod values {
         layout::BucketClients,
         layout::HopBucket,
         layout::Interface,
+        layout::HostMacBucket,
         layout::InterfaceBucket,
         layout::BackendCounters,
         layout::Verdicts,

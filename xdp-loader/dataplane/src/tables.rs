@@ -13,13 +13,14 @@ use std::{
 use aya::{Ebpf, maps::Map};
 use rand::RngCore as _;
 use tracing::warn;
-use xdp_common::layout::{self, BackendCounters, ClientKeys, Control, Interface, Sizes};
+use xdp_common::layout::{self, BackendCounters, ClientKeys, Control, HostMac, Interface, OWN_MACS, Sizes};
 
 use super::{
     Clock, Error, Maps,
     census::Census,
     counters, endpoints,
     flows::Gone,
+    host_macs,
     ids::Ids,
     image::{self, Image, Node, World},
     interfaces::Interfaces,
@@ -308,6 +309,9 @@ impl Tables {
                 },
             );
         }
+        let attached = self.interfaces.iter().map(|(ifindex, _)| ifindex);
+        host_macs::write(&self.maps.host_macs.whole()?, next, attached, links);
+        host_macs::write_own(self.maps.control(), self.interfaces.iter(), links);
         self.maps
             .control()
             .word(0, MODE)
@@ -465,7 +469,7 @@ fn initialise(maps: &Maps, clock: &Clock, keys: Option<[u64; 6]>) {
             keys: ClientKeys::new(keys),
             unknown_fragments: layout::UnknownFragments::Pass as u64,
             highest: 0,
-            room: [0; 6],
+            own_macs: [HostMac::NONE; OWN_MACS],
         },
     );
 }

@@ -1,6 +1,10 @@
 //! Links: the interfaces of this network namespace, by name and index, followed as they change.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -49,6 +53,10 @@ pub struct Link {
     pub up: bool,
     /// Whether it is administratively up (`ip link set IF up`), whatever the carrier says.
     pub admin_up: bool,
+    /// The device that it is a port of (a bridge, a bond).
+    pub master: Option<u32>,
+    /// The device in this network namespace that it stands on (a VLAN, a macvlan) or is paired with (veth).
+    pub base: Option<u32>,
     /// What kind of device it is (`veth`, `bridge`, `vlan`, ...), `loopback`, or `physical` for what has no kind.
     pub kind: String,
 }
@@ -62,12 +70,15 @@ impl Link {
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
             admin_up: message.header.flags.contains(LinkFlags::Up),
+            master: None,
+            base: None,
             kind: if message.header.flags.contains(LinkFlags::Loopback) {
                 "loopback".to_owned()
             } else {
                 "physical".to_owned()
             },
         };
+        let mut is_elsewhere = false;
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
@@ -82,10 +93,21 @@ impl Link {
                         }
                     }
                 }
+                LinkAttribute::Controller(index) => link.master = Some(*index).filter(|index| *index != 0),
+                LinkAttribute::Link(index) => link.base = Some(*index).filter(|index| *index != 0),
+                LinkAttribute::LinkNetNsId(_) => is_elsewhere = true,
                 _ => {}
             }
         }
+        link.base = link.base.filter(|_| !is_elsewhere);
         link
+    }
+
+    /// Whether it gets the frames that come in by another device and are addressed to its own MAC.
+    fn is_above(&self, other: &Self) -> bool {
+        let is_on = self.base == Some(other.index) && matches!(self.kind.as_str(), "vlan" | "macvlan" | "ipvlan");
+        let has_port = other.master == Some(self.index) && matches!(self.kind.as_str(), "bridge" | "bond" | "team");
+        is_on || has_port
     }
 }
 
@@ -151,6 +173,23 @@ impl LinkTable {
             index,
             existing: self.names(),
         })
+    }
+
+    /// The MACs to which frames that come in by a link are this host's: its own, and those of the devices above it in this
+    /// network namespace (a bridge that it is a port of, a VLAN or macvlan on it, VRRP's virtual MAC).
+    #[must_use]
+    pub fn host_macs(&self, index: u32) -> BTreeSet<[u8; 6]> {
+        let mut found: Vec<&Link> = self.0.get(&index).into_iter().collect();
+        let mut next = 0;
+        while let Some(link) = found.get(next).copied() {
+            for above in self.iter().filter(|other| other.is_above(link)) {
+                if !found.iter().any(|known| known.index == above.index) {
+                    found.push(above);
+                }
+            }
+            next += 1;
+        }
+        found.iter().filter_map(|link| link.mac).collect()
     }
 
     /// All links, by index.

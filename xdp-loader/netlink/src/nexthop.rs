@@ -243,6 +243,8 @@ mod tests {
             up: true,
             admin_up: true,
             kind: "veth".to_owned(),
+            master: None,
+            base: None,
         }
     }
 

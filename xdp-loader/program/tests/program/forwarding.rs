@@ -82,14 +82,13 @@ impl Case {
             let to = backend_mac(backend.parse().unwrap());
             for payload in payloads() {
                 let frame = self.request().payload(&payload);
-                let expected = frame.clone().macs(to, mac(ifindex));
-                balancer.forwards(OUTSIDE, &frame, &expected, action);
+                for hops in [2, 64, 255] {
+                    let mut frame = frame.clone();
+                    frame.hops = hops;
+                    let expected = frame.clone().routed().macs(to, mac(ifindex));
+                    balancer.forwards(OUTSIDE, &frame, &expected, action);
+                }
             }
-            // No hop is taken: the last one is as good as any other.
-            let mut frame = self.request();
-            frame.hops = 1;
-            let expected = frame.clone().macs(to, mac(ifindex));
-            balancer.forwards(OUTSIDE, &frame, &expected, action);
         }
     }
 
@@ -143,22 +142,22 @@ fn payloads() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn ipv4_tcp_is_forwarded_by_direct_routing_with_nothing_changed_but_the_macs() {
+fn ipv4_tcp_is_forwarded_by_direct_routing_with_nothing_changed_but_the_macs_and_a_hop_taken() {
     TCP_V4.is_forwarded_by_direct_routing();
 }
 
 #[test]
-fn ipv4_udp_is_forwarded_by_direct_routing_with_nothing_changed_but_the_macs() {
+fn ipv4_udp_is_forwarded_by_direct_routing_with_nothing_changed_but_the_macs_and_a_hop_taken() {
     UDP_V4.is_forwarded_by_direct_routing();
 }
 
 #[test]
-fn ipv6_tcp_is_forwarded_by_direct_routing_with_nothing_changed_but_the_macs() {
+fn ipv6_tcp_is_forwarded_by_direct_routing_with_nothing_changed_but_the_macs_and_a_hop_taken() {
     TCP_V6.is_forwarded_by_direct_routing();
 }
 
 #[test]
-fn ipv6_udp_is_forwarded_by_direct_routing_with_nothing_changed_but_the_macs() {
+fn ipv6_udp_is_forwarded_by_direct_routing_with_nothing_changed_but_the_macs_and_a_hop_taken() {
     UDP_V6.is_forwarded_by_direct_routing();
 }
 
@@ -306,8 +305,11 @@ fn answers_go_to_the_neighbour_that_the_client_s_latest_packets_came_from() {
 #[test]
 fn a_veth_is_left_through_the_devmap_even_by_the_way_the_packet_came() {
     let mut balancer = TCP_V4.balancer(Forward::Dr, TCP_V4.veth);
-    let frame = TCP_V4.request();
-    let expected = frame.clone().macs(backend_mac(TCP_V4.veth.parse().unwrap()), mac(VETH));
+    let frame = TCP_V4.request().macs(mac(VETH), [2, 0, 0, 0, 0, 0xc1]);
+    let expected = frame
+        .clone()
+        .routed()
+        .macs(backend_mac(TCP_V4.veth.parse().unwrap()), mac(VETH));
     balancer.forwards(VETH, &frame, &expected, Action::Redirect);
 }
 
@@ -329,6 +331,7 @@ fn backends_of_one_service_may_be_reached_in_different_ways() {
     let mut frame = TCP_V4.request();
     let first = frame
         .clone()
+        .routed()
         .macs(backend_mac("10.0.1.11".parse().unwrap()), mac(INSIDE));
     balancer.forwards(OUTSIDE, &frame, &first, Action::Redirect);
     frame.source = socket("10.7.0.1:40002");

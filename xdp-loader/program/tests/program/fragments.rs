@@ -92,7 +92,7 @@ fn fragments_by_direct_routing_go_where_the_first_one_went() {
         let backend = socket(case.real).ip().to_string();
         let mut balancer = Balancer::serving(&case.service(), Forward::Dr, Scheduler::Rr, &[&backend]);
         let request = case.request();
-        let expected = request.clone().macs(case.backend(), mac(INSIDE));
+        let expected = request.clone().routed().macs(case.backend(), mac(INSIDE));
         for (frame, expected) in fragments(&request, 64, number)
             .iter()
             .zip(fragments(&expected, 64, number))

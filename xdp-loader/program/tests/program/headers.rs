@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use lvx_model::{Forward, Scheduler};
 use lvx_test_kit::{
-    frame::{DESTINATION, FRAGMENT, Frame, HOP_BY_HOP, ROUTING, SYN, Transport, socket},
+    frame::{AUTHENTICATION, DESTINATION, FRAGMENT, Frame, HOP_BY_HOP, ROUTING, SYN, Transport, socket},
     network::{INSIDE, OUTSIDE, backend_mac, mac},
 };
 use xdp_common::verdict::Verdict;
@@ -53,7 +53,7 @@ impl Lab {
         let macs = (backend_mac(self.real.ip()), mac(INSIDE));
         for transport in TRANSPORTS {
             let frame = change(Frame::new(self.client, self.vip, transport));
-            let expected = frame.clone().macs(macs.0, macs.1);
+            let expected = frame.clone().routed().macs(macs.0, macs.1);
             self.balancer.forwards(OUTSIDE, &frame, &expected, Action::Redirect);
 
             let vip = SocketAddr::new(self.vip.ip(), 81);
@@ -99,10 +99,19 @@ fn ipv4_options_of_every_length_are_kept() {
 fn extension(kind: u8, length: usize) -> (u8, Vec<u8>) {
     let mut bytes = vec![0; length];
     bytes[1] = (length / 8 - 1) as u8;
-    // One option (or a routing header's unused type) that pads all the rest.
-    bytes[2] = 1;
-    bytes[3] = (length - 4).min(255) as u8;
+    if kind != ROUTING {
+        // One option that pads all the rest. A routing header's type is unused, and no segment of it is left.
+        bytes[2] = 1;
+        bytes[3] = (length - 4).min(255) as u8;
+    }
     (kind, bytes)
+}
+
+/// An authentication header of so many bytes (RFC 4302, section 2).
+fn authentication(length: usize) -> (u8, Vec<u8>) {
+    let mut bytes = vec![0x5a; length];
+    bytes[1] = (length / 4 - 2) as u8;
+    (AUTHENTICATION, bytes)
 }
 
 /// The fragment header of a datagram that is whole (RFC 6946).
@@ -125,6 +134,41 @@ fn ipv6_extension_headers_of_every_kind_and_length_are_followed_and_kept() {
         frame.extensions = vec![atomic_fragment()];
         frame
     });
+}
+
+#[test]
+fn an_authentication_header_is_followed_and_kept_over_ipv6_and_ipv4() {
+    for mut lab in [lab_v4(), lab_v6()] {
+        for length in [12, 16, 24, 44, 1028] {
+            lab.forwards(|mut frame| {
+                frame.extensions = vec![authentication(length)];
+                frame
+            });
+        }
+        lab.forwards(|mut frame| {
+            frame.options = if frame.source.is_ipv4() {
+                vec![1; 40]
+            } else {
+                Vec::new()
+            };
+            frame.extensions = vec![authentication(24)];
+            frame
+        });
+    }
+}
+
+#[test]
+fn a_packet_with_a_routing_header_that_leads_elsewhere_passes() {
+    let mut lab = lab_v6();
+    for transport in TRANSPORTS {
+        let mut frame = Frame::new(lab.client, lab.vip, transport);
+        let (kind, mut bytes) = extension(ROUTING, 24);
+        // One address is yet to be visited.
+        bytes[3] = 1;
+        frame.extensions = vec![(kind, bytes)];
+        lab.balancer
+            .passes(OUTSIDE, &frame.bytes(), Verdict::PassedOtherProtocol);
+    }
 }
 
 /// So many extension headers, all kinds among them, as RFC 8200, section 4.1, orders them.

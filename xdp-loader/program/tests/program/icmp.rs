@@ -113,6 +113,7 @@ impl Lab {
             error.quotes = length;
             let mut expected = error.clone();
             (expected.to, expected.from) = macs;
+            expected.hops -= 1;
             self.forwards(OUTSIDE, &error, &expected);
         }
 
@@ -195,6 +196,100 @@ fn the_headers_of_a_quoted_packet_are_followed_like_those_of_any_other() {
 }
 
 #[test]
+fn headers_of_the_greatest_length_hide_nothing() {
+    // Whose ports would be read from the wrong header: the service at port 0x4f00 looks like the start of one.
+    let mut lab = lab("10.7.0.1:40001", "10.9.9.9:20224", "10.0.1.12:8080", "10.7.0.254", TCP);
+    let mut about = lab.packet(lab.vip(81), lab.client);
+    about.options = vec![1; 40];
+    let mut error = lab.error(&about);
+    error.options = vec![1; 40];
+    error.tags = vec![[0x88, 0xa8, 0, 1], [0x81, 0, 0, 2]];
+    let mut expected = error.clone();
+    (expected.to, expected.from, expected.hops) = (backend_mac(lab.real.ip()), mac(INSIDE), 60);
+    (expected.destination, expected.about.source) = (lab.real.ip(), lab.real);
+    lab.forwards(OUTSIDE, &error, &expected);
+}
+
+#[test]
+fn an_error_about_a_flow_that_is_not_known_goes_where_a_hash_sends_its_data() {
+    for v6 in [false, true] {
+        for forward in [Forward::Dr, Forward::Nat] {
+            let (service, backends, clients, router) = match v6 {
+                false => (
+                    "tcp://10.9.9.9:80",
+                    ["10.0.1.11", "10.0.1.12", "10.0.1.13"],
+                    "10.7.0.1",
+                    "10.7.0.254",
+                ),
+                true => (
+                    "tcp://[2001:db8:9::9]:80",
+                    ["2001:db8:1::11", "2001:db8:1::12", "2001:db8:1::13"],
+                    "2001:db8:7::1",
+                    "2001:db8:7::fe",
+                ),
+            };
+            let mut balancer = Balancer::serving(service, forward, Scheduler::Mh, &backends);
+            let vip = socket(service.split_once("://").unwrap().1);
+            for port in 40_000..40_040 {
+                let client = SocketAddr::new(clients.parse().unwrap(), port);
+                let error = IcmpError::new(router.parse().unwrap(), &Frame::new(vip, client, TCP));
+                let (action, after, counted) = balancer.judge(OUTSIDE, &error.bytes());
+                assert_eq!((action, counted), (Action::Redirect, vec![]));
+                assert!(balancer.state(client).is_none(), "an error begins no flow");
+                assert_eq!(after[5], balancer.host(&Frame::new(client, vip, TCP)));
+            }
+        }
+    }
+}
+
+#[test]
+fn an_error_about_a_flow_that_is_not_known_passes_where_a_client_persists_or_backends_take_turns() {
+    let error = IcmpError::new(
+        "10.7.0.254".parse().unwrap(),
+        &Frame::new(socket("10.9.9.9:80"), socket("10.7.0.1:40001"), TCP),
+    );
+    let mut balancer = Balancer::serving("tcp://10.9.9.9:80", Forward::Dr, Scheduler::Rr, &["10.0.1.11"]);
+    balancer.passes(OUTSIDE, &error.bytes(), Verdict::PassedNoService);
+    let mut balancer = Balancer::serving("tcp://10.9.9.9:80", Forward::Dr, Scheduler::Mh, &["10.0.1.11"]);
+    let change = lvx_model::ServiceChange {
+        persistence: Some(lvx_model::check::Period::from_millis(300_000)),
+        ..lvx_model::ServiceChange::default()
+    };
+    balancer.set("tcp://10.9.9.9:80", &change);
+    balancer.apply();
+    balancer.passes(OUTSIDE, &error.bytes(), Verdict::PassedNoService);
+}
+
+#[test]
+fn padding_behind_an_error_is_no_part_of_what_it_quotes() {
+    for lab in [lab_v4, lab_v6] {
+        let mut lab = lab(TCP);
+        let mut error = lab.error(&lab.packet(lab.vip(81), lab.client));
+        // The ports are quoted, the checksum is not; a driver's padding stands where it would.
+        error.quotes = lab.header() + 8;
+        let mut expected = error.clone();
+        (expected.to, expected.from, expected.hops) = (backend_mac(lab.real.ip()), mac(INSIDE), 60);
+        (expected.destination, expected.about.source) = (lab.real.ip(), lab.real);
+        let padding = [0xa5; 40];
+        let padded = |error: &IcmpError| [error.bytes(), padding.to_vec()].concat();
+        let (action, after, _) = lab.balancer.judge(OUTSIDE, &padded(&error));
+        assert_eq!(action, Action::Redirect);
+        assert_same(&after, &padded(&expected));
+        // Not even the ports are.
+        error.quotes = lab.header() + 3;
+        lab.balancer.passes(OUTSIDE, &padded(&error), Verdict::PassedMalformed);
+    }
+}
+
+#[test]
+fn a_redirect_is_for_the_host_that_gets_it() {
+    let mut lab = lab_v4(TCP);
+    let mut error = lab.error(&lab.packet(lab.vip(81), lab.client));
+    error.kind = [5, 1];
+    lab.passes(OUTSIDE, &error, Verdict::PassedOtherProtocol);
+}
+
+#[test]
 fn an_error_about_no_flow_passes() {
     for mut lab in [lab_v4(TCP)] {
         let strangers = [
@@ -207,7 +302,8 @@ fn an_error_about_no_flow_passes() {
             let error = lab.error(&lab.packet(source, destination));
             lab.passes(OUTSIDE, &error, Verdict::PassedNoService);
         }
-        let error = lab.error(&lab.packet(socket("10.7.0.9:1"), lab.real));
+        let mut error = lab.error(&lab.packet(socket("10.7.0.9:1"), lab.real));
+        error.to = mac(INSIDE);
         lab.passes(INSIDE, &error, Verdict::PassedNoService);
     }
 }
@@ -229,7 +325,7 @@ fn an_error_that_is_not_addressed_to_the_sender_of_what_it_quotes_passes() {
             lab.passes(OUTSIDE, &error, Verdict::PassedNoService);
         }
         let mut error = lab.error(&lab.packet(lab.client, lab.real));
-        error.destination = elsewhere;
+        (error.to, error.destination) = (mac(INSIDE), elsewhere);
         lab.passes(INSIDE, &error, Verdict::PassedNoService);
     }
 }
@@ -272,13 +368,15 @@ fn an_error_about_another_protocol_passes() {
 }
 
 #[test]
-fn an_error_that_has_no_hop_left_is_not_translated() {
+fn an_error_that_has_no_hop_left_goes_no_further() {
     for lab in [lab_v4, lab_v6] {
-        let mut lab = lab(TCP);
-        let mut error = lab.error(&lab.packet(lab.vip(81), lab.client));
-        error.hops = 1;
-        let (action, _, counted) = lab.balancer.judge(OUTSIDE, &error.bytes());
-        assert_eq!((action, counted), (Action::Drop, vec![Verdict::DroppedTtlExceeded]));
+        for port in [80, 81] {
+            let mut lab = lab(TCP);
+            let mut error = lab.error(&lab.packet(lab.vip(port), lab.client));
+            error.hops = 1;
+            let (action, _, counted) = lab.balancer.judge(OUTSIDE, &error.bytes());
+            assert_eq!((action, counted), (Action::Drop, vec![Verdict::DroppedTtlExceeded]));
+        }
     }
 }
 

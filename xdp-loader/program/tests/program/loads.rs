@@ -11,7 +11,7 @@ use lvx_test_kit::{
 };
 use xdp_common::{layout::Connections, tcp_state::State};
 
-use crate::balancer::Balancer;
+use crate::balancer::{Action, Balancer};
 
 const SERVICE: &str = "tcp://10.9.9.9:80";
 const SERVICE_V6: &str = "tcp://[2001:db8:9::9]:80";
@@ -119,7 +119,9 @@ fn a_port_that_is_used_again_counts_for_its_new_backend_only() {
     let client = |flags| tcp("10.7.0.1:40001", "10.9.9.9:80", flags);
     assert_eq!(balancer.host(&client(SYN)), 11);
     balancer.host(&client(ACK));
-    balancer.host(&client(RST));
+    balancer.host(&client(FIN | ACK).payload(b""));
+    let answer = tcp("10.0.1.11:80", "10.7.0.1:40001", FIN | ACK).payload(b"");
+    assert_eq!(balancer.run(INSIDE, &answer.bytes()).0, Action::Redirect);
     assert_eq!(balancer.load(SERVICE, "10.0.1.11:80"), (0, 1, false));
     // Another active connection, so that the port's next one goes to the other.
     assert_eq!(balancer.host(&tcp("10.7.0.2:40001", "10.9.9.9:80", SYN)), 11);

@@ -6,6 +6,7 @@
 mod balancer;
 mod changes;
 mod choices;
+mod conflicts;
 mod copying;
 mod counting;
 mod datagrams;
@@ -14,6 +15,7 @@ mod forwarding;
 mod fragments;
 mod headers;
 mod host;
+mod hosts;
 mod icmp;
 mod lent;
 mod loads;

@@ -8,10 +8,13 @@ use std::{fs::File, net::IpAddr, os::fd::AsFd as _, process::Command};
 
 use lvx_netlink::{Link, LinkTable, NextHop};
 use lvx_test_kit::{
-    network::{INSIDE, OUTSIDE, VETH, backend_mac, behind, mac},
+    network::{HOST, INSIDE, OUTSIDE, VETH, backend_mac, behind, mac},
     process::finish,
 };
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+
+/// What the index of the device above an interface is more than the interface's. No packet comes in by it.
+const ABOVE: u32 = 100;
 
 /// The next hop of a backend.
 pub fn next_hop(address: IpAddr) -> NextHop {
@@ -59,10 +62,10 @@ pub fn enter() -> LinkTable {
     ];
     links
         .into_iter()
-        .map(|(index, name, kind)| {
+        .flat_map(|(index, name, kind)| {
             let mac = mac(index);
             add(index, name, kind, mac);
-            Link {
+            let link = Link {
                 name: name.to_owned(),
                 index,
                 mac: Some(mac),
@@ -70,7 +73,18 @@ pub fn enter() -> LinkTable {
                 up: true,
                 admin_up: true,
                 kind: kind.to_owned(),
-            }
+                master: None,
+                base: None,
+            };
+            let above = Link {
+                name: format!("vrrp.{name}"),
+                index: index + ABOVE,
+                mac: Some(HOST),
+                kind: "macvlan".to_owned(),
+                base: Some(index),
+                ..link.clone()
+            };
+            [link, above]
         })
         .collect()
 }

@@ -170,7 +170,7 @@ fn orphans_go_where_the_addresses_say_and_there_with_whole_packets_if_the_hash_i
                 let real = socket(case.vip);
                 let real = std::net::SocketAddr::new(case.hosts[usize::from(host - 11)].parse().unwrap(), real.port());
                 let sent = match forward {
-                    Forward::Dr => frame,
+                    Forward::Dr => frame.routed(),
                     Forward::Nat => frame.translated_to(real),
                 };
                 let sent = sent.macs(backend_mac(real.ip()), mac(INSIDE));

@@ -108,7 +108,7 @@ impl Site {
     }
 
     fn frame(&self, client: SocketAddr, flags: u8) -> Frame {
-        Frame::new(client, self.vip, self.transport(flags)).payload(b"x")
+        Frame::new(client, self.vip, self.transport(flags)).payload(b"")
     }
 
     fn transport(&self, flags: u8) -> Transport {
@@ -137,7 +137,7 @@ impl Site {
     #[track_caller]
     pub fn arrive(&mut self, balancer: &mut Balancer) {
         let closed = match self.random.happens(10) {
-            true => self.pick(|state| state.is_closed()),
+            true => self.pick(|state| state == State::TimeWait),
             false => None,
         };
         let client = match closed {
@@ -207,7 +207,7 @@ impl Site {
             assert_eq!(usize::from(host), server, "{client} stays");
         } else {
             let real = SocketAddr::new(self.names[server].parse().unwrap(), self.vip.port());
-            let frame = Frame::new(real, client, self.transport(flags)).payload(b"x");
+            let frame = Frame::new(real, client, self.transport(flags)).payload(b"");
             balancer.run(INSIDE, &frame.bytes());
         }
         self.count(one, false);
@@ -295,10 +295,18 @@ fn after(state: State, flags: u8, by_client: bool) -> State {
     if state == State::SynReceived && flags & RST != 0 && by_client {
         return state;
     }
-    if flags & RST != 0 || state == State::Closed {
+    if state == State::Closed {
         return State::Closed;
     }
-    if flags & FIN != 0 {
+    if flags & RST != 0
+        && !matches!(
+            (state, by_client),
+            (State::TimeWait, _) | (State::FinBackend, true) | (State::FinClient, false)
+        )
+    {
+        return State::Closed;
+    }
+    if flags & (FIN | RST) != 0 {
         return match (state, by_client) {
             (State::TimeWait, _) | (State::FinBackend, true) | (State::FinClient, false) => State::TimeWait,
             (_, true) => State::FinClient,

@@ -1,5 +1,7 @@
 //! TCP's states, as far as a balancer can tell them.
 
+use std::{thread::sleep, time::Duration};
+
 use lvx_model::{Forward, Scheduler};
 use lvx_test_kit::{
     frame::{ACK, FIN, PSH, RST, SYN, socket, tcp, udp},
@@ -29,7 +31,8 @@ fn walk(packets: &[(Side, u8, State)]) {
             Client => (OUTSIDE, tcp(CLIENT, VIP, *flags)),
             Backend => (INSIDE, tcp("10.0.1.11:80", CLIENT, *flags)),
         };
-        let (action, _) = balancer.run(ingress, &frame.bytes());
+        let data: &[u8] = if flags & PSH == 0 { b"" } else { b"data" };
+        let (action, _) = balancer.run(ingress, &frame.payload(data).bytes());
         assert_eq!(action, Action::Redirect);
         assert_eq!(
             balancer.state(socket(CLIENT)),
@@ -135,7 +138,7 @@ fn under_direct_routing_the_client_s_packets_alone_tell_the_state() {
             (ACK, State::FinClient),
             (RST, State::Closed),
         ] {
-            balancer.host(&tcp(client, vip, flags));
+            balancer.host(&tcp(client, vip, flags).payload(b""));
             assert_eq!(balancer.state(socket(client)), Some(state));
         }
     }
@@ -150,34 +153,111 @@ fn a_udp_flow_has_a_state_of_its_own_both_ways() {
     }
 }
 
+/// A connection with the first of two backends that take turns, after these segments without data.
+fn after(forward: Forward, segments: &[(Side, u8)]) -> Balancer {
+    let balancer = Balancer::serving(SERVICE, forward, Scheduler::Rr, &["10.0.1.11", "10.0.1.12"]);
+    connected(balancer, segments)
+}
+
+/// The balancer of two such backends, after these segments.
+fn connected(mut balancer: Balancer, segments: &[(Side, u8)]) -> Balancer {
+    assert_eq!(sent(&mut balancer, SYN), 11);
+    assert_eq!(sent(&mut balancer, ACK), 11);
+    for (side, flags) in segments {
+        let (ingress, frame) = match side {
+            Client => (OUTSIDE, tcp(CLIENT, VIP, *flags)),
+            Backend => (INSIDE, tcp("10.0.1.11:80", CLIENT, *flags)),
+        };
+        let (action, _) = balancer.run(ingress, &frame.payload(b"").bytes());
+        assert_eq!(action, Action::Redirect);
+    }
+    balancer
+}
+
+/// The host number of the backend to which a segment of the client without data goes.
+#[track_caller]
+fn sent(balancer: &mut Balancer, flags: u8) -> u8 {
+    balancer.host(&tcp(CLIENT, VIP, flags).payload(b""))
+}
+
 #[test]
-fn a_client_that_reuses_a_port_whose_connection_is_over_is_scheduled_anew() {
+fn a_client_that_reuses_a_port_whose_connection_both_ends_have_closed_is_scheduled_anew() {
     let endings: [&[(Side, u8)]; 5] = [
-        &[(Client, FIN | ACK)],
-        &[(Backend, FIN | ACK)],
         &[(Client, FIN | ACK), (Backend, FIN | ACK), (Client, ACK)],
-        &[(Client, RST)],
-        &[(Backend, RST | ACK)],
+        &[(Backend, FIN | ACK), (Client, FIN | ACK), (Backend, ACK)],
+        &[(Client, FIN | ACK), (Backend, RST | ACK)],
+        &[(Backend, FIN | ACK), (Client, RST)],
+        &[(Client, FIN | ACK), (Backend, FIN | ACK), (Client, RST)],
     ];
     for ending in endings {
-        let mut balancer = Balancer::serving(SERVICE, Forward::Nat, Scheduler::Rr, &["10.0.1.11", "10.0.1.12"]);
-        assert_eq!(balancer.host(&tcp(CLIENT, VIP, SYN)), 11);
-        assert_eq!(balancer.host(&tcp(CLIENT, VIP, ACK)), 11);
-        for (side, flags) in ending {
-            let (ingress, frame) = match side {
-                Client => (OUTSIDE, tcp(CLIENT, VIP, *flags)),
-                Backend => (INSIDE, tcp("10.0.1.11:80", CLIENT, *flags)),
-            };
-            assert_eq!(balancer.run(ingress, &frame.bytes()).0, Action::Redirect);
-        }
-        assert_eq!(balancer.host(&tcp(CLIENT, VIP, ACK)), 11, "what is under way still");
-        assert_eq!(balancer.host(&tcp(CLIENT, VIP, SYN | ACK)), 11, "opens nothing");
-        assert_eq!(balancer.host(&tcp(CLIENT, VIP, SYN)), 12, "after {ending:02x?}");
+        let mut balancer = after(Forward::Nat, ending);
+        assert_eq!(sent(&mut balancer, ACK), 11, "what is under way still");
+        assert_eq!(sent(&mut balancer, SYN | ACK), 11, "opens nothing");
+        assert_eq!(sent(&mut balancer, SYN), 12, "after {ending:02x?}");
         assert_eq!(balancer.state(socket(CLIENT)), Some(State::SynReceived));
-        assert_eq!(balancer.host(&tcp(CLIENT, VIP, ACK)), 12);
+        assert_eq!(sent(&mut balancer, ACK), 12);
         assert_eq!(balancer.state(socket(CLIENT)), Some(State::Established));
         assert_eq!(balancer.flows().len(), 1);
         assert_eq!(balancer.counters(SERVICE, "10.0.1.12:80").connections, 1);
+    }
+}
+
+/// What one end alone may have sent, or somebody else in its name.
+const ONE_SIDED: [(Forward, &[(Side, u8)]); 6] = [
+    (Forward::Nat, &[(Client, FIN | ACK)]),
+    (Forward::Nat, &[(Backend, FIN | ACK)]),
+    (Forward::Nat, &[(Client, RST)]),
+    (Forward::Nat, &[(Backend, RST | ACK)]),
+    (Forward::Dr, &[(Client, FIN | ACK)]),
+    (Forward::Dr, &[(Client, RST)]),
+];
+
+#[test]
+fn a_syn_after_one_end_s_closing_goes_to_the_backend_which_knows_what_it_is() {
+    for (forward, closing) in ONE_SIDED {
+        let mut balancer = after(forward, closing);
+        assert_eq!(sent(&mut balancer, SYN), 11, "after {closing:02x?}");
+        assert_eq!(sent(&mut balancer, ACK), 11);
+        assert_eq!(balancer.state(socket(CLIENT)), Some(State::Established));
+        assert_eq!(balancer.counters(SERVICE, "10.0.1.11:80").connections, 1);
+    }
+}
+
+#[test]
+fn a_syn_that_comes_when_all_has_long_been_quiet_is_scheduled_anew() {
+    for (forward, closing) in ONE_SIDED {
+        let mut balancer = Balancer::serving(SERVICE, forward, Scheduler::Rr, &["10.0.1.11", "10.0.1.12"]);
+        balancer.pace();
+        let mut balancer = connected(balancer, closing);
+        balancer.set_idle_timeout(State::Closed, 1);
+        sleep(Duration::from_millis(40));
+        assert_eq!(sent(&mut balancer, SYN), 12, "after {closing:02x?}");
+    }
+}
+
+#[test]
+fn a_syn_after_one_end_s_closing_is_none_of_a_backend_s_that_drains() {
+    for (forward, closing) in ONE_SIDED {
+        let mut balancer = after(forward, closing);
+        balancer.drain(SERVICE, "10.0.1.11");
+        balancer.apply();
+        assert_eq!(sent(&mut balancer, SYN), 12, "after {closing:02x?}");
+    }
+}
+
+#[test]
+fn data_of_the_client_after_a_reset_or_a_fin_of_unknown_origin_revives_the_flow() {
+    for (forward, closing) in ONE_SIDED {
+        let mut balancer = after(forward, closing);
+        assert_eq!(sent(&mut balancer, ACK), 11);
+        assert_ne!(balancer.state(socket(CLIENT)), Some(State::Established), "no data");
+        assert_eq!(balancer.host(&tcp(CLIENT, VIP, PSH | ACK).payload(b"x")), 11);
+        let state = match closing {
+            // The client may go on after a FIN of the backend's.
+            [(Backend, flags)] if flags & FIN != 0 => State::FinBackend,
+            _ => State::Established,
+        };
+        assert_eq!(balancer.state(socket(CLIENT)), Some(state), "after {closing:02x?}");
     }
 }
 

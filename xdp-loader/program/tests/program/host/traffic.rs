@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use super::services::Service;
 use lvx_test_kit::{
     fragments::fragments,
-    frame::{ACK, DESTINATION, FIN, FRAGMENT, Frame, HOP_BY_HOP, IP, ROUTING, RST, SYN, Transport, seal_ipv4},
-    network::{INSIDE, OUTSIDE, VETH},
+    frame::{
+        ACK, AUTHENTICATION, DESTINATION, FIN, FRAGMENT, Frame, HOP_BY_HOP, IP, ROUTING, RST, SYN, Transport, seal_ipv4,
+    },
+    network::{INSIDE, OUTSIDE, VETH, mac},
     random::Random,
 };
 
@@ -43,6 +45,12 @@ impl<'a> Traffic<'a> {
         };
         if self.random.happens(15) {
             self.damage(&mut frame);
+        }
+        if self.random.happens(4) {
+            let to = self
+                .random
+                .one(&[[0xff; 6], mac(OUTSIDE), mac(INSIDE), [2, 0, 0, 0, 0, 7]]);
+            frame[..6].copy_from_slice(&to);
         }
         (self.random.one(&[OUTSIDE, OUTSIDE, INSIDE, VETH]), frame)
     }
@@ -81,6 +89,10 @@ impl<'a> Traffic<'a> {
         if self.random.happens(4) {
             vip.set_port(9);
         }
+        if self.random.happens(6) && !service.backends.is_empty() {
+            // Straight to a backend.
+            vip = self.random.one(&service.backends);
+        }
         Frame::new(self.client(service), vip, self.transport(service))
     }
 
@@ -96,7 +108,9 @@ impl<'a> Traffic<'a> {
 
     /// The same with some of what may stand before and behind.
     fn dressed(&mut self, mut frame: Frame) -> Frame {
-        frame.hops = self.random.one(&[64, 64, 64, 64, 64, 255, 2, 1, 0]);
+        frame.hops = self
+            .random
+            .one(&[64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 255, 2, 1, 0]);
         frame.from[5] = self.random.one(&[0xc1, 0xc2]);
         frame.payload.truncate(self.random.below(30));
         if self.random.happens(30) {
@@ -106,10 +120,17 @@ impl<'a> Traffic<'a> {
         if self.random.happens(30) {
             frame.options = vec![1; 4 * self.random.below(11)];
             for _ in 0..self.random.below(8) {
-                let kind = self.random.one(&[HOP_BY_HOP, ROUTING, DESTINATION, FRAGMENT]);
+                let kind = self
+                    .random
+                    .one(&[HOP_BY_HOP, ROUTING, DESTINATION, FRAGMENT, AUTHENTICATION]);
                 let mut bytes = vec![0; 8];
                 if kind == FRAGMENT {
                     bytes[3] = self.random.one(&[0, 0, 1, 8]);
+                } else if kind == AUTHENTICATION {
+                    bytes = vec![0; 24];
+                    bytes[1] = 4;
+                } else if kind == ROUTING && self.random.happens(20) {
+                    bytes[3] = 1;
                 } else if self.random.happens(20) {
                     bytes = vec![0; 24];
                     bytes[1] = 2;
