@@ -2,7 +2,9 @@
 
 use std::{
     fs,
-    process::Stdio,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::net::UnixStream,
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
@@ -12,13 +14,16 @@ use anyhow::{Context, Result, ensure};
 use lvx_tests::{
     Balancer, Lab, Options,
     client::{self, Download},
-    process::{Running, wait_until},
+    process::{Running, finish, wait_until},
     topology::{BALANCER, VIP_DR, VIP_NAT},
 };
 use serde_json::Value;
 
 /// Longer than anything here may take.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// The same, where probes first have to be tried in vain.
+const SHORTAGE: Duration = Duration::from_secs(60);
 
 /// `fall` times the interval, and the timeout.
 const PROMISED: Duration = Duration::from_millis(3 * 200 + 150);
@@ -376,6 +381,70 @@ fn a_fall_is_explained_told_and_not_picked() -> Result<()> {
         Ok(told.contains(&address) && told.contains("\"to\":\"down\""))
     })?;
     Ok(())
+}
+
+/// `lvx health`, asked over a connection that is open already: it costs the daemon no descriptor.
+struct Open(BufReader<UnixStream>);
+
+impl Open {
+    fn health(&mut self) -> Result<Value> {
+        self.0
+            .get_mut()
+            .write_all(b"GET /v1/health HTTP/1.1\r\nHost: lvx\r\n\r\n")?;
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            ensure!(self.0.read_line(&mut line)? > 0, "the daemon closed the connection");
+            let line = line.trim_end().to_ascii_lowercase();
+            if let Some(value) = line.strip_prefix("content-length: ") {
+                length = value.parse()?;
+            } else if line.is_empty() {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body)?;
+        Ok(serde_json::from_slice(&body)?)
+    }
+}
+
+#[test]
+fn a_daemon_without_descriptors_takes_no_backend_out_and_says_what_it_lacks() -> Result<()> {
+    let lab = Lab::two_armed()?;
+    let lvx = Balancer::start(&lab)?;
+    let vip = VIP_NAT.0.to_string();
+    serve(&lab, &lvx, &vip, "nat", "type = \"tcp\"", "")?;
+    until_all_answer(&lab, &lvx, &vip)?;
+    let pid = lvx.pid().context("no daemon runs")?.to_string();
+    let mut open = Open(BufReader::new(UnixStream::connect(lvx.socket())?));
+    let is = |health: &Value, what: &dyn Fn(&Value) -> bool| {
+        let backends = health["services"][0]["backends"].as_array();
+        backends.is_some_and(|backends| backends.len() == 3 && backends.iter().all(what))
+    };
+    ensure!(is(&open.health()?, &|backend| backend["state"] == "up"));
+
+    finish(Command::new("prlimit").args(["--pid", &pid, "--nofile=3:"]))?;
+    // Twice as often as makes a backend down.
+    let unasked = |backend: &Value| backend["probes"][0]["unknown"].as_u64() >= Some(6);
+    let mut health = Value::Null;
+    wait_until("no probe can be asked", SHORTAGE, || {
+        health = open.health()?;
+        Ok(is(&health, &unasked))
+    })?;
+    let kept = |backend: &Value| {
+        let reason = backend["reason"].as_str().unwrap_or_default();
+        backend["state"] == "up" && reason.contains("its state is kept: too many open files")
+    };
+    ensure!(is(&health, &kept), "{health:#}");
+    ensure!(client::requests(&lab.client, &vip, 30)?.len() == 3);
+    let told = lvx.log().matches("could not be asked from this node").count();
+    ensure!(told == 1, "told {told} times:\n{}", lvx.log());
+
+    finish(Command::new("prlimit").args(["--pid", &pid, "--nofile=1024:"]))?;
+    wait_until("probes are asked again", SHORTAGE, || {
+        let well = |backend: &Value| backend["state"] == "up" && backend["reason"].is_null();
+        Ok(is(&open.health()?, &well))
+    })
 }
 
 #[test]

@@ -88,7 +88,7 @@ fn details(output: &mut Output<impl Write>, service: &ServiceReport) -> io::Resu
             }
             for result in probe.results.iter().rev().take(RESULTS) {
                 output.line(&format!(
-                    "    {:>7.1} s ago  {:<6} {:>8}  {}",
+                    "    {:>7.1} s ago  {:<8} {:>8}  {}",
                     result.seconds_ago,
                     result.outcome,
                     latency(Some(result.microseconds)),

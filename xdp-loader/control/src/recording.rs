@@ -76,6 +76,7 @@ fn backend_report(address: SocketAddr) -> BackendReport {
             verdict: ProbeVerdict::Down,
             total: 40,
             failed: 3,
+            unknown: 0,
             p50_microseconds: Some(180),
             p99_microseconds: Some(2_400),
             note: None,

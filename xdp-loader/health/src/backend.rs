@@ -161,7 +161,7 @@ impl Watched {
         asked
             .streak
             .take(&report.outcome, asked.check.rise(), asked.check.fall());
-        if report.outcome != Outcome::Down {
+        if !matches!(report.outcome, Outcome::Down | Outcome::Unknown) {
             asked.diagnosis = None;
         }
         let form = asked.check.form();
@@ -176,7 +176,7 @@ impl Watched {
                 self.load.report_share(f64::from(percent), floor, form.load_limit);
             }
             Outcome::Weight(weight) => self.load.report_weight(weight),
-            Outcome::Up | Outcome::Down | Outcome::Drain => {}
+            Outcome::Up | Outcome::Down | Outcome::Drain | Outcome::Unknown => {}
         }
         let verdict = combine(policy.combine, self.probes.iter().map(|asked| asked.streak.verdict()));
         self.machine.observe(verdict, now, policy);
@@ -244,7 +244,7 @@ impl Watched {
         match self.state() {
             State::Disabled => return Some("disabled by the operator".into()),
             State::Draining if self.drain => return Some("asked to drain".into()),
-            State::Unknown => return Some("not probed yet".into()),
+            State::Unknown => return Some(self.trouble().unwrap_or_else(|| "not probed yet".into())),
             _ => {}
         }
         if let Some(held) = self
@@ -261,12 +261,25 @@ impl Watched {
             }
         }
         match self.state() {
-            State::Up => None,
+            State::Up => self.trouble(),
             State::Degraded if self.load.protected() => Some("past its load limit: no new connections".into()),
             State::Degraded if self.claims_vip => Some(diagnosis::of_claim(self.key.0.ip)),
             // Nothing new is known since the restart: what was known before is the reason.
             _ => self.failure().or_else(|| self.reason.clone()),
         }
+    }
+
+    /// Why this node could not ask, of the first probe that it could not.
+    fn trouble(&self) -> Option<String> {
+        let mut troubles = self
+            .probes
+            .iter()
+            .filter_map(|asked| Some((asked, asked.history.trouble()?)));
+        let (asked, words) = troubles.next()?;
+        Some(format!(
+            "{}: not known, so its state is kept: {words}",
+            asked.check.kind()
+        ))
     }
 
     /// The reason of the first probe that fails.
@@ -363,6 +376,7 @@ fn probe_report(asked: &Asked, ago: &impl Fn(Duration) -> f64) -> ProbeReport {
         verdict: asked.streak.verdict(),
         total: history.total,
         failed: history.failed,
+        unknown: history.unknown,
         p50_microseconds: history.percentile(50),
         p99_microseconds: history.percentile(99),
         note: asked.note.clone(),

@@ -18,6 +18,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use self::targets::compile;
 use super::{
     backend::Watched,
     diagnosis,
@@ -26,6 +27,7 @@ use super::{
     probe::{Outcome, Probe, Reach, Report, Target},
     quorum::Quorum,
     schedule::{ProbeId, Schedule, pause},
+    troubles::Troubles,
     vip_probe::{Job, Reachable, VipProber},
 };
 use lvx_api::health::HealthReport;
@@ -99,6 +101,7 @@ pub(super) struct Engine {
     view: HealthView,
     published: watch::Sender<Arc<HealthView>>,
     notifier: Notifier,
+    troubles: Troubles,
 }
 
 /// Results on their way to the engine.
@@ -139,6 +142,7 @@ impl Engine {
             dirty: BTreeSet::new(),
             view: HealthView::default(),
             published,
+            troubles: Troubles::default(),
         };
         (engine, Inbox { reports, diagnoses })
     }
@@ -224,15 +228,14 @@ impl Engine {
             return;
         };
         asked.began = now;
+        if asked.probe.is_err() {
+            // What was missing may be there by now.
+            asked.probe = compile(&asked.check);
+        }
         let probe = match &asked.probe {
             Ok(probe) => Arc::clone(probe),
             Err(reason) => {
-                let report = Report {
-                    outcome: Outcome::Down,
-                    latency: Duration::ZERO,
-                    reason: Some(format!("cannot be asked: {reason}").into()),
-                };
-                let _ = self.reports.send((id, report));
+                let _ = self.reports.send((id, Report::unasked(reason)));
                 return;
             }
         };
@@ -281,6 +284,12 @@ impl Engine {
         };
         let service = Arc::clone(&group.service);
         let Some(watched) = group.backend_mut(*key) else { return };
+        if let (Outcome::Unknown, Some(reason)) = (report.outcome, &report.reason)
+            && self.troubles.meet(reason, now)
+        {
+            tracing::warn!(service = %key.0, backend = %watched.address(), %reason,
+                "a probe could not be asked from this node; the backend's state is kept. Further ones of this reason are not logged");
+        }
         watched.take(id, report, now, &service.availability);
         if watched.moved(now, &service.availability) {
             self.dirty.insert(key.0);
@@ -353,6 +362,9 @@ impl Engine {
                     self.dirty.insert(*address);
                 }
             }
+        }
+        for reason in self.troubles.over(now) {
+            tracing::info!(%reason, "what kept probes from being asked did not come again");
         }
         if Instant::now() >= self.save_at {
             self.save();

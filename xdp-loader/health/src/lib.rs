@@ -16,6 +16,7 @@ pub mod probe;
 pub mod quorum;
 pub mod schedule;
 pub mod state;
+mod troubles;
 pub mod verdict;
 pub mod vip_probe;
 

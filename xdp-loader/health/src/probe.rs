@@ -11,6 +11,7 @@ mod expect;
 mod grpc;
 mod http;
 mod icmp;
+mod own_trouble;
 mod socket;
 mod tcp;
 mod tls;
@@ -46,6 +47,8 @@ pub enum Outcome {
     Load(u32),
     /// It serves and asks for this share of its weight, in percent.
     Share(u32),
+    /// Nothing was found out: this node could not ask.
+    Unknown,
 }
 
 impl Outcome {
@@ -58,6 +61,7 @@ impl Outcome {
             Self::Weight(_) => "weight",
             Self::Load(_) => "load",
             Self::Share(_) => "share",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -71,6 +75,17 @@ pub struct Report {
     pub latency: Duration,
     /// Why, where it is no success; or what was said.
     pub reason: Option<Box<str>>,
+}
+
+impl Report {
+    /// Of a probe that could not even begin.
+    pub(crate) fn unasked(reason: impl std::fmt::Display) -> Self {
+        Self {
+            outcome: Outcome::Unknown,
+            latency: Duration::ZERO,
+            reason: Some(bounded(format!("cannot be asked: {reason}")).into()),
+        }
+    }
 }
 
 /// A finding before it was timed.
@@ -98,6 +113,25 @@ impl Finding {
 
     fn down(reason: impl Into<String>) -> Self {
         Self::said(Outcome::Down, reason)
+    }
+
+    /// Nothing is known of the backend, by no fault of its own.
+    fn unknown(reason: impl Into<String>) -> Self {
+        Self::said(Outcome::Unknown, reason)
+    }
+
+    /// What an error, told in these words, says of the backend: that it is down, unless the trouble is this node's own.
+    fn failed(error: &(dyn std::error::Error + 'static), words: impl Into<String>) -> Self {
+        if own_trouble::is_own(error) {
+            Self::unknown(words)
+        } else {
+            Self::down(words)
+        }
+    }
+
+    /// The same, told in the kernel's words.
+    fn refused(error: &std::io::Error) -> Self {
+        Self::failed(error, refused(error))
     }
 }
 

@@ -34,17 +34,19 @@ impl Streak {
         }
     }
 
-    /// Takes in a result and says what follows: the first success is enough where nothing was known.
+    /// Takes in a result and says what follows: the first success is enough where nothing was known. A result that is unknown
+    /// counts neither for nor against anything.
     pub fn take(&mut self, outcome: &Outcome, rise: u32, fall: u32) -> ProbeVerdict {
+        if *outcome == Outcome::Unknown {
+            return self.verdict();
+        }
         self.failed = matches!(outcome, Outcome::Down);
         let (says, needed) = match (outcome, self.verdict) {
             (Outcome::Down, _) => (ProbeVerdict::Down, fall),
             (Outcome::Drain, ProbeVerdict::Down) => (ProbeVerdict::Drain, rise),
             (Outcome::Drain, _) => (ProbeVerdict::Drain, 1),
-            (Outcome::Up | Outcome::Weight(_) | Outcome::Load(_) | Outcome::Share(_), ProbeVerdict::Down) => {
-                (ProbeVerdict::Up, rise)
-            }
-            (Outcome::Up | Outcome::Weight(_) | Outcome::Load(_) | Outcome::Share(_), _) => (ProbeVerdict::Up, 1),
+            (_, ProbeVerdict::Down) => (ProbeVerdict::Up, rise),
+            (_, _) => (ProbeVerdict::Up, 1),
         };
         if says == self.verdict {
             self.against = 0;
@@ -99,6 +101,19 @@ mod tests {
         use ProbeVerdict::{Down, Unknown};
         let mut streak = Streak::default();
         assert_eq!(verdicts(&mut streak, &[Outcome::Down; 3]), [Unknown, Unknown, Down]);
+    }
+
+    #[test]
+    fn what_could_not_be_asked_neither_counts_nor_breaks_a_row() {
+        use ProbeVerdict::{Degraded, Down, Up};
+        let mut streak = Streak::default();
+        let (up, down, unknown) = (Outcome::Up, Outcome::Down, Outcome::Unknown);
+        assert_eq!(verdicts(&mut streak, &[unknown; 9]), [ProbeVerdict::Unknown; 9]);
+        assert_eq!(
+            verdicts(&mut streak, &[up, unknown, down, unknown, down, unknown, unknown, down]),
+            [Up, Up, Degraded, Degraded, Degraded, Degraded, Degraded, Down]
+        );
+        assert_eq!(verdicts(&mut streak, &[up, unknown, up]), [Down, Down, Up]);
     }
 
     #[test]

@@ -135,7 +135,7 @@ impl Engine {
     }
 }
 
-fn compile(check: &Check) -> Result<Arc<Probe>, String> {
+pub(super) fn compile(check: &Check) -> Result<Arc<Probe>, String> {
     Probe::new(check).map(Arc::new).map_err(|error| error.to_string())
 }
 

@@ -43,10 +43,10 @@ impl Drop for Group {
 impl Exec {
     pub(super) async fn run(&self, target: &Target, port: u16, limit: Duration) -> Finding {
         let Some((program, arguments)) = self.command.split_first() else {
-            return Finding::down("there is no command");
+            return Finding::unknown("there is no command");
         };
         let Ok(Ok(_permit)) = timeout(limit, AT_ONCE.acquire()).await else {
-            return Finding::down("too many programs run at once: raise the interval, or make them quicker");
+            return Finding::unknown("too many programs run at once: raise the interval, or make them quicker");
         };
         let spawned = Command::new(program)
             .args(arguments)
@@ -62,7 +62,7 @@ impl Exec {
             .spawn();
         let mut child = match spawned {
             Ok(child) => child,
-            Err(error) => return Finding::down(format!("cannot run {program}: {}", super::refused(&error))),
+            Err(error) => return Finding::unknown(format!("cannot run {program}: {}", super::refused(&error))),
         };
         let mut group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
         match timeout(limit, wait(&mut child)).await {
@@ -71,7 +71,7 @@ impl Exec {
                 group.0 = None;
                 read(status, &words, self.weight_from_status)
             }
-            Ok(Err(error)) => Finding::down(super::refused(&error)),
+            Ok(Err(error)) => Finding::unknown(super::refused(&error)),
             Err(_) => {
                 drop(group);
                 let _ = child.wait().await;
@@ -212,7 +212,7 @@ mod tests {
         let finding = missing.run(&target(), 1, Duration::from_secs(5)).await;
         assert_eq!(
             finding,
-            Finding::down("cannot run /nonexistent: no such file or directory")
+            Finding::unknown("cannot run /nonexistent: no such file or directory")
         );
     }
 

@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Expect, Finding, Outcome, ProbeError, Route, bounded::Bounded, refused, socket, tls::Tls, why};
+use super::{Expect, Finding, Outcome, ProbeError, Route, bounded::Bounded, socket, tls::Tls, why};
 use lvx_model::{CheckForm, CheckType, check::Statuses};
 
 /// The longest head of an answer, in bytes.
@@ -68,13 +68,13 @@ impl Http {
     pub(super) async fn run(&self, route: Route) -> Finding {
         let stream = match socket::connect(route, socket::End::Close).await {
             Ok(stream) => Bounded::new(stream),
-            Err(error) => return Finding::down(refused(&error)),
+            Err(error) => return Finding::refused(&error),
         };
         match &self.tls {
             None => self.ask(stream, route).await,
             Some(tls) => match tls.connect(stream, route.to.ip()).await {
                 Ok(stream) => self.ask(stream, route).await,
-                Err(reason) => Finding::down(reason),
+                Err(finding) => finding,
             },
         }
     }
@@ -87,7 +87,7 @@ impl Http {
             .await;
         let (mut sender, connection) = match built {
             Ok(built) => built,
-            Err(error) => return Finding::down(why(&error)),
+            Err(error) => return Finding::failed(&error, why(&error)),
         };
         let host = self.host.clone().unwrap_or_else(|| route.to.to_string());
         let request = Request::builder()
@@ -105,7 +105,7 @@ impl Http {
         let exchange = async {
             match sender.send_request(request).await {
                 Ok(response) => self.judge(response).await,
-                Err(error) => Finding::down(format!("not HTTP as it should be: {}", why(&error))),
+                Err(error) => Finding::failed(&error, format!("not HTTP as it should be: {}", why(&error))),
             }
         };
         // The connection is driven here, so that nothing of it is left when the probe is over.
@@ -131,7 +131,7 @@ impl Http {
         }
         let (body, whole) = match read(response.into_body()).await {
             Ok(read) => read,
-            Err(reason) => return Finding::down(reason),
+            Err(finding) => return finding,
         };
         if let Some(expect) = &self.body
             && !expect.is_in(&body)
@@ -166,10 +166,10 @@ impl Load {
 }
 
 /// The body up to [`BODY`], and whether that is all of it.
-async fn read(mut body: Incoming) -> Result<(Vec<u8>, bool), String> {
+async fn read(mut body: Incoming) -> Result<(Vec<u8>, bool), Finding> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| format!("the body breaks off: {}", why(&error)))?;
+        let frame = frame.map_err(|error| Finding::failed(&error, format!("the body breaks off: {}", why(&error))))?;
         if let Ok(data) = frame.into_data() {
             let room = BODY - bytes.len();
             bytes.extend_from_slice(&data[..data.len().min(room)]);

@@ -52,7 +52,7 @@ fn prove(kind: &'static str, check: &str, stoppable: bool, start: impl Fn(&Net, 
 }
 
 /// nginx with one location per answer, in one process, so that a signal stops all of it.
-fn nginx(net: &Net, namespace: &Namespace) -> Running {
+pub fn nginx(net: &Net, namespace: &Namespace) -> Running {
     let dir = net.path();
     if !dir.join("key.pem").exists() {
         let arguments = format!(
@@ -76,6 +76,20 @@ fn nginx(net: &Net, namespace: &Namespace) -> Running {
         "nginx",
         ["-p", dir.to_str().unwrap(), "-c", conf.to_str().unwrap()],
     )
+}
+
+/// unbound on port 5353 of the first backend, which knows `www.shop.example`.
+pub fn unbound(net: &Net, namespace: &Namespace) -> Running {
+    let config = format!(
+        "server:\n interface: 10.9.0.11@5353\n access-control: 0.0.0.0/0 allow\n username: \"\"\n chroot: \"\"\n \
+         do-daemonize: no\n pidfile: {}/unbound.pid\n use-syslog: no\n module-config: \"iterator\"\n num-threads: 1\n \
+         local-zone: \"shop.example.\" static\n \
+         local-data: \"www.shop.example. A 192.0.2.80\"\nremote-control:\n control-enable: no\n",
+        net.path().display()
+    );
+    let path = net.path().join("unbound.conf");
+    fs::write(&path, config).unwrap();
+    start(namespace, "unbound", ["-d", "-c", path.to_str().unwrap()])
 }
 
 #[test]
@@ -238,18 +252,7 @@ fn a_tcp_probe_over_which_something_is_said_resets_no_connection_unless_it_is_as
 #[test]
 fn dns_finds_a_server_that_is_gone_and_one_that_never_answers() {
     let check = "type = \"dns\"\nport = 5353\nname = \"www.shop.example\"\nrecord = \"A\"\nanswer = \"192.0.2.80\"";
-    prove("dns", check, true, |net, namespace| {
-        let config = format!(
-            "server:\n interface: 10.9.0.11@5353\n access-control: 0.0.0.0/0 allow\n username: \"\"\n chroot: \"\"\n \
-             do-daemonize: no\n pidfile: {}/unbound.pid\n use-syslog: no\n module-config: \"iterator\"\n num-threads: 1\n \
-             local-zone: \"shop.example.\" static\n \
-             local-data: \"www.shop.example. A 192.0.2.80\"\nremote-control:\n control-enable: no\n",
-            net.path().display()
-        );
-        let path = net.path().join("unbound.conf");
-        fs::write(&path, config).unwrap();
-        start(namespace, "unbound", ["-d", "-c", path.to_str().unwrap()])
-    });
+    prove("dns", check, true, unbound);
 }
 
 #[test]

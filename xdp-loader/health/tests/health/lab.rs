@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 /// Longer than anything here may take.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 fn host(role: &str) -> Namespace {
     let host = Namespace::unique(role).unwrap();

@@ -21,7 +21,7 @@ fn text(vip: &str, backends: &[&str]) -> String {
 }
 
 /// As a backend of a `dr` service should be.
-const SILENT: [(&str, &str); 2] = [("ipv4/conf/all/arp_ignore", "1"), ("ipv4/conf/all/arp_announce", "2")];
+pub const SILENT: [(&str, &str); 2] = [("ipv4/conf/all/arp_ignore", "1"), ("ipv4/conf/all/arp_announce", "2")];
 
 fn black_hole(
     vip: &'static str,
