@@ -3,8 +3,8 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    os::unix::net::UnixStream,
-    process::{Command, Stdio},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    process::{Command, Output, Stdio},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use lvx_tests::{
     Balancer, Lab, Options,
     client::{self, Download},
-    process::{Running, finish, wait_until},
+    process::{Running, finish, output, wait_until},
     topology::{BALANCER, VIP_DR, VIP_NAT},
 };
 use serde_json::Value;
@@ -473,4 +473,93 @@ fn all_requests_by_the_others(lab: &Lab, vip: &str) -> Result<()> {
     let answers = client::requests(&lab.client, vip, 60)?;
     assert_eq!(answers.keys().collect::<Vec<_>>(), ["b1", "b3"]);
     Ok(())
+}
+
+#[test]
+fn who_may_have_which_program_run_outlives_a_restart() -> Result<()> {
+    let lab = Lab::two_armed()?;
+    let config = lab.directory().join("lvx.toml");
+    fs::write(&config, "[health]\nexec_allow = [\"/bin/true\"]\n")?;
+    let options = Options {
+        further: vec!["--config".into(), config.to_str().context("a path in UTF-8")?.into()],
+        ..Options::default()
+    };
+    let mut lvx = Balancer::start_with(&lab, options)?;
+    // The group of the socket may make changes; so that it gets there:
+    for directory in lvx.socket().ancestors().skip(1).take(2) {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
+    }
+    let service = format!("tcp://{}:80", VIP_NAT.0);
+    let backend = lab.backends[0].v4.to_string();
+    lvx.lvx(["service", "add", &service, "--forward", "nat"])?;
+    lvx.lvx(["backend", "add", &service, &backend])?;
+    let check = |command: &str| {
+        [
+            "service",
+            "set",
+            &service,
+            "--health",
+            "exec",
+            "--health-command",
+            command,
+        ]
+        .map(str::to_owned)
+    };
+    let as_somebody = |lvx: &Balancer<'_>, command: &str| -> Result<Output> {
+        let mut somebody = Command::new("setpriv");
+        somebody.args(["--reuid=65534", "--regid=0", "--clear-groups"]);
+        somebody
+            .arg(lvx.program())
+            .args(check(command))
+            .arg("--socket")
+            .arg(lvx.socket());
+        output(&mut somebody)
+    };
+    let reason = |lvx: &Balancer<'_>| -> Result<(Value, String)> {
+        let backend = lvx.json(["health"])?["services"][0]["backends"][0].clone();
+        let reason = backend["reason"].as_str().unwrap_or_default().to_owned();
+        Ok((backend["state"].clone(), reason))
+    };
+    let until_up = |lvx: &Balancer<'_>| wait_until("the program says up", SHORTAGE, || Ok(reason(lvx)?.0 == "up"));
+
+    // What the settings name, anybody gives who may make changes.
+    let named = as_somebody(&lvx, "/bin/true")?;
+    ensure!(named.status.success(), "{named:?}");
+    until_up(&lvx)?;
+    let refused = as_somebody(&lvx, "/bin/echo well")?;
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(refused.status.code() == Some(1), "{refused:?}");
+    ensure!(
+        words.contains("`/bin/echo` may not run on this node: name it in exec_allow under [health]"),
+        "{words}"
+    );
+
+    // What root gives runs, after a restart too, and others may give it again, and no other argument.
+    let given = check("/bin/echo well");
+    lvx.lvx(given.iter().map(String::as_str))?;
+    until_up(&lvx)?;
+    lvx.terminate()?;
+    fs::remove_file(lvx.state_directory().join("health.json"))?;
+    lvx.run()?;
+    until_up(&lvx)?;
+    ensure!(as_somebody(&lvx, "/bin/echo well")?.status.success());
+    ensure!(as_somebody(&lvx, "/bin/echo more")?.status.code() == Some(1));
+
+    // A state that says nothing of it, as one of an older version: the program does not run, and what was known stays.
+    lvx.terminate()?;
+    let path = lvx.state_directory().join("state.json");
+    let mut state: Value = serde_json::from_slice(&fs::read(&path)?)?;
+    let gone = state.as_object_mut().and_then(|state| state.remove("exec_granted"));
+    ensure!(gone.is_some(), "{state:#}");
+    fs::write(&path, serde_json::to_vec(&state)?)?;
+    lvx.run()?;
+    wait_until("the program does not run", SHORTAGE, || {
+        let (state, reason) = reason(&lvx)?;
+        Ok(state == "up" && reason.contains("`/bin/echo` may not run on this node"))
+    })?;
+    // Root's whole document is root's word.
+    let document = lab.directory().join("services.toml");
+    fs::write(&document, lvx.lvx(["export"])?)?;
+    lvx.lvx(["apply", document.to_str().context("a path in UTF-8")?])?;
+    wait_until("the program runs again", SHORTAGE, || Ok(reason(&lvx)?.1.is_empty()))
 }

@@ -100,7 +100,7 @@ pub struct ProbeReport {
 pub struct ResultReport {
     /// How long ago it came.
     pub seconds_ago: f64,
-    /// `up`, `down`, `drain`, `weight`, `load`, `share` or `unknown`.
+    /// `up`, `degraded`, `down`, `drain`, `weight`, `load`, `share` or `unknown`.
     pub outcome: String,
     /// How long the probe took.
     pub microseconds: u32,

@@ -176,7 +176,7 @@ impl Watched {
                 self.load.report_share(f64::from(percent), floor, form.load_limit);
             }
             Outcome::Weight(weight) => self.load.report_weight(weight),
-            Outcome::Up | Outcome::Down | Outcome::Drain | Outcome::Unknown => {}
+            Outcome::Up | Outcome::Degraded | Outcome::Down | Outcome::Drain | Outcome::Unknown => {}
         }
         let verdict = combine(policy.combine, self.probes.iter().map(|asked| asked.streak.verdict()));
         self.machine.observe(verdict, now, policy);

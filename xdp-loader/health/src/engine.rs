@@ -31,7 +31,7 @@ use super::{
     vip_probe::{Job, Reachable, VipProber},
 };
 use lvx_api::health::HealthReport;
-use lvx_model::{BackendKey, Desired, Service, ServiceAddress, health::HealthView, settings::HealthSettings};
+use lvx_model::{BackendKey, Desired, Service, ServiceAddress, exec, health::HealthView, settings::HealthSettings};
 use lvx_netlink::NextHops;
 
 /// How often time is let pass for hold-outs and slow starts.
@@ -102,6 +102,8 @@ pub(super) struct Engine {
     published: watch::Sender<Arc<HealthView>>,
     notifier: Notifier,
     troubles: Troubles,
+    /// Commands of exec probes that root gave.
+    granted: BTreeSet<exec::Command>,
 }
 
 /// Results on their way to the engine.
@@ -143,6 +145,7 @@ impl Engine {
             view: HealthView::default(),
             published,
             troubles: Troubles::default(),
+            granted: BTreeSet::new(),
         };
         (engine, Inbox { reports, diagnoses })
     }
@@ -228,6 +231,13 @@ impl Engine {
             return;
         };
         asked.began = now;
+        if let Some(command) = &asked.check.form().command
+            && !exec::is_named(command, &self.settings.exec_allow)
+            && !self.granted.contains(command)
+        {
+            let _ = self.reports.send((id, Report::unasked(exec::not_allowed(command))));
+            return;
+        }
         if asked.probe.is_err() {
             // What was missing may be there by now.
             asked.probe = compile(&asked.check);

@@ -74,9 +74,9 @@ impl History {
         last.reason.as_deref()
     }
 
-    /// The reason of the last result that had one and was no success.
+    /// The reason of the last result that was no success, or one with a warning.
     pub fn last_failure(&self) -> Option<&str> {
-        let failed = |entry: &&Entry| matches!(entry.outcome, Outcome::Down | Outcome::Drain);
+        let failed = |entry: &&Entry| matches!(entry.outcome, Outcome::Down | Outcome::Drain | Outcome::Degraded);
         self.entries.iter().rev().find(failed)?.reason.as_deref()
     }
 

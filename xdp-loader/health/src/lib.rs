@@ -13,6 +13,7 @@ pub mod load;
 pub mod notify;
 pub mod persist;
 pub mod probe;
+mod process_group;
 pub mod quorum;
 pub mod schedule;
 pub mod state;

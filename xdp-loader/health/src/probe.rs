@@ -37,6 +37,8 @@ pub use expect::Expect;
 pub enum Outcome {
     /// The backend serves.
     Up,
+    /// It serves, and something is not as it should be.
+    Degraded,
     /// It does not.
     Down,
     /// It serves and asks for no new connections.
@@ -56,6 +58,7 @@ impl Outcome {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Up => "up",
+            Self::Degraded => "degraded",
             Self::Down => "down",
             Self::Drain => "drain",
             Self::Weight(_) => "weight",
@@ -263,7 +266,11 @@ impl Probe {
             CheckType::Grpc => Kind::Grpc(grpc::Grpc::new(form)?),
             CheckType::Exec => Kind::Exec(exec::Exec {
                 command: form.command.clone().unwrap_or_default(),
-                weight_from_status: form.weight_from_status.unwrap_or(false),
+                status: match (form.nagios, form.weight_from_status) {
+                    (Some(true), _) => exec::Status::Nagios,
+                    (_, Some(true)) => exec::Status::Weight,
+                    _ => exec::Status::Success,
+                },
             }),
             CheckType::Agent => Kind::Agent(agent::Agent {
                 send: form.send.clone().unwrap_or_default(),

@@ -13,6 +13,9 @@ pub struct Streak {
     against: u32,
     /// Whether the last result was a failure.
     failed: bool,
+    /// Whether the last success came with a warning.
+    #[serde(default)]
+    warned: bool,
 }
 
 impl Default for Streak {
@@ -21,6 +24,7 @@ impl Default for Streak {
             verdict: ProbeVerdict::Unknown,
             against: 0,
             failed: false,
+            warned: false,
         }
     }
 }
@@ -40,7 +44,8 @@ impl Streak {
         if *outcome == Outcome::Unknown {
             return self.verdict();
         }
-        self.failed = matches!(outcome, Outcome::Down);
+        self.failed = *outcome == Outcome::Down;
+        self.warned = *outcome == Outcome::Degraded || (self.warned && self.failed);
         let (says, needed) = match (outcome, self.verdict) {
             (Outcome::Down, _) => (ProbeVerdict::Down, fall),
             (Outcome::Drain, ProbeVerdict::Down) => (ProbeVerdict::Drain, rise),
@@ -60,9 +65,9 @@ impl Streak {
         self.verdict()
     }
 
-    /// The verdict; degraded when the last result was a failure that is not yet enough.
+    /// The verdict; degraded when the last result was a failure that is not yet enough, or a warning.
     pub fn verdict(&self) -> ProbeVerdict {
-        if self.verdict == ProbeVerdict::Up && self.failed {
+        if self.verdict == ProbeVerdict::Up && (self.failed || self.warned) {
             ProbeVerdict::Degraded
         } else {
             self.verdict
@@ -101,6 +106,23 @@ mod tests {
         use ProbeVerdict::{Down, Unknown};
         let mut streak = Streak::default();
         assert_eq!(verdicts(&mut streak, &[Outcome::Down; 3]), [Unknown, Unknown, Down]);
+    }
+
+    #[test]
+    fn a_warning_is_a_success_that_degrades() {
+        use ProbeVerdict::{Degraded, Down, Up};
+        let mut streak = Streak::default();
+        let (up, down, warning) = (Outcome::Up, Outcome::Down, Outcome::Degraded);
+        assert_eq!(
+            verdicts(
+                &mut streak,
+                &[warning, Outcome::Unknown, up, down, down, warning, down, down, down]
+            ),
+            [
+                Degraded, Degraded, Up, Degraded, Degraded, Degraded, Degraded, Degraded, Down
+            ]
+        );
+        assert_eq!(verdicts(&mut streak, &[warning, warning, up]), [Down, Degraded, Up]);
     }
 
     #[test]

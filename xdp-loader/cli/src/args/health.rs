@@ -130,6 +130,12 @@ pub struct HealthFields {
         num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean()
     )]
     pub health_weight_from_status: Option<Setting<bool>>,
+    /// exec: the program is a Nagios plugin: 0 up, 1 degraded, 2 down, 3 unknown
+    #[arg(
+        long, value_name = "BOOL",
+        num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean()
+    )]
+    pub health_nagios: Option<Setting<bool>>,
     /// http, https: where in a JSON body the load is, such as /load
     #[arg(long, value_name = "POINTER", value_parser = typed::<String>())]
     pub health_load_field: Option<Setting<String>>,
@@ -224,6 +230,7 @@ impl HealthFields {
             health_close,
             health_command,
             health_weight_from_status,
+            health_nagios,
             health_load_field,
             health_load_full,
             health_load_limit,
@@ -263,6 +270,7 @@ impl HealthFields {
             close: health_close.map(Setting::value),
             command: health_command.map(Setting::value),
             weight_from_status: health_weight_from_status.map(Setting::value),
+            nagios: health_nagios.map(Setting::value),
             load_field: health_load_field.map(Setting::value),
             load_full: health_load_full.map(Setting::value),
             load_limit: health_load_limit.map(Setting::value),

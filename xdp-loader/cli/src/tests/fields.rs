@@ -128,6 +128,7 @@ fn value(path: &[String]) -> &'static str {
         | "sorry"
         | "availability.fail_open"
         | "health.tls"
+        | "health.nagios"
         | "health.weight_from_status" => "true",
         "weight" => "5",
         "upper" => "1000",

@@ -21,6 +21,7 @@ impl Engine {
     /// Watches these services and no others. What is watched of a service that is the same as before goes on as it is.
     pub(super) fn watch(&mut self, desired: &Desired) {
         let now = self.now();
+        self.granted.clone_from(desired.granted());
         let gone: Vec<_> = self
             .groups
             .extract_if(.., |address, _| !desired.services().contains_key(address))

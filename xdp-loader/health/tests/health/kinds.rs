@@ -1,15 +1,21 @@
 //! Every kind of probe, against a real server: stopped, started again, stopped in its tracks.
 
-use std::{fs, process::Command, time::Duration};
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
 
-use lvx_model::{health::State, settings::HealthSettings};
+use lvx_model::{Desired, health::State, settings::HealthSettings};
 use lvx_test_kit::{
     Namespace,
     process::{Running, finish},
 };
 
 use crate::{
-    lab::{Net, Watch, figure, start},
+    lab::{Net, Watch, figure, settings, start},
     server::serve,
 };
 
@@ -26,7 +32,7 @@ fn prove(kind: &'static str, check: &str, stoppable: bool, start: impl Fn(&Net, 
     );
     net.balancer.block_on(async || {
         let mut server = start(&net, &net.backends[0]);
-        let mut watch = Watch::start(&text, HealthSettings::default()).await;
+        let mut watch = Watch::start(&text, settings()).await;
         watch.until("10.9.0.11", State::Up).await;
         server.kill().unwrap();
         let took = watch.until_health("10.9.0.11", "out", |health| !health.takes_new).await;
@@ -313,6 +319,65 @@ fn exec_finds_what_its_program_finds() {
 }
 
 #[test]
+fn a_nagios_plugin_degrades_keeps_and_takes_out() {
+    let net = Net::new(1);
+    net.balancer.block_on(async || {
+        let says = net.path().join("says");
+        // The plugin is another user's, and this directory is root's.
+        fs::set_permissions(net.path(), Permissions::from_mode(0o755)).unwrap();
+        let text = format!(
+            "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\n[[service.health]]\n\
+             interval = \"200ms\"\nfall = 2\nrise = 1\ntype = \"exec\"\nnagios = true\n\
+             command = [\"/bin/sh\", \"-c\", \"read code < {0}; echo STATE $code; exit $code\"]\n\
+             [[service.backend]]\naddress = \"10.9.0.11\"\n",
+            says.display()
+        );
+        let say = |code: &str| {
+            let beside = says.with_extension("new");
+            fs::write(&beside, format!("{code}\n")).unwrap();
+            fs::rename(beside, &says).unwrap();
+        };
+        say("0");
+        let mut watch = Watch::start(&text, settings()).await;
+        watch.until("10.9.0.11", State::Up).await;
+        say("1");
+        watch.until("10.9.0.11", State::Degraded).await;
+        watch.until_reason("10.9.0.11", "exec: exit status 1: STATE 1").await;
+        let health = watch.backend("10.9.0.11");
+        assert!(health.takes_new && health.share == 100, "{health:?}");
+        say("3");
+        watch
+            .until_reason("10.9.0.11", "its state is kept: exit status 3: STATE 3")
+            .await;
+        assert_eq!(watch.backend("10.9.0.11").state, State::Degraded);
+        say("2");
+        watch.until("10.9.0.11", State::Down).await;
+        watch.until_reason("10.9.0.11", "exec: exit status 2: STATE 2").await;
+        say("1");
+        watch.until("10.9.0.11", State::Degraded).await;
+        say("0");
+        watch.until("10.9.0.11", State::Up).await;
+    });
+}
+
+#[test]
+fn a_program_that_nobody_allowed_does_not_run_and_is_no_verdict() {
+    let net = Net::new(1);
+    net.balancer.block_on(async || {
+        let text = "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\n[[service.health]]\ninterval = \"100ms\"\n\
+                    type = \"exec\"\ncommand = [\"/bin/true\"]\n[[service.backend]]\naddress = \"10.9.0.11\"\n";
+        let mut watch = Watch::start(text, HealthSettings::default()).await;
+        let reason = "`/bin/true` may not run on this node: name it in exec_allow";
+        watch.until_reason("10.9.0.11", reason).await;
+        assert_eq!(watch.backend("10.9.0.11").state, State::Unknown);
+        // Root gave it: the services are the same.
+        let given = Desired::clone(&watch.desired).with_granted([vec!["/bin/true".to_owned()]].into());
+        watch.health.set_targets(Arc::new(given)).await;
+        watch.until("10.9.0.11", State::Up).await;
+    });
+}
+
+#[test]
 fn an_agent_a_json_field_and_a_program_move_the_weight() {
     let net = Net::new(3);
     net.balancer.block_on(async || {
@@ -326,7 +391,7 @@ fn an_agent_a_json_field_and_a_program_move_the_weight() {
              address = \"10.9.0.13\"\nweight = 4\n[service.backend.health]\n{TIMING}type = \"exec\"\n\
              command = [\"/bin/bash\", \"-c\", \"exit 12\"]\nweight_from_status = true\n"
         );
-        let mut watch = Watch::start(&text, HealthSettings::default()).await;
+        let mut watch = Watch::start(&text, settings()).await;
         watch.until_health("10.9.0.11", "at half", |health| health.share == 50).await;
         watch.until_health("10.9.0.12", "at three quarters", |health| health.share == 75).await;
         watch

@@ -177,6 +177,14 @@ pub fn desired(text: &str) -> Desired {
     Desired::from_document(Document::parse(text, Format::Toml, "test").unwrap()).unwrap()
 }
 
+/// Settings under which exec probes may run the shells and programs of these tests.
+pub fn settings() -> HealthSettings {
+    HealthSettings {
+        exec_allow: ["/bin/bash", "/bin/sh", "/bin/true"].map(str::to_owned).to_vec(),
+        ..HealthSettings::default()
+    }
+}
+
 /// Prints a figure, in one form.
 pub fn figure(what: &str, took: Duration, promised: Duration) {
     println!(

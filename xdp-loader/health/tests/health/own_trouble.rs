@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     kinds::{nginx, unbound},
-    lab::{Net, PATIENCE, Watch},
+    lab::{Net, PATIENCE, Watch, settings},
     server::serve,
     vip::SILENT,
 };
@@ -90,16 +90,16 @@ fn be_a_node_without_descriptors() {
          [[service]]\naddress = \"tcp://10.9.0.102:80\"\nforward = \"nat\"\n[[service.health]]\n{TIMING}type = \"exec\"\n\
          command = [\"/bin/true\"]\n{backend}"
     );
-    let settings = HealthSettings {
+    let node = HealthSettings {
         probe_addresses: vec!["10.9.0.250/24".parse().unwrap()],
-        ..HealthSettings::default()
+        ..settings()
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     runtime.block_on(async {
-        let watch = Watch::start(&text, settings).await;
+        let watch = Watch::start(&text, node).await;
         until(&watch, "up", |backend| backend.state == State::Up).await;
         let report = watch.health.report(None).await;
         assert!(report.services[1].backends[0].probes[0].vip, "{report:#?}");

@@ -198,6 +198,8 @@ form! {
     command: Vec<String>, [Exec];
     /// Whether an exit status from 2 on is a weight, less 2 (keepalived's `misc_dynamic`); else all but 0 are failures.
     weight_from_status: bool, [Exec];
+    /// Whether the program is a Nagios plugin: 0 up, 1 degraded, 2 down, 3 unknown.
+    nagios: bool, [Exec];
     /// Where in a JSON body the load is: a JSON pointer such as `/load`.
     load_field: String, [Http, Https];
     /// The value of `load_field` that means full load.
