@@ -76,6 +76,9 @@ pub struct ProbeReport {
     pub kind: CheckType,
     /// Whether the VIP at this backend is asked, rather than its own address.
     pub vip: bool,
+    /// For how many services it is asked at once, this one among them.
+    #[serde(default)]
+    pub shared_by: usize,
     /// What it says, behind rise and fall.
     pub verdict: ProbeVerdict,
     /// Results since the daemon's start.

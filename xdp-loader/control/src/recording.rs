@@ -73,6 +73,7 @@ fn backend_report(address: SocketAddr) -> BackendReport {
         probes: vec![ProbeReport {
             kind: CheckType::Tcp,
             vip: false,
+            shared_by: 1,
             verdict: ProbeVerdict::Down,
             total: 40,
             failed: 3,

@@ -138,6 +138,11 @@ impl Watched {
         std::mem::replace(&mut self.claims_vip, claims) != claims
     }
 
+    /// One of its probes.
+    pub(super) fn asked_mut(&mut self, id: ProbeId) -> Option<&mut Asked> {
+        self.probes.iter_mut().find(|asked| asked.id == id)
+    }
+
     pub(super) fn address(&self) -> SocketAddr {
         SocketAddr::new(self.key.1, self.key.2)
     }
@@ -264,6 +269,10 @@ impl Watched {
             State::Up => self.trouble(),
             State::Degraded if self.load.protected() => Some("past its load limit: no new connections".into()),
             State::Degraded if self.claims_vip => Some(diagnosis::of_claim(self.key.0.ip)),
+            State::Degraded => self
+                .trouble()
+                .or_else(|| self.failure())
+                .or_else(|| self.reason.clone()),
             // Nothing new is known since the restart: what was known before is the reason.
             _ => self.failure().or_else(|| self.reason.clone()),
         }
@@ -335,7 +344,13 @@ impl Watched {
     }
 
     /// What users are told.
-    pub(super) fn report(&self, health: BackendHealth, now: Duration, whole: bool) -> BackendReport {
+    pub(super) fn report(
+        &self,
+        health: BackendHealth,
+        now: Duration,
+        whole: bool,
+        shared_by: impl Fn(ProbeId) -> usize,
+    ) -> BackendReport {
         let ago = |at: Duration| now.saturating_sub(at).as_secs_f64();
         BackendReport {
             address: self.address(),
@@ -351,7 +366,7 @@ impl Watched {
                 .probes
                 .iter()
                 .filter(|_| whole)
-                .map(|asked| probe_report(asked, &ago))
+                .map(|asked| probe_report(asked, shared_by(asked.id), &ago))
                 .collect(),
             changes: self
                 .changes
@@ -368,11 +383,12 @@ impl Watched {
     }
 }
 
-fn probe_report(asked: &Asked, ago: &impl Fn(Duration) -> f64) -> ProbeReport {
+fn probe_report(asked: &Asked, shared_by: usize, ago: &impl Fn(Duration) -> f64) -> ProbeReport {
     let history = &asked.history;
     ProbeReport {
         kind: asked.check.kind(),
         vip: asked.vip,
+        shared_by,
         verdict: asked.streak.verdict(),
         total: history.total,
         failed: history.failed,

@@ -321,7 +321,7 @@ impl Probe {
             match &self.kind {
                 Kind::Icmp => icmp::run(route).await,
                 Kind::Tcp(tcp) => tcp.run(route).await,
-                Kind::Http(http) => http.run(route).await,
+                Kind::Http(http) => http.run(route, self.timeout).await,
                 Kind::Dns(dns) => dns.run(route).await,
                 Kind::Udp(udp) => udp.run(route, self.timeout).await,
                 Kind::Grpc(grpc) => grpc.run(route).await,
@@ -343,7 +343,7 @@ impl Probe {
     /// Those that keep the time themselves, to say more than that there was no answer, are given a little longer.
     fn limit(&self) -> Duration {
         match self.kind {
-            Kind::Udp(_) | Kind::Exec(_) => self.timeout + Duration::from_secs(1),
+            Kind::Udp(_) | Kind::Exec(_) | Kind::Http(_) => self.timeout + Duration::from_secs(1),
             _ => self.timeout,
         }
     }

@@ -152,7 +152,7 @@ fn value(path: &[String]) -> &'static str {
         "health.status" => "200-299,304",
         "health.drain_status" => "503",
         "health.host" | "health.sni" | "health.name" => "a.example",
-        "health.verify" => "false",
+        "health.verify" | "health.share" => "false",
         "health.ca" => "/etc/ssl/own.pem",
         "health.record" => "AAAA",
         "health.rcode" => "nxdomain",

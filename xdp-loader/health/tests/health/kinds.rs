@@ -15,7 +15,7 @@ use lvx_test_kit::{
 };
 
 use crate::{
-    lab::{Net, Watch, figure, settings, start},
+    lab::{Net, Watch, figure, settings, start, tcp_counter},
     server::serve,
 };
 
@@ -226,13 +226,7 @@ fn a_tcp_probe_over_which_something_is_said_resets_no_connection_unless_it_is_as
     net.balancer.block_on(async || {
         let _server = serve(&net.backends[0], "patient", "10.9.0.11:80");
         // Connections that a reset has ended, as the backend's kernel counts them (RFC 4022, tcpEstabResets).
-        let resets = || -> u64 {
-            let counters = net.backends[0].run("cat", ["/proc/net/snmp"]).unwrap();
-            let mut lines = counters.lines().filter(|line| line.starts_with("Tcp:"));
-            let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-            let place = names.split(' ').position(|name| name == "EstabResets").unwrap();
-            values.split(' ').nth(place).unwrap().parse().unwrap()
-        };
+        let resets = || tcp_counter(&net.backends[0], "EstabResets");
         for (close, resets_some) in [("", false), ("close = \"rst\"\n", true)] {
             let text = format!(
                 "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\n[[service.health]]\n{TIMING}{close}\

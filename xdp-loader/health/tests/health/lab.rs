@@ -185,6 +185,15 @@ pub fn settings() -> HealthSettings {
     }
 }
 
+/// What the kernel of a namespace has counted of TCP: a column of `/proc/net/snmp`.
+pub fn tcp_counter(namespace: &Namespace, name: &str) -> u64 {
+    let counters = namespace.run("cat", ["/proc/net/snmp"]).unwrap();
+    let mut lines = counters.lines().filter(|line| line.starts_with("Tcp:"));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let place = names.split(' ').position(|column| column == name).unwrap();
+    values.split(' ').nth(place).unwrap().parse().unwrap()
+}
+
 /// Prints a figure, in one form.
 pub fn figure(what: &str, took: Duration, promised: Duration) {
     println!(

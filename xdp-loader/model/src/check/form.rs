@@ -144,6 +144,8 @@ form! {
     jitter: u32, [];
     /// Time from the start of a probe that failed to the start of the next.
     delay_before_retry: Period, [];
+    /// Whether one probe is asked for all services that have the same check of the same backend.
+    share: bool, [];
     /// The port to ask at, where it is not the backend's.
     port: u16, [Tcp, Http, Https, Dns, Udp, Grpc, Exec, Agent];
     /// The address to ask from.
