@@ -149,11 +149,10 @@ impl Watched {
 
     /// A verdict to begin new probes with: what is known stays until they say otherwise.
     pub(super) fn begin(&self) -> ProbeVerdict {
-        match self.machine.state() {
-            State::Up | State::Degraded => ProbeVerdict::Up,
-            State::Draining => ProbeVerdict::Drain,
-            State::Down => ProbeVerdict::Down,
-            State::Unknown | State::Disabled => ProbeVerdict::Unknown,
+        // Not by its state: one that is held out answers, and to begin with a failure would be another fall.
+        match self.machine.verdict() {
+            ProbeVerdict::Degraded => ProbeVerdict::Up,
+            verdict => verdict,
         }
     }
 
@@ -260,7 +259,7 @@ impl Watched {
             let flaps = self.machine.flaps();
             if self.failure().is_none() {
                 return Some(format!(
-                    "flaps: went down {flaps} times; answers, and is held out until it has been well for {:.0} s more",
+                    "flaps: went down {flaps} times; answers, and is held out for {:.0} s more",
                     held.as_secs_f64().ceil()
                 ));
             }

@@ -4,7 +4,7 @@ use std::{fs, sync::Arc, time::Duration};
 
 use lvx_api::health::{BackendReport, HealthReport, ProbeReport};
 use lvx_model::{
-    health::State,
+    health::{ProbeVerdict, State},
     settings::{HealthSettings, Hook},
 };
 use lvx_server::pick;
@@ -287,6 +287,49 @@ fn services_with_the_same_check_of_a_backend_share_one_probe() {
         until_probes(&watch, "down", |backend, _| backend.state == State::Down).await;
         let _server = serve(&net.backends[0], "tcp", "10.9.0.11:80");
         until_probes(&watch, "up again", |backend, _| backend.state == State::Up).await;
+    });
+}
+
+#[test]
+fn a_new_check_of_a_backend_that_is_held_out_is_no_fall_and_no_hold_out_releases_it() {
+    let net = Net::new(1);
+    net.balancer.block_on(async || {
+        let text =
+            |hold_out: &str, check: &str| service(&format!("hold_out = \"{hold_out}\""), check, &["\"10.9.0.11\""]);
+        let watched = text("4m", "type = \"tcp\"");
+        let mut server = serve(&net.backends[0], "tcp", "10.9.0.11:80");
+        let mut watch = Watch::start(&watched, HealthSettings::default()).await;
+        watch.until("10.9.0.11", State::Up).await;
+        server.kill().unwrap();
+        watch.until("10.9.0.11", State::Down).await;
+        server = serve(&net.backends[0], "tcp", "10.9.0.11:80");
+        watch.until("10.9.0.11", State::Up).await;
+        server.kill().unwrap();
+        watch.until("10.9.0.11", State::Down).await;
+        let _server = serve(&net.backends[0], "tcp", "10.9.0.11:80");
+        watch
+            .until_reason("10.9.0.11", "flaps: went down 2 times; answers, and is held out for ")
+            .await;
+
+        let other = Arc::new(desired(&text("4m", "type = \"tcp\"\njitter = 0")));
+        watch.health.set_targets(other).await;
+        until_probes(&watch, "asked anew", |_, probe| {
+            probe.verdict == ProbeVerdict::Up && probe.total >= 3
+        })
+        .await;
+        until_probes(&watch, "held out as before", |backend, _| {
+            assert_eq!((backend.flaps, backend.state), (2, State::Down), "{backend:#?}");
+            true
+        })
+        .await;
+        watch
+            .until_reason("10.9.0.11", "flaps: went down 2 times; answers, and is held out for ")
+            .await;
+        watch
+            .health
+            .set_targets(Arc::new(desired(&text("0s", "type = \"tcp\"\njitter = 0"))))
+            .await;
+        watch.until("10.9.0.11", State::Up).await;
     });
 }
 
