@@ -2,7 +2,9 @@
 
 use std::{
     fs,
-    process::Stdio,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
+    process::{Command, Output, Stdio},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
@@ -12,13 +14,16 @@ use anyhow::{Context, Result, ensure};
 use lvx_tests::{
     Balancer, Lab, Options,
     client::{self, Download},
-    process::{Running, wait_until},
+    process::{Running, finish, output, wait_until},
     topology::{BALANCER, VIP_DR, VIP_NAT},
 };
 use serde_json::Value;
 
 /// Longer than anything here may take.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// The same, where probes first have to be tried in vain.
+const SHORTAGE: Duration = Duration::from_secs(60);
 
 /// `fall` times the interval, and the timeout.
 const PROMISED: Duration = Duration::from_millis(3 * 200 + 150);
@@ -378,6 +383,70 @@ fn a_fall_is_explained_told_and_not_picked() -> Result<()> {
     Ok(())
 }
 
+/// `lvx health`, asked over a connection that is open already: it costs the daemon no descriptor.
+struct Open(BufReader<UnixStream>);
+
+impl Open {
+    fn health(&mut self) -> Result<Value> {
+        self.0
+            .get_mut()
+            .write_all(b"GET /v1/health HTTP/1.1\r\nHost: lvx\r\n\r\n")?;
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            ensure!(self.0.read_line(&mut line)? > 0, "the daemon closed the connection");
+            let line = line.trim_end().to_ascii_lowercase();
+            if let Some(value) = line.strip_prefix("content-length: ") {
+                length = value.parse()?;
+            } else if line.is_empty() {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body)?;
+        Ok(serde_json::from_slice(&body)?)
+    }
+}
+
+#[test]
+fn a_daemon_without_descriptors_takes_no_backend_out_and_says_what_it_lacks() -> Result<()> {
+    let lab = Lab::two_armed()?;
+    let lvx = Balancer::start(&lab)?;
+    let vip = VIP_NAT.0.to_string();
+    serve(&lab, &lvx, &vip, "nat", "type = \"tcp\"", "")?;
+    until_all_answer(&lab, &lvx, &vip)?;
+    let pid = lvx.pid().context("no daemon runs")?.to_string();
+    let mut open = Open(BufReader::new(UnixStream::connect(lvx.socket())?));
+    let is = |health: &Value, what: &dyn Fn(&Value) -> bool| {
+        let backends = health["services"][0]["backends"].as_array();
+        backends.is_some_and(|backends| backends.len() == 3 && backends.iter().all(what))
+    };
+    ensure!(is(&open.health()?, &|backend| backend["state"] == "up"));
+
+    finish(Command::new("prlimit").args(["--pid", &pid, "--nofile=3:"]))?;
+    // Twice as often as makes a backend down.
+    let unasked = |backend: &Value| backend["probes"][0]["unknown"].as_u64() >= Some(6);
+    let mut health = Value::Null;
+    wait_until("no probe can be asked", SHORTAGE, || {
+        health = open.health()?;
+        Ok(is(&health, &unasked))
+    })?;
+    let kept = |backend: &Value| {
+        let reason = backend["reason"].as_str().unwrap_or_default();
+        backend["state"] == "up" && reason.contains("its state is kept: too many open files")
+    };
+    ensure!(is(&health, &kept), "{health:#}");
+    ensure!(client::requests(&lab.client, &vip, 30)?.len() == 3);
+    let told = lvx.log().matches("could not be asked from this node").count();
+    ensure!(told == 1, "told {told} times:\n{}", lvx.log());
+
+    finish(Command::new("prlimit").args(["--pid", &pid, "--nofile=1024:"]))?;
+    wait_until("probes are asked again", SHORTAGE, || {
+        let well = |backend: &Value| backend["state"] == "up" && backend["reason"].is_null();
+        Ok(is(&open.health()?, &well))
+    })
+}
+
 #[test]
 fn a_restart_of_the_daemon_takes_no_healthy_backend_out_and_brings_no_dead_one_in() -> Result<()> {
     let lab = Lab::two_armed()?;
@@ -404,4 +473,93 @@ fn all_requests_by_the_others(lab: &Lab, vip: &str) -> Result<()> {
     let answers = client::requests(&lab.client, vip, 60)?;
     assert_eq!(answers.keys().collect::<Vec<_>>(), ["b1", "b3"]);
     Ok(())
+}
+
+#[test]
+fn who_may_have_which_program_run_outlives_a_restart() -> Result<()> {
+    let lab = Lab::two_armed()?;
+    let config = lab.directory().join("lvx.toml");
+    fs::write(&config, "[health]\nexec_allow = [\"/bin/true\"]\n")?;
+    let options = Options {
+        further: vec!["--config".into(), config.to_str().context("a path in UTF-8")?.into()],
+        ..Options::default()
+    };
+    let mut lvx = Balancer::start_with(&lab, options)?;
+    // The group of the socket may make changes; so that it gets there:
+    for directory in lvx.socket().ancestors().skip(1).take(2) {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
+    }
+    let service = format!("tcp://{}:80", VIP_NAT.0);
+    let backend = lab.backends[0].v4.to_string();
+    lvx.lvx(["service", "add", &service, "--forward", "nat"])?;
+    lvx.lvx(["backend", "add", &service, &backend])?;
+    let check = |command: &str| {
+        [
+            "service",
+            "set",
+            &service,
+            "--health",
+            "exec",
+            "--health-command",
+            command,
+        ]
+        .map(str::to_owned)
+    };
+    let as_somebody = |lvx: &Balancer<'_>, command: &str| -> Result<Output> {
+        let mut somebody = Command::new("setpriv");
+        somebody.args(["--reuid=65534", "--regid=0", "--clear-groups"]);
+        somebody
+            .arg(lvx.program())
+            .args(check(command))
+            .arg("--socket")
+            .arg(lvx.socket());
+        output(&mut somebody)
+    };
+    let reason = |lvx: &Balancer<'_>| -> Result<(Value, String)> {
+        let backend = lvx.json(["health"])?["services"][0]["backends"][0].clone();
+        let reason = backend["reason"].as_str().unwrap_or_default().to_owned();
+        Ok((backend["state"].clone(), reason))
+    };
+    let until_up = |lvx: &Balancer<'_>| wait_until("the program says up", SHORTAGE, || Ok(reason(lvx)?.0 == "up"));
+
+    // What the settings name, anybody gives who may make changes.
+    let named = as_somebody(&lvx, "/bin/true")?;
+    ensure!(named.status.success(), "{named:?}");
+    until_up(&lvx)?;
+    let refused = as_somebody(&lvx, "/bin/echo well")?;
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(refused.status.code() == Some(1), "{refused:?}");
+    ensure!(
+        words.contains("`/bin/echo` may not run on this node: name it in exec_allow under [health]"),
+        "{words}"
+    );
+
+    // What root gives runs, after a restart too, and others may give it again, and no other argument.
+    let given = check("/bin/echo well");
+    lvx.lvx(given.iter().map(String::as_str))?;
+    until_up(&lvx)?;
+    lvx.terminate()?;
+    fs::remove_file(lvx.state_directory().join("health.json"))?;
+    lvx.run()?;
+    until_up(&lvx)?;
+    ensure!(as_somebody(&lvx, "/bin/echo well")?.status.success());
+    ensure!(as_somebody(&lvx, "/bin/echo more")?.status.code() == Some(1));
+
+    // A state that says nothing of it, as one of an older version: the program does not run, and what was known stays.
+    lvx.terminate()?;
+    let path = lvx.state_directory().join("state.json");
+    let mut state: Value = serde_json::from_slice(&fs::read(&path)?)?;
+    let gone = state.as_object_mut().and_then(|state| state.remove("exec_granted"));
+    ensure!(gone.is_some(), "{state:#}");
+    fs::write(&path, serde_json::to_vec(&state)?)?;
+    lvx.run()?;
+    wait_until("the program does not run", SHORTAGE, || {
+        let (state, reason) = reason(&lvx)?;
+        Ok(state == "up" && reason.contains("`/bin/echo` may not run on this node"))
+    })?;
+    // Root's whole document is root's word.
+    let document = lab.directory().join("services.toml");
+    fs::write(&document, lvx.lvx(["export"])?)?;
+    lvx.lvx(["apply", document.to_str().context("a path in UTF-8")?])?;
+    wait_until("the program runs again", SHORTAGE, || Ok(reason(&lvx)?.1.is_empty()))
 }

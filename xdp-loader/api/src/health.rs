@@ -76,12 +76,18 @@ pub struct ProbeReport {
     pub kind: CheckType,
     /// Whether the VIP at this backend is asked, rather than its own address.
     pub vip: bool,
+    /// For how many services it is asked at once, this one among them.
+    #[serde(default)]
+    pub shared_by: usize,
     /// What it says, behind rise and fall.
     pub verdict: ProbeVerdict,
     /// Results since the daemon's start.
     pub total: u64,
     /// Failures since the daemon's start.
     pub failed: u64,
+    /// Results since the daemon's start that say nothing of the backend, because this node could not ask.
+    #[serde(default)]
+    pub unknown: u64,
     /// The time that half of the last successes took at most, in microseconds.
     pub p50_microseconds: Option<u32>,
     /// The time that 99 of 100 of the last successes took at most, in microseconds.
@@ -97,7 +103,7 @@ pub struct ProbeReport {
 pub struct ResultReport {
     /// How long ago it came.
     pub seconds_ago: f64,
-    /// `up`, `down`, `drain`, `weight`, `load` or `share`.
+    /// `up`, `degraded`, `down`, `drain`, `weight`, `load`, `share` or `unknown`.
     pub outcome: String,
     /// How long the probe took.
     pub microseconds: u32,

@@ -88,7 +88,7 @@ fn details(output: &mut Output<impl Write>, service: &ServiceReport) -> io::Resu
             }
             for result in probe.results.iter().rev().take(RESULTS) {
                 output.line(&format!(
-                    "    {:>7.1} s ago  {:<6} {:>8}  {}",
+                    "    {:>7.1} s ago  {:<8} {:>8}  {}",
                     result.seconds_ago,
                     result.outcome,
                     latency(Some(result.microseconds)),
@@ -110,8 +110,14 @@ fn details(output: &mut Output<impl Write>, service: &ServiceReport) -> io::Resu
 }
 
 fn name(probe: &ProbeReport) -> String {
-    let vip = if probe.vip { " (VIP)" } else { "" };
-    format!("{}{vip}", probe.kind)
+    let vip = probe.vip.then(|| "VIP".to_owned());
+    let shared = (probe.shared_by > 1).then(|| format!("shared by {}", probe.shared_by));
+    let notes: Vec<_> = vip.into_iter().chain(shared).collect();
+    if notes.is_empty() {
+        probe.kind.to_string()
+    } else {
+        format!("{} ({})", probe.kind, notes.join(", "))
+    }
 }
 
 fn verdict(probe: &ProbeReport) -> String {

@@ -11,6 +11,7 @@ use lvx_model::{
     Desired, Refusal, ServiceAddress,
     diff::{Change, diff},
     document::Document,
+    exec::Author,
     health::HealthView,
 };
 
@@ -112,6 +113,8 @@ struct Shared {
     /// The state that was last acknowledged; read without waiting for a change in progress.
     desired: watch::Sender<Arc<Desired>>,
     dataplane: Arc<dyn Dataplane>,
+    /// Programs that probes may run, whoever gave them.
+    exec_allow: Vec<String>,
 }
 
 impl Controller {
@@ -119,13 +122,19 @@ impl Controller {
     ///
     /// # Errors
     /// When the dataplane cannot be made as that state says.
-    pub async fn start(store: Store, desired: Desired, dataplane: Arc<dyn Dataplane>) -> Result<Self, DataplaneError> {
+    pub async fn start(
+        store: Store,
+        desired: Desired,
+        dataplane: Arc<dyn Dataplane>,
+        exec_allow: Vec<String>,
+    ) -> Result<Self, DataplaneError> {
         let desired = Arc::new(desired);
         dataplane.reconcile(Arc::clone(&desired)).await?;
         let shared = Shared {
             store: Mutex::new(Arc::new(store)),
             desired: watch::Sender::new(desired),
             dataplane,
+            exec_allow,
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -164,10 +173,11 @@ impl Controller {
     /// disk and, unless [`ChangeError::Torn`] says otherwise, in the maps.
     pub async fn change<T: Send + 'static>(
         &self,
+        author: Author,
         edit: impl FnOnce(&mut Desired) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, ChangeError> {
         let shared = Arc::clone(&self.shared);
-        let change = tokio::spawn(async move { shared.change(edit).await });
+        let change = tokio::spawn(async move { shared.change(author, edit).await });
         change
             .await
             .map_err(|error| ChangeError::Interrupted(error.to_string()))?
@@ -177,12 +187,18 @@ impl Controller {
     ///
     /// # Errors
     /// As [`Controller::change`].
-    pub async fn apply(&self, document: Document, dry_run: bool) -> Result<Vec<Change>, ChangeError> {
+    pub async fn apply(&self, author: Author, document: Document, dry_run: bool) -> Result<Vec<Change>, ChangeError> {
         let mut new = Desired::from_document(document)?;
-        if dry_run {
-            return Ok(diff(&self.desired(), &new));
+        if author == Author::Root {
+            // All of it is root's, also what was there before.
+            new.grant_all();
         }
-        self.change(move |desired| {
+        if dry_run {
+            let now = self.desired();
+            new.admit_commands(&now, author, &self.shared.exec_allow)?;
+            return Ok(diff(&now, &new));
+        }
+        self.change(author, move |desired| {
             new.share(desired);
             let changes = diff(desired, &new);
             *desired = new;
@@ -193,11 +209,16 @@ impl Controller {
 }
 
 impl Shared {
-    async fn change<T>(&self, edit: impl FnOnce(&mut Desired) -> Result<T, Refusal>) -> Result<T, ChangeError> {
+    async fn change<T>(
+        &self,
+        author: Author,
+        edit: impl FnOnce(&mut Desired) -> Result<T, Refusal>,
+    ) -> Result<T, ChangeError> {
         let store = self.store.lock().await;
         let before = Arc::clone(&self.desired.borrow());
         let mut edited = (*before).clone();
         let answer = edit(&mut edited)?;
+        edited.admit_commands(&before, author, &self.exec_allow)?;
         if edited == *before {
             return Ok(answer);
         }
@@ -268,7 +289,7 @@ mod tests {
         let recording = Arc::new(Recording::with_room_for(limit));
         let store = Store::open(dir).unwrap();
         let desired = store.load().unwrap();
-        let controller = Controller::start(store, desired, Arc::clone(&recording) as Arc<dyn Dataplane>)
+        let controller = Controller::start(store, desired, Arc::clone(&recording) as Arc<dyn Dataplane>, Vec::new())
             .await
             .unwrap();
         (controller, recording)
@@ -276,7 +297,8 @@ mod tests {
 
     async fn add(controller: &Controller, text: &str) -> Result<(), ChangeError> {
         let service = Service::new(address(text));
-        controller.change(move |desired| desired.add_service(service)).await
+        let add = move |desired: &mut Desired| desired.add_service(service);
+        controller.change(Author::Root, add).await
     }
 
     #[tokio::test]
@@ -338,7 +360,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (controller, recording) = controller(dir.path(), 9).await;
         let service = Service::new(address("tcp://10.0.0.100:80"));
-        let change = controller.change(move |desired| desired.add_service(service));
+        let change = controller.change(Author::Root, move |desired| desired.add_service(service));
         // Polled once, so that it has begun, and then dropped.
         assert!(change.now_or_never().is_none());
         add(&controller, "tcp://10.0.0.101:80").await.unwrap();
@@ -350,7 +372,13 @@ mod tests {
     async fn a_change_that_changes_nothing_writes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let (controller, recording) = controller(dir.path(), 9).await;
-        assert_eq!(controller.apply(Document::default(), false).await.unwrap(), []);
+        assert_eq!(
+            controller
+                .apply(Author::Root, Document::default(), false)
+                .await
+                .unwrap(),
+            []
+        );
         assert_eq!(recording.count(), 1);
         assert!(!dir.path().join("state.json").exists());
     }
@@ -362,7 +390,7 @@ mod tests {
         let document = Document {
             services: vec![Service::new(address("tcp://10.0.0.100:80"))],
         };
-        assert_eq!(controller.apply(document, true).await.unwrap().len(), 1);
+        assert_eq!(controller.apply(Author::Root, document, true).await.unwrap().len(), 1);
         assert_eq!((controller.desired().services().len(), recording.count()), (0, 1));
     }
 }

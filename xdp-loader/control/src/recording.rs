@@ -73,9 +73,11 @@ fn backend_report(address: SocketAddr) -> BackendReport {
         probes: vec![ProbeReport {
             kind: CheckType::Tcp,
             vip: false,
+            shared_by: 1,
             verdict: ProbeVerdict::Down,
             total: 40,
             failed: 3,
+            unknown: 0,
             p50_microseconds: Some(180),
             p99_microseconds: Some(2_400),
             note: None,

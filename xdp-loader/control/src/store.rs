@@ -4,6 +4,7 @@
 //! crash it is either the old state or the new one. One daemon at a time owns a directory, by a lock on `STATE_DIR/lock`.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, BufWriter, IntoInnerError},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -13,7 +14,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use lvx_model::{Desired, Refusal, Service, document::Document, located::LocatedError};
+use lvx_model::{Desired, Refusal, Service, document::Document, exec, located::LocatedError};
 
 /// The form of the state file; a daemon refuses one that is newer than its own.
 const VERSION: u32 = 1;
@@ -67,6 +68,9 @@ struct StateFile<S> {
     version: u32,
     #[serde(rename = "service")]
     services: Vec<S>,
+    /// Commands of exec probes that root gave.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    exec_granted: BTreeSet<exec::Command>,
 }
 
 /// Only the version: read first, because a newer file may have fields that this lvx does not know.
@@ -137,6 +141,7 @@ impl Store {
         Desired::from_document(Document {
             services: file.services,
         })
+        .map(|desired| desired.with_granted(file.exec_granted))
         .map_err(|refusal| StoreError::Invalid { path, refusal })
     }
 
@@ -149,6 +154,7 @@ impl Store {
         let file = StateFile {
             version: VERSION,
             services: desired.services().values().map(Arc::as_ref).collect::<Vec<&Service>>(),
+            exec_granted: desired.granted().clone(),
         };
         // A fixed name: a leftover of a crash is overwritten by the next save, and never read.
         let beside = self.dir.join("state.json.tmp");
@@ -207,6 +213,9 @@ mod tests {
         let store = Store::open(dir.path()).unwrap();
         store.save(&some()).unwrap();
         assert_eq!(store.load().unwrap(), some());
+        let granted = some().with_granted([vec!["/bin/check".to_owned(), "-H".to_owned()]].into());
+        store.save(&granted).unwrap();
+        assert_eq!(store.load().unwrap(), granted);
         assert!(fs::read_to_string(store.path()).unwrap().contains("\"version\": 1"));
     }
 

@@ -138,17 +138,21 @@ impl Watched {
         std::mem::replace(&mut self.claims_vip, claims) != claims
     }
 
+    /// One of its probes.
+    pub(super) fn asked_mut(&mut self, id: ProbeId) -> Option<&mut Asked> {
+        self.probes.iter_mut().find(|asked| asked.id == id)
+    }
+
     pub(super) fn address(&self) -> SocketAddr {
         SocketAddr::new(self.key.1, self.key.2)
     }
 
     /// A verdict to begin new probes with: what is known stays until they say otherwise.
     pub(super) fn begin(&self) -> ProbeVerdict {
-        match self.machine.state() {
-            State::Up | State::Degraded => ProbeVerdict::Up,
-            State::Draining => ProbeVerdict::Drain,
-            State::Down => ProbeVerdict::Down,
-            State::Unknown | State::Disabled => ProbeVerdict::Unknown,
+        // Not by its state: one that is held out answers, and to begin with a failure would be another fall.
+        match self.machine.verdict() {
+            ProbeVerdict::Degraded => ProbeVerdict::Up,
+            verdict => verdict,
         }
     }
 
@@ -161,7 +165,7 @@ impl Watched {
         asked
             .streak
             .take(&report.outcome, asked.check.rise(), asked.check.fall());
-        if report.outcome != Outcome::Down {
+        if !matches!(report.outcome, Outcome::Down | Outcome::Unknown) {
             asked.diagnosis = None;
         }
         let form = asked.check.form();
@@ -176,7 +180,7 @@ impl Watched {
                 self.load.report_share(f64::from(percent), floor, form.load_limit);
             }
             Outcome::Weight(weight) => self.load.report_weight(weight),
-            Outcome::Up | Outcome::Down | Outcome::Drain => {}
+            Outcome::Up | Outcome::Degraded | Outcome::Down | Outcome::Drain | Outcome::Unknown => {}
         }
         let verdict = combine(policy.combine, self.probes.iter().map(|asked| asked.streak.verdict()));
         self.machine.observe(verdict, now, policy);
@@ -244,7 +248,7 @@ impl Watched {
         match self.state() {
             State::Disabled => return Some("disabled by the operator".into()),
             State::Draining if self.drain => return Some("asked to drain".into()),
-            State::Unknown => return Some("not probed yet".into()),
+            State::Unknown => return Some(self.trouble().unwrap_or_else(|| "not probed yet".into())),
             _ => {}
         }
         if let Some(held) = self
@@ -255,18 +259,35 @@ impl Watched {
             let flaps = self.machine.flaps();
             if self.failure().is_none() {
                 return Some(format!(
-                    "flaps: went down {flaps} times; answers, and is held out until it has been well for {:.0} s more",
+                    "flaps: went down {flaps} times; answers, and is held out for {:.0} s more",
                     held.as_secs_f64().ceil()
                 ));
             }
         }
         match self.state() {
-            State::Up => None,
+            State::Up => self.trouble(),
             State::Degraded if self.load.protected() => Some("past its load limit: no new connections".into()),
             State::Degraded if self.claims_vip => Some(diagnosis::of_claim(self.key.0.ip)),
+            State::Degraded => self
+                .trouble()
+                .or_else(|| self.failure())
+                .or_else(|| self.reason.clone()),
             // Nothing new is known since the restart: what was known before is the reason.
             _ => self.failure().or_else(|| self.reason.clone()),
         }
+    }
+
+    /// Why this node could not ask, of the first probe that it could not.
+    fn trouble(&self) -> Option<String> {
+        let mut troubles = self
+            .probes
+            .iter()
+            .filter_map(|asked| Some((asked, asked.history.trouble()?)));
+        let (asked, words) = troubles.next()?;
+        Some(format!(
+            "{}: not known, so its state is kept: {words}",
+            asked.check.kind()
+        ))
     }
 
     /// The reason of the first probe that fails.
@@ -322,7 +343,13 @@ impl Watched {
     }
 
     /// What users are told.
-    pub(super) fn report(&self, health: BackendHealth, now: Duration, whole: bool) -> BackendReport {
+    pub(super) fn report(
+        &self,
+        health: BackendHealth,
+        now: Duration,
+        whole: bool,
+        shared_by: impl Fn(ProbeId) -> usize,
+    ) -> BackendReport {
         let ago = |at: Duration| now.saturating_sub(at).as_secs_f64();
         BackendReport {
             address: self.address(),
@@ -338,7 +365,7 @@ impl Watched {
                 .probes
                 .iter()
                 .filter(|_| whole)
-                .map(|asked| probe_report(asked, &ago))
+                .map(|asked| probe_report(asked, shared_by(asked.id), &ago))
                 .collect(),
             changes: self
                 .changes
@@ -355,14 +382,16 @@ impl Watched {
     }
 }
 
-fn probe_report(asked: &Asked, ago: &impl Fn(Duration) -> f64) -> ProbeReport {
+fn probe_report(asked: &Asked, shared_by: usize, ago: &impl Fn(Duration) -> f64) -> ProbeReport {
     let history = &asked.history;
     ProbeReport {
         kind: asked.check.kind(),
         vip: asked.vip,
+        shared_by,
         verdict: asked.streak.verdict(),
         total: history.total,
         failed: history.failed,
+        unknown: history.unknown,
         p50_microseconds: history.percentile(50),
         p99_microseconds: history.percentile(99),
         note: asked.note.clone(),

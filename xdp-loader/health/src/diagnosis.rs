@@ -14,6 +14,9 @@ pub(super) async fn of_vip(probe: &Probe, target: &Target, failure: &Report) -> 
         .is_none_or(|reason| reason.starts_with("no answer"));
     let words = failure.reason.as_deref().unwrap_or("no answer");
     let own = probe.run(target).await;
+    if own.outcome == Outcome::Unknown {
+        return None;
+    }
     if own.outcome != Outcome::Down {
         let length = if vip.is_ipv4() { 32 } else { 128 };
         return Some(if silent {

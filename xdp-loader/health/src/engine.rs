@@ -4,6 +4,7 @@
 //! for thousands of probes per second.
 
 mod decisions;
+mod shares;
 mod targets;
 
 use std::{
@@ -18,6 +19,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use self::{shares::Shares, targets::compile};
 use super::{
     backend::Watched,
     diagnosis,
@@ -26,10 +28,11 @@ use super::{
     probe::{Outcome, Probe, Reach, Report, Target},
     quorum::Quorum,
     schedule::{ProbeId, Schedule, pause},
+    troubles::Troubles,
     vip_probe::{Job, Reachable, VipProber},
 };
 use lvx_api::health::HealthReport;
-use lvx_model::{BackendKey, Desired, Service, ServiceAddress, health::HealthView, settings::HealthSettings};
+use lvx_model::{BackendKey, Desired, Service, ServiceAddress, exec, health::HealthView, settings::HealthSettings};
 use lvx_netlink::NextHops;
 
 /// How often time is let pass for hold-outs and slow starts.
@@ -69,11 +72,12 @@ struct Group {
 }
 
 impl Group {
-    /// The backend of an address and port.
-    fn backend_mut(&mut self, (_, address, port): BackendKey) -> Option<&mut Watched> {
+    /// Where the backend of an address and port is.
+    fn position(&self, (_, address, port): BackendKey) -> Option<usize> {
         let wanted = (address, port);
-        let at = self.backends.binary_search_by_key(&wanted, |it| (it.key.1, it.key.2));
-        self.backends.get_mut(at.ok()?)
+        self.backends
+            .binary_search_by_key(&wanted, |it| (it.key.1, it.key.2))
+            .ok()
     }
 }
 
@@ -86,6 +90,7 @@ pub(super) struct Engine {
     groups: BTreeMap<ServiceAddress, Group>,
     owners: HashMap<ProbeId, BackendKey>,
     last_id: ProbeId,
+    shares: Shares,
     compiled: HashMap<String, Result<Arc<Probe>, String>>,
     recalled: Recalled,
     memory: Option<ResultsFile>,
@@ -99,6 +104,9 @@ pub(super) struct Engine {
     view: HealthView,
     published: watch::Sender<Arc<HealthView>>,
     notifier: Notifier,
+    troubles: Troubles,
+    /// Commands of exec probes that root gave.
+    granted: BTreeSet<exec::Command>,
 }
 
 /// Results on their way to the engine.
@@ -128,6 +136,7 @@ impl Engine {
             groups: BTreeMap::new(),
             owners: HashMap::new(),
             last_id: 0,
+            shares: Shares::default(),
             compiled: HashMap::new(),
             recalled,
             save_at: now + SAVE,
@@ -139,6 +148,8 @@ impl Engine {
             dirty: BTreeSet::new(),
             view: HealthView::default(),
             published,
+            troubles: Troubles::default(),
+            granted: BTreeSet::new(),
         };
         (engine, Inbox { reports, diagnoses })
     }
@@ -166,7 +177,7 @@ impl Engine {
                         self.take(probe, &report);
                     }
                 }
-                Some((probe, words)) = inbox.diagnoses.recv() => self.diagnosed(probe, words),
+                Some((probe, words)) = inbox.diagnoses.recv() => self.diagnosed(probe, &words),
                 Ok(()) = hops.changed() => self.want_vips(),
                 Some(()) = changed(&mut reachable, &self.reachable) => {}
                 () = sleep_until(wake) => {}
@@ -216,23 +227,29 @@ impl Engine {
     fn begin(&mut self, id: ProbeId) {
         let now = self.now();
         let Some(key) = self.owners.get(&id) else { return };
-        let Some(watched) = self.groups.get_mut(&key.0).and_then(|group| group.backend_mut(*key)) else {
+        let Some(group) = self.groups.get_mut(&key.0) else {
             return;
         };
+        let Some(at) = group.position(*key) else { return };
+        let watched = &mut group.backends[at];
         let direct = watched.direct;
-        let Some(asked) = watched.probes.iter_mut().find(|asked| asked.id == id) else {
-            return;
-        };
+        let Some(asked) = watched.asked_mut(id) else { return };
         asked.began = now;
+        if let Some(command) = &asked.check.form().command
+            && !exec::is_named(command, &self.settings.exec_allow)
+            && !self.granted.contains(command)
+        {
+            let _ = self.reports.send((id, Report::unasked(exec::not_allowed(command))));
+            return;
+        }
+        if asked.probe.is_err() {
+            // What was missing may be there by now.
+            asked.probe = compile(&asked.check);
+        }
         let probe = match &asked.probe {
             Ok(probe) => Arc::clone(probe),
             Err(reason) => {
-                let report = Report {
-                    outcome: Outcome::Down,
-                    latency: Duration::ZERO,
-                    reason: Some(format!("cannot be asked: {reason}").into()),
-                };
-                let _ = self.reports.send((id, report));
+                let _ = self.reports.send((id, Report::unasked(reason)));
                 return;
             }
         };
@@ -271,64 +288,93 @@ impl Engine {
         });
     }
 
-    /// Takes in a result.
+    /// A probe's service, backend and place.
+    fn find(&mut self, id: ProbeId) -> Option<(&Arc<Service>, &mut Watched)> {
+        // It may have been removed meanwhile.
+        let key = *self.owners.get(&id)?;
+        let group = self.groups.get_mut(&key.0)?;
+        let at = group.position(key)?;
+        Some((&group.service, &mut group.backends[at]))
+    }
+
+    /// Takes in a result, for all probes that share the question.
     fn take(&mut self, id: ProbeId, report: &Report) {
         let now = self.now();
-        // It may have been removed meanwhile.
-        let Some(key) = self.owners.get(&id) else { return };
-        let Some(group) = self.groups.get_mut(&key.0) else {
+        let Some((_, watched)) = self.find(id) else { return };
+        let (key, address) = (watched.key, watched.address());
+        let Some(asker) = watched.asked_mut(id) else { return };
+        let (began, vip, note) = (asker.began, asker.vip, asker.note.clone());
+        let answered = self.shares.answered_by(id);
+        if answered.is_empty() {
             return;
-        };
-        let service = Arc::clone(&group.service);
-        let Some(watched) = group.backend_mut(*key) else { return };
-        watched.take(id, report, now, &service.availability);
-        if watched.moved(now, &service.availability) {
-            self.dirty.insert(key.0);
         }
-        let Some(asked) = watched.probes.iter_mut().find(|asked| asked.id == id) else {
-            return;
-        };
+        if let (Outcome::Unknown, Some(reason)) = (report.outcome, &report.reason)
+            && self.troubles.meet(reason, now)
+        {
+            tracing::warn!(service = %key.0, backend = %address, %reason,
+                "a probe could not be asked from this node; the backend's state is kept. Further ones of this reason are not logged");
+        }
+        for probe in answered {
+            let Some((service, watched)) = self.find(probe) else {
+                continue;
+            };
+            let availability = &service.availability;
+            if let Some(asked) = watched.asked_mut(probe) {
+                (asked.began, asked.vip) = (began, vip);
+                asked.note.clone_from(&note);
+            }
+            watched.take(probe, report, now, availability);
+            if watched.moved(now, availability) {
+                let service = watched.key.0;
+                self.dirty.insert(service);
+            }
+        }
+        self.follow(id, report, now);
+    }
+
+    /// What follows for the probe that asked: when it asks again, and what its failure means.
+    fn follow(&mut self, id: ProbeId, report: &Report, now: Duration) {
+        let Some((_, watched)) = self.find(id) else { return };
+        let key = watched.key;
+        let Some(asked) = watched.asked_mut(id) else { return };
         let failed = report.outcome == Outcome::Down;
-        let next = asked.began + pause(&asked.check, failed, &mut self.random);
-        self.schedule.set(id, next.max(now));
+        let (began, check) = (asked.began, asked.check.clone());
         let again = asked.diagnosed.is_none_or(|at| now >= at + DIAGNOSE);
         if let (true, true, true, Ok(probe)) = (failed, asked.vip, again, &asked.probe) {
-            asked.diagnosed = Some(now);
             let target = Target {
                 service: key.0,
                 backend: key.1,
                 port: key.2,
                 reach: Reach::Address,
             };
-            let (probe, diagnoses, report) = (Arc::clone(probe), self.diagnoses.clone(), report.clone());
+            let (probe, report) = (Arc::clone(probe), report.clone());
+            asked.diagnosed = Some(now);
+            let diagnoses = self.diagnoses.clone();
             tokio::spawn(async move {
                 if let Some(words) = diagnosis::of_vip(&probe, &target, &report).await {
                     let _ = diagnoses.send((id, words));
                 }
             });
         }
+        let next = began + pause(&check, failed, &mut self.random);
+        self.schedule.set(id, next.max(now));
     }
 
-    /// Takes in what a failure means.
-    fn diagnosed(&mut self, id: ProbeId, words: String) {
-        let Some(key) = self.owners.get(&id) else { return };
-        let Some(watched) = self.groups.get_mut(&key.0).and_then(|group| group.backend_mut(*key)) else {
-            return;
-        };
-        let Some(asked) = watched.probes.iter_mut().find(|asked| asked.id == id) else {
-            return;
-        };
-        let failing = asked
-            .history
-            .entries()
-            .next_back()
-            .is_some_and(|entry| entry.outcome == Outcome::Down);
-        if failing && asked.diagnosis.as_ref() != Some(&words) {
-            tracing::warn!(service = %key.0, backend = %watched.address(), "{words}");
-            if let Some(asked) = watched.probes.iter_mut().find(|asked| asked.id == id) {
-                asked.diagnosis = Some(words);
+    /// Takes in what a failure means, for all probes that share the question.
+    fn diagnosed(&mut self, id: ProbeId, words: &str) {
+        for probe in self.shares.answered_by(id) {
+            let Some((_, watched)) = self.find(probe) else { continue };
+            let (service, backend) = (watched.key.0, watched.address());
+            let Some(asked) = watched.asked_mut(probe) else {
+                continue;
+            };
+            let last = asked.history.entries().next_back();
+            let failing = last.is_some_and(|entry| entry.outcome == Outcome::Down);
+            if failing && asked.diagnosis.as_deref() != Some(words) {
+                tracing::warn!(%service, %backend, "{words}");
+                asked.diagnosis = Some(words.to_owned());
+                self.dirty.insert(service);
             }
-            self.dirty.insert(key.0);
         }
     }
 
@@ -353,6 +399,9 @@ impl Engine {
                     self.dirty.insert(*address);
                 }
             }
+        }
+        for reason in self.troubles.over(now) {
+            tracing::info!(%reason, "what kept probes from being asked did not come again");
         }
         if Instant::now() >= self.save_at {
             self.save();

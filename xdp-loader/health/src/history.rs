@@ -32,6 +32,8 @@ pub struct History {
     pub total: u64,
     /// Failures in all.
     pub failed: u64,
+    /// Results in all that say nothing, because this node could not ask.
+    pub unknown: u64,
 }
 
 impl History {
@@ -39,13 +41,15 @@ impl History {
     pub fn add(&mut self, report: &Report, at: Duration) {
         let micros = u32::try_from(report.latency.as_micros()).unwrap_or(u32::MAX);
         self.total += 1;
-        if report.outcome == Outcome::Down {
-            self.failed += 1;
-        } else {
-            if self.latencies.len() == LATENCIES {
-                self.latencies.pop_front();
+        match report.outcome {
+            Outcome::Down => self.failed += 1,
+            Outcome::Unknown => self.unknown += 1,
+            _ => {
+                if self.latencies.len() == LATENCIES {
+                    self.latencies.pop_front();
+                }
+                self.latencies.push_back(micros);
             }
-            self.latencies.push_back(micros);
         }
         if self.entries.len() == KEPT {
             self.entries.pop_front();
@@ -64,9 +68,15 @@ impl History {
         self.entries.iter()
     }
 
-    /// The reason of the last result that had one and was no success.
+    /// The last result, if it says nothing: why this node could not ask.
+    pub fn trouble(&self) -> Option<&str> {
+        let last = self.entries.back().filter(|entry| entry.outcome == Outcome::Unknown)?;
+        last.reason.as_deref()
+    }
+
+    /// The reason of the last result that was no success, or one with a warning.
     pub fn last_failure(&self) -> Option<&str> {
-        let failed = |entry: &&Entry| matches!(entry.outcome, Outcome::Down | Outcome::Drain);
+        let failed = |entry: &&Entry| matches!(entry.outcome, Outcome::Down | Outcome::Drain | Outcome::Degraded);
         self.entries.iter().rev().find(failed)?.reason.as_deref()
     }
 
@@ -99,9 +109,10 @@ mod tests {
             history.add(&report(Outcome::Up, micros), Duration::ZERO);
         }
         history.add(&report(Outcome::Down, 1_000_000), Duration::ZERO);
+        history.add(&report(Outcome::Unknown, 1), Duration::ZERO);
         // 72 to 199 are left.
         assert_eq!((history.percentile(50), history.percentile(99)), (Some(135), Some(198)));
-        assert_eq!((history.total, history.failed), (201, 1));
+        assert_eq!((history.total, history.failed, history.unknown), (202, 1, 1));
     }
 
     #[test]

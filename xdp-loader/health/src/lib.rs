@@ -13,9 +13,11 @@ pub mod load;
 pub mod notify;
 pub mod persist;
 pub mod probe;
+mod process_group;
 pub mod quorum;
 pub mod schedule;
 pub mod state;
+mod troubles;
 pub mod verdict;
 pub mod vip_probe;
 

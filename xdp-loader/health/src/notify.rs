@@ -15,6 +15,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use crate::process_group::ProcessGroup;
 use lvx_model::{
     ServiceAddress,
     health::{Serving, State},
@@ -59,11 +60,14 @@ async fn run(words: &[String], body: &[u8]) -> Result<(), String> {
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| error.to_string())?;
+    // A program that takes too long is killed with all that it started, as this future is dropped.
+    let group = ProcessGroup::of(&child);
     if let Some(mut stdin) = child.stdin.take() {
         // A program that does not read is no failure.
         let _ = stdin.write_all(body).await;
     }
     let status = child.wait().await.map_err(|error| error.to_string())?;
+    group.release();
     if status.success() {
         Ok(())
     } else {
@@ -140,7 +144,9 @@ impl Notifier {
 async fn follow(hook: Hook, mut notices: mpsc::Receiver<Notice>) {
     while let Some(notice) = notices.recv().await {
         for attempt in 1..=TRIES {
-            let Err(error) = tell(&hook, &notice).await else { break };
+            let Err(error) = tell(&hook, &notice, PATIENCE).await else {
+                break;
+            };
             let hook = hook.name();
             if attempt == TRIES {
                 tracing::warn!(hook, error, service = %notice.service, backend = %notice.backend,
@@ -153,8 +159,8 @@ async fn follow(hook: Hook, mut notices: mpsc::Receiver<Notice>) {
     }
 }
 
-/// Tells one hook once.
-async fn tell(hook: &Hook, notice: &Notice) -> Result<(), String> {
+/// Tells one hook once, which may take so long.
+async fn tell(hook: &Hook, notice: &Notice, patience: Duration) -> Result<(), String> {
     let body = serde_json::to_vec(notice).map_err(|error| error.to_string())?;
     let told = async {
         match hook {
@@ -162,9 +168,9 @@ async fn tell(hook: &Hook, notice: &Notice) -> Result<(), String> {
             Hook::Url(url) => post(url, body).await,
         }
     };
-    match timeout(PATIENCE, told).await {
+    match timeout(patience, told).await {
         Ok(result) => result,
-        Err(_) => Err(format!("took longer than {} s", PATIENCE.as_secs())),
+        Err(_) => Err(format!("took longer than {} s", patience.as_secs())),
     }
 }
 
@@ -195,9 +201,27 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let script = format!("cat >> {}", file.path().display());
         let hook = Hook::Command(["/bin/sh", "-c", &script].map(str::to_owned).to_vec());
-        tell(&hook, &notice(State::Down)).await.unwrap();
+        tell(&hook, &notice(State::Down), PATIENCE).await.unwrap();
         let text = std::fs::read_to_string(file.path()).unwrap();
         assert_eq!(serde_json::from_str::<Notice>(&text).unwrap(), notice(State::Down));
+    }
+
+    #[tokio::test]
+    async fn a_command_that_takes_too_long_is_killed_with_all_that_it_started() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let script = format!("sleep 600 & echo $! > {}; wait", file.path().display());
+        let hook = Hook::Command(["/bin/sh", "-c", &script].map(str::to_owned).to_vec());
+        let told = tell(&hook, &notice(State::Down), Duration::from_secs(5)).await;
+        assert_eq!(told, Err("took longer than 5 s".to_owned()));
+        let pid = std::fs::read_to_string(file.path()).unwrap();
+        let path = format!("/proc/{}/stat", pid.trim());
+        // Gone, or a zombie until init reaps it.
+        let gone = || std::fs::read_to_string(&path).map_or(true, |stat| stat.contains(") Z "));
+        let begin = Instant::now();
+        while !gone() {
+            assert!(begin.elapsed() < Duration::from_secs(60), "the grandchild lives");
+            sleep(Duration::from_millis(10)).await;
+        }
     }
 
     #[tokio::test]

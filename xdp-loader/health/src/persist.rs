@@ -4,8 +4,10 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fs::{self, OpenOptions, Permissions},
+    io::{self, Write as _},
     net::IpAddr,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::PathBuf,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -17,6 +19,9 @@ use lvx_model::{BackendKey, ServiceAddress};
 
 /// The form of the file; another one is forgotten.
 const VERSION: u32 = 1;
+
+/// Who may read the file.
+const MODE: u32 = 0o600;
 
 /// A backend as it is kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -132,7 +137,16 @@ impl ResultsFile {
             quorums,
         };
         let beside = self.path.with_extension("json.tmp");
-        fs::write(&beside, serde_json::to_vec(&file)?)?;
+        // As the state file: what backends say is for whoever may ask the daemon.
+        let mut written = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(MODE)
+            .open(&beside)?;
+        // One that a crash left behind keeps its mode.
+        written.set_permissions(Permissions::from_mode(MODE))?;
+        written.write_all(&serde_json::to_vec(&file)?)?;
         // Not synced: after a power cut every probe begins anew, and that is all.
         fs::rename(&beside, &self.path)
     }
@@ -178,6 +192,22 @@ mod tests {
         assert_eq!(recalled.quorums.len(), 1);
         let machine = Machine::recall(kept.machine, recalled.ago, Duration::ZERO);
         assert_eq!(machine.state(), State::Up);
+    }
+
+    #[test]
+    fn the_file_is_for_its_owner_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let memory = ResultsFile::in_directory(directory.path());
+        let (path, beside) = (
+            directory.path().join("health.json"),
+            directory.path().join("health.json.tmp"),
+        );
+        fs::write(&beside, "left by a crash").unwrap();
+        fs::set_permissions(&beside, Permissions::from_mode(0o644)).unwrap();
+        for _ in 0..2 {
+            memory.save(Vec::new(), Vec::new()).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod expect;
 mod grpc;
 mod http;
 mod icmp;
+mod own_trouble;
 mod socket;
 mod tcp;
 mod tls;
@@ -36,6 +37,8 @@ pub use expect::Expect;
 pub enum Outcome {
     /// The backend serves.
     Up,
+    /// It serves, and something is not as it should be.
+    Degraded,
     /// It does not.
     Down,
     /// It serves and asks for no new connections.
@@ -46,6 +49,8 @@ pub enum Outcome {
     Load(u32),
     /// It serves and asks for this share of its weight, in percent.
     Share(u32),
+    /// Nothing was found out: this node could not ask.
+    Unknown,
 }
 
 impl Outcome {
@@ -53,11 +58,13 @@ impl Outcome {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Up => "up",
+            Self::Degraded => "degraded",
             Self::Down => "down",
             Self::Drain => "drain",
             Self::Weight(_) => "weight",
             Self::Load(_) => "load",
             Self::Share(_) => "share",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -71,6 +78,17 @@ pub struct Report {
     pub latency: Duration,
     /// Why, where it is no success; or what was said.
     pub reason: Option<Box<str>>,
+}
+
+impl Report {
+    /// Of a probe that could not even begin.
+    pub(crate) fn unasked(reason: impl std::fmt::Display) -> Self {
+        Self {
+            outcome: Outcome::Unknown,
+            latency: Duration::ZERO,
+            reason: Some(bounded(format!("cannot be asked: {reason}")).into()),
+        }
+    }
 }
 
 /// A finding before it was timed.
@@ -98,6 +116,25 @@ impl Finding {
 
     fn down(reason: impl Into<String>) -> Self {
         Self::said(Outcome::Down, reason)
+    }
+
+    /// Nothing is known of the backend, by no fault of its own.
+    fn unknown(reason: impl Into<String>) -> Self {
+        Self::said(Outcome::Unknown, reason)
+    }
+
+    /// What an error, told in these words, says of the backend: that it is down, unless the trouble is this node's own.
+    fn failed(error: &(dyn std::error::Error + 'static), words: impl Into<String>) -> Self {
+        if own_trouble::is_own(error) {
+            Self::unknown(words)
+        } else {
+            Self::down(words)
+        }
+    }
+
+    /// The same, told in the kernel's words.
+    fn refused(error: &std::io::Error) -> Self {
+        Self::failed(error, refused(error))
     }
 }
 
@@ -229,7 +266,11 @@ impl Probe {
             CheckType::Grpc => Kind::Grpc(grpc::Grpc::new(form)?),
             CheckType::Exec => Kind::Exec(exec::Exec {
                 command: form.command.clone().unwrap_or_default(),
-                weight_from_status: form.weight_from_status.unwrap_or(false),
+                status: match (form.nagios, form.weight_from_status) {
+                    (Some(true), _) => exec::Status::Nagios,
+                    (_, Some(true)) => exec::Status::Weight,
+                    _ => exec::Status::Success,
+                },
             }),
             CheckType::Agent => Kind::Agent(agent::Agent {
                 send: form.send.clone().unwrap_or_default(),
@@ -280,7 +321,7 @@ impl Probe {
             match &self.kind {
                 Kind::Icmp => icmp::run(route).await,
                 Kind::Tcp(tcp) => tcp.run(route).await,
-                Kind::Http(http) => http.run(route).await,
+                Kind::Http(http) => http.run(route, self.timeout).await,
                 Kind::Dns(dns) => dns.run(route).await,
                 Kind::Udp(udp) => udp.run(route, self.timeout).await,
                 Kind::Grpc(grpc) => grpc.run(route).await,
@@ -302,7 +343,7 @@ impl Probe {
     /// Those that keep the time themselves, to say more than that there was no answer, are given a little longer.
     fn limit(&self) -> Duration {
         match self.kind {
-            Kind::Udp(_) | Kind::Exec(_) => self.timeout + Duration::from_secs(1),
+            Kind::Udp(_) | Kind::Exec(_) | Kind::Http(_) => self.timeout + Duration::from_secs(1),
             _ => self.timeout,
         }
     }

@@ -32,6 +32,13 @@ impl Schedule {
         self.queue.push(Reverse((at, probe)));
     }
 
+    /// Makes a probe due at a time, if it is due later.
+    pub fn hasten(&mut self, probe: ProbeId, at: Duration) {
+        if self.due.get(&probe).is_some_and(|due| *due > at) {
+            self.set(probe, at);
+        }
+    }
+
     /// Forgets a probe.
     pub fn remove(&mut self, probe: ProbeId) {
         self.due.remove(&probe);
@@ -93,13 +100,18 @@ mod tests {
         schedule.set(2, Duration::from_millis(20));
         schedule.set(3, Duration::from_millis(20));
         schedule.remove(3);
+        schedule.set(4, Duration::from_millis(45));
+        schedule.hasten(4, Duration::from_millis(40));
+        schedule.hasten(4, Duration::from_millis(45));
+        // One that is not due at all, because it is just asked.
+        schedule.hasten(5, Duration::ZERO);
         let mut due = Vec::new();
         for millis in 0..50 {
             while let Some(probe) = schedule.pop(Duration::from_millis(millis)) {
                 due.push((millis, probe));
             }
         }
-        assert_eq!((due, schedule.next_due()), (vec![(20, 2), (30, 1)], None));
+        assert_eq!((due, schedule.next_due()), (vec![(20, 2), (30, 1), (40, 4)], None));
     }
 
     #[test]

@@ -66,6 +66,11 @@ impl Machine {
         self.state
     }
 
+    /// What the probes say together, whatever is made of it.
+    pub fn verdict(&self) -> ProbeVerdict {
+        self.verdict
+    }
+
     /// When the state was last another.
     pub fn since(&self) -> Duration {
         self.since
@@ -97,6 +102,10 @@ impl Machine {
         if steady && now >= self.since + FLAP_WINDOW.min(policy.hold_out_max.get()) {
             self.flaps = 0;
             self.last_fall = None;
+        }
+        if policy.hold_out.is_zero() {
+            // Nothing is held out any more.
+            self.held_until = None;
         }
         let held = self.held_until.is_some_and(|until| now < until);
         let wanted = match self.verdict {
@@ -288,6 +297,26 @@ mod tests {
         now += FLAP_WINDOW;
         machine.tick(now, &policy());
         assert_eq!(machine.flaps(), 0);
+    }
+
+    #[test]
+    fn a_hold_out_of_0_releases_what_is_held_out() {
+        let mut machine = Machine::default();
+        for second in 0..4 {
+            let verdict = [ProbeVerdict::Up, ProbeVerdict::Down][second as usize % 2];
+            machine.observe(verdict, at(second * 1_000), &policy());
+        }
+        machine.observe(ProbeVerdict::Up, at(4_000), &policy());
+        assert_eq!(
+            (machine.state(), machine.held_for(at(4_000))),
+            (State::Down, Some(at(9_000)))
+        );
+        let none = Availability {
+            hold_out: Period::from_millis(0),
+            ..policy()
+        };
+        assert_eq!(machine.tick(at(4_200), &none), Some(State::Down));
+        assert_eq!((machine.state(), machine.held_for(at(4_200))), (State::Up, None));
     }
 
     #[test]

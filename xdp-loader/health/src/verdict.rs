@@ -13,6 +13,9 @@ pub struct Streak {
     against: u32,
     /// Whether the last result was a failure.
     failed: bool,
+    /// Whether the last success came with a warning.
+    #[serde(default)]
+    warned: bool,
 }
 
 impl Default for Streak {
@@ -21,6 +24,7 @@ impl Default for Streak {
             verdict: ProbeVerdict::Unknown,
             against: 0,
             failed: false,
+            warned: false,
         }
     }
 }
@@ -34,17 +38,20 @@ impl Streak {
         }
     }
 
-    /// Takes in a result and says what follows: the first success is enough where nothing was known.
+    /// Takes in a result and says what follows: the first success is enough where nothing was known. A result that is unknown
+    /// counts neither for nor against anything.
     pub fn take(&mut self, outcome: &Outcome, rise: u32, fall: u32) -> ProbeVerdict {
-        self.failed = matches!(outcome, Outcome::Down);
+        if *outcome == Outcome::Unknown {
+            return self.verdict();
+        }
+        self.failed = *outcome == Outcome::Down;
+        self.warned = *outcome == Outcome::Degraded || (self.warned && self.failed);
         let (says, needed) = match (outcome, self.verdict) {
             (Outcome::Down, _) => (ProbeVerdict::Down, fall),
             (Outcome::Drain, ProbeVerdict::Down) => (ProbeVerdict::Drain, rise),
             (Outcome::Drain, _) => (ProbeVerdict::Drain, 1),
-            (Outcome::Up | Outcome::Weight(_) | Outcome::Load(_) | Outcome::Share(_), ProbeVerdict::Down) => {
-                (ProbeVerdict::Up, rise)
-            }
-            (Outcome::Up | Outcome::Weight(_) | Outcome::Load(_) | Outcome::Share(_), _) => (ProbeVerdict::Up, 1),
+            (_, ProbeVerdict::Down) => (ProbeVerdict::Up, rise),
+            (_, _) => (ProbeVerdict::Up, 1),
         };
         if says == self.verdict {
             self.against = 0;
@@ -58,9 +65,9 @@ impl Streak {
         self.verdict()
     }
 
-    /// The verdict; degraded when the last result was a failure that is not yet enough.
+    /// The verdict; degraded when the last result was a failure that is not yet enough, or a warning.
     pub fn verdict(&self) -> ProbeVerdict {
-        if self.verdict == ProbeVerdict::Up && self.failed {
+        if self.verdict == ProbeVerdict::Up && (self.failed || self.warned) {
             ProbeVerdict::Degraded
         } else {
             self.verdict
@@ -99,6 +106,36 @@ mod tests {
         use ProbeVerdict::{Down, Unknown};
         let mut streak = Streak::default();
         assert_eq!(verdicts(&mut streak, &[Outcome::Down; 3]), [Unknown, Unknown, Down]);
+    }
+
+    #[test]
+    fn a_warning_is_a_success_that_degrades() {
+        use ProbeVerdict::{Degraded, Down, Up};
+        let mut streak = Streak::default();
+        let (up, down, warning) = (Outcome::Up, Outcome::Down, Outcome::Degraded);
+        assert_eq!(
+            verdicts(
+                &mut streak,
+                &[warning, Outcome::Unknown, up, down, down, warning, down, down, down]
+            ),
+            [
+                Degraded, Degraded, Up, Degraded, Degraded, Degraded, Degraded, Degraded, Down
+            ]
+        );
+        assert_eq!(verdicts(&mut streak, &[warning, warning, up]), [Down, Degraded, Up]);
+    }
+
+    #[test]
+    fn what_could_not_be_asked_neither_counts_nor_breaks_a_row() {
+        use ProbeVerdict::{Degraded, Down, Up};
+        let mut streak = Streak::default();
+        let (up, down, unknown) = (Outcome::Up, Outcome::Down, Outcome::Unknown);
+        assert_eq!(verdicts(&mut streak, &[unknown; 9]), [ProbeVerdict::Unknown; 9]);
+        assert_eq!(
+            verdicts(&mut streak, &[up, unknown, down, unknown, down, unknown, unknown, down]),
+            [Up, Up, Degraded, Degraded, Degraded, Degraded, Degraded, Down]
+        );
+        assert_eq!(verdicts(&mut streak, &[up, unknown, up]), [Down, Down, Up]);
     }
 
     #[test]

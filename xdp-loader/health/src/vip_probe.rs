@@ -43,11 +43,14 @@ pub struct Job {
     pub target: Target,
 }
 
+/// How backends are reached: by a mark, or why not.
+type Routes = BTreeMap<IpAddr, Result<u32, String>>;
+
 /// The backends of `dr` services, as the probes' namespace sees them.
 #[derive(Clone, Debug, Default)]
 pub struct Reachable {
     /// How they are reached: by a mark, or why not.
-    pub routes: BTreeMap<IpAddr, Result<u32, String>>,
+    pub routes: Routes,
     /// VIPs, and the backends that answer ARP or neighbour discovery for them.
     pub claims: BTreeSet<(IpAddr, IpAddr)>,
 }
@@ -125,7 +128,7 @@ async fn run(
     published: watch::Sender<Arc<Reachable>>,
     reports: mpsc::UnboundedSender<(ProbeId, Report)>,
 ) {
-    let mut namespace = Namespace::open(addresses);
+    let mut namespace = Namespace::open(addresses.clone());
     let mut asks = interval(ASK);
     asks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (heard, mut answers) = mpsc::unbounded_channel();
@@ -136,11 +139,7 @@ async fn run(
                     return;
                 }
                 let wanted = Arc::clone(&wishes.borrow_and_update());
-                let routes = match &mut namespace {
-                    Ok(namespace) => namespace.make(&wanted).await,
-                    Err(error) => wanted.keys().map(|backend| (*backend, Err(error.clone()))).collect(),
-                };
-                published.send_modify(|reachable| Arc::make_mut(reachable).routes = routes);
+                publish_routes(&published, make(&mut namespace, &wanted).await);
                 asks.reset_immediately();
             }
             job = queue.recv() => {
@@ -152,6 +151,14 @@ async fn run(
                 });
             }
             _ = asks.tick() => {
+                if published.borrow().routes.values().any(Result::is_err) {
+                    // What this node lacked may be there by now.
+                    if namespace.is_err() {
+                        namespace = Namespace::open(addresses.clone());
+                    }
+                    let wanted = Arc::clone(&wishes.borrow());
+                    publish_routes(&published, make(&mut namespace, &wanted).await);
+                }
                 let questions = match &namespace {
                     Ok(namespace) => namespace.questions(&wishes.borrow()),
                     Err(_) => continue,
@@ -176,6 +183,24 @@ async fn run(
             },
         }
     }
+}
+
+/// Makes exactly these backends reachable, or says why not.
+async fn make(namespace: &mut Result<Namespace, String>, wanted: &Wanted) -> Routes {
+    match namespace {
+        Ok(namespace) => namespace.make(wanted).await,
+        Err(error) => wanted.keys().map(|backend| (*backend, Err(error.clone()))).collect(),
+    }
+}
+
+fn publish_routes(published: &watch::Sender<Arc<Reachable>>, routes: Routes) {
+    published.send_if_modified(|reachable| {
+        let changed = reachable.routes != routes;
+        if changed {
+            Arc::make_mut(reachable).routes = routes;
+        }
+        changed
+    });
 }
 
 /// Which backends answered for which of their VIPs.

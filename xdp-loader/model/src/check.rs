@@ -103,6 +103,12 @@ impl Check {
         self.0.port
     }
 
+    /// Whether one probe is asked for all that have the same check of the same address; by default not for `exec`, whose program is
+    /// told the service.
+    pub fn shares(&self) -> bool {
+        self.0.share.unwrap_or(self.0.kind != CheckType::Exec)
+    }
+
     /// The address to ask from.
     pub fn source(&self) -> Option<IpAddr> {
         self.0.source

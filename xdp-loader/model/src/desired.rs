@@ -17,6 +17,8 @@ use crate::{document::Document, limits::MAX_SERVICES};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     services: BTreeMap<ServiceAddress, Arc<Service>>,
+    /// Commands of `exec` probes that root gave: see [`crate::exec`].
+    pub(crate) granted: BTreeSet<Vec<String>>,
 }
 
 impl Desired {

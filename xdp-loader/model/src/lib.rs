@@ -10,6 +10,7 @@ pub mod check;
 mod desired;
 pub mod diff;
 pub mod document;
+pub mod exec;
 mod forward;
 pub mod health;
 mod inherited;

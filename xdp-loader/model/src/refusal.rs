@@ -302,6 +302,14 @@ pub enum Refusal {
         /// The lower threshold, connections.
         lower: u32,
     },
+    /// A probe has a program that may not run.
+    #[error("service {service}: health check exec: {reason}")]
+    CommandNotAllowed {
+        /// The service.
+        service: ServiceAddress,
+        /// Which program, and what to do.
+        reason: String,
+    },
     /// There would be more services than identifiers.
     #[error("too many services: LVX takes {MAX_SERVICES}; remove one first")]
     TooManyServices,

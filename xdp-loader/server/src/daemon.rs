@@ -75,6 +75,7 @@ pub enum DaemonError {
 pub struct Daemon {
     store: Store,
     desired: Desired,
+    exec_allow: Vec<String>,
     socket: Socket,
     metrics: Option<TcpListener>,
     /// Where picks are served, and how many a second.
@@ -96,6 +97,7 @@ impl Daemon {
         Ok(Self {
             store,
             desired,
+            exec_allow: settings.health.exec_allow.clone(),
             socket,
             metrics,
             picks: picks.map(|listener| (listener, settings.health.pick_rate)),
@@ -135,7 +137,7 @@ impl Daemon {
         told: impl Future<Output = &'static str>,
     ) -> Result<(), DaemonError> {
         let services = self.desired.services().len();
-        let controller = Controller::start(self.store, self.desired, dataplane).await?;
+        let controller = Controller::start(self.store, self.desired, dataplane, self.exec_allow).await?;
         let (listener, socket_file) = self.socket.into_parts();
 
         // These end with the process; nothing that they answer needs to be finished.

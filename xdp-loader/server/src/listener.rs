@@ -6,7 +6,12 @@
 use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, serve::Listener};
-use hyper::server::conn::http1;
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -34,13 +39,11 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
-/// Serves `router` until `stop` ends; then takes no more requests, and returns when those under way are answered.
-pub(crate) async fn serve<L: Listener>(
-    mut listener: L,
-    router: Router,
-    limits: Limits,
-    stop: impl Future<Output = ()>,
-) {
+/// Serves `router`, whose requests have the address of their peer as an extension, until `stop` ends; then takes no more requests, and returns when those under way are answered.
+pub(crate) async fn serve<L>(mut listener: L, router: Router, limits: Limits, stop: impl Future<Output = ()>)
+where
+    L: Listener<Addr: Clone + Send + Sync + 'static>,
+{
     let room = Arc::new(Semaphore::new(limits.connections));
     let connections = GracefulShutdown::new();
     let mut stop = std::pin::pin!(stop);
@@ -52,13 +55,17 @@ pub(crate) async fn serve<L: Listener>(
         let next = async {
             // Never closed, so that there is always a permit to wait for.
             let permit = Arc::clone(&room).acquire_owned().await.ok();
-            (permit, listener.accept().await.0)
+            (permit, listener.accept().await)
         };
-        let (permit, stream) = tokio::select! {
+        let (permit, (stream, peer)) = tokio::select! {
             next = next => next,
             () = &mut stop => break,
         };
-        let service = TowerToHyperService::new(router.clone());
+        let router = TowerToHyperService::new(router.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer.clone());
+            router.call(request)
+        });
         let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
             // What goes wrong with a connection is its client's to notice.

@@ -15,7 +15,7 @@ pub struct AvailabilityFields {
     /// How long a backend that comes back takes to its full weight [default: 0s]
     #[arg(long, visible_alias = "slow-start", value_name = "TIME", value_parser = typed::<Period>())]
     pub availability_slow_start: Option<Setting<Period>>,
-    /// How long a backend that went down twice in a minute must be well before it is up; doubles each time [default:
+    /// How long a backend that went down twice in a minute is held out from its fall on; doubles each time [default:
     /// 10s]
     #[arg(long, visible_alias = "hold-out", value_name = "TIME", value_parser = typed::<Period>())]
     pub availability_hold_out: Option<Setting<Period>>,

@@ -40,6 +40,12 @@ pub struct HealthFields {
     /// Time from a probe that failed to the next [default: the interval]
     #[arg(long, value_name = "TIME", value_parser = typed::<Period>())]
     pub health_delay_before_retry: Option<Setting<Period>>,
+    /// One probe for all services that have the same check of the same backend [default: true; exec: false]
+    #[arg(
+        long, value_name = "BOOL",
+        num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean()
+    )]
+    pub health_share: Option<Setting<bool>>,
     /// The port that is probed [default: the backend's]
     #[arg(long, value_name = "PORT", value_parser = setting(value_parser!(u16)))]
     pub health_port: Option<Setting<u16>>,
@@ -130,6 +136,12 @@ pub struct HealthFields {
         num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean()
     )]
     pub health_weight_from_status: Option<Setting<bool>>,
+    /// exec: the program is a Nagios plugin: 0 up, 1 degraded, 2 down, 3 unknown
+    #[arg(
+        long, value_name = "BOOL",
+        num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean()
+    )]
+    pub health_nagios: Option<Setting<bool>>,
     /// http, https: where in a JSON body the load is, such as /load
     #[arg(long, value_name = "POINTER", value_parser = typed::<String>())]
     pub health_load_field: Option<Setting<String>>,
@@ -197,6 +209,7 @@ impl HealthFields {
             health_fall,
             health_jitter,
             health_delay_before_retry,
+            health_share,
             health_port,
             health_source,
             health_to,
@@ -224,6 +237,7 @@ impl HealthFields {
             health_close,
             health_command,
             health_weight_from_status,
+            health_nagios,
             health_load_field,
             health_load_full,
             health_load_limit,
@@ -236,6 +250,7 @@ impl HealthFields {
             fall: health_fall.map(Setting::value),
             jitter: health_jitter.map(Setting::value),
             delay_before_retry: health_delay_before_retry.map(Setting::value),
+            share: health_share.map(Setting::value),
             port: health_port.map(Setting::value),
             source: health_source.map(Setting::value),
             to: health_to.map(Setting::value),
@@ -263,6 +278,7 @@ impl HealthFields {
             close: health_close.map(Setting::value),
             command: health_command.map(Setting::value),
             weight_from_status: health_weight_from_status.map(Setting::value),
+            nagios: health_nagios.map(Setting::value),
             load_field: health_load_field.map(Setting::value),
             load_full: health_load_full.map(Setting::value),
             load_limit: health_load_limit.map(Setting::value),

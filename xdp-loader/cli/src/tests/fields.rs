@@ -128,6 +128,7 @@ fn value(path: &[String]) -> &'static str {
         | "sorry"
         | "availability.fail_open"
         | "health.tls"
+        | "health.nagios"
         | "health.weight_from_status" => "true",
         "weight" => "5",
         "upper" => "1000",
@@ -151,7 +152,7 @@ fn value(path: &[String]) -> &'static str {
         "health.status" => "200-299,304",
         "health.drain_status" => "503",
         "health.host" | "health.sni" | "health.name" => "a.example",
-        "health.verify" => "false",
+        "health.verify" | "health.share" => "false",
         "health.ca" => "/etc/ssl/own.pem",
         "health.record" => "AAAA",
         "health.rcode" => "nxdomain",

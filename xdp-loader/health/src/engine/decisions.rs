@@ -111,7 +111,7 @@ impl Engine {
                 .filter_map(|watched| {
                     let (_, backend, port) = watched.key;
                     let health = self.view.0.get(address)?.get(&(backend, port))?;
-                    Some(watched.report(*health, now, whole))
+                    Some(watched.report(*health, now, whole, |probe| self.shares.count(probe)))
                 })
                 .collect(),
         });

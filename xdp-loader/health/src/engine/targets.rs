@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Engine, Group};
+use super::{Engine, Group, shares::Question};
 use crate::{
     backend::{Asked, Watched},
     probe::Probe,
@@ -15,12 +15,13 @@ use crate::{
     verdict::Streak,
     vip_probe::{VipProber, Wanted, Wish},
 };
-use lvx_model::{BackendKey, Check, Desired, Service};
+use lvx_model::{BackendKey, Check, CheckType, Desired, Service};
 
 impl Engine {
     /// Watches these services and no others. What is watched of a service that is the same as before goes on as it is.
     pub(super) fn watch(&mut self, desired: &Desired) {
         let now = self.now();
+        self.granted.clone_from(desired.granted());
         let gone: Vec<_> = self
             .groups
             .extract_if(.., |address, _| !desired.services().contains_key(address))
@@ -68,6 +69,7 @@ impl Engine {
             };
             watched.desire(service, backend);
             let checks = if backend.disabled { &[] } else { backend.checks(service) };
+            let newer_than = self.last_id;
             if !watched.has_checks(checks) {
                 self.forget(std::mem::take(&mut watched.probes));
                 for (at, check) in checks.iter().enumerate() {
@@ -78,9 +80,9 @@ impl Engine {
                     let asked = Asked::new(self.last_id, check.clone(), probe.clone(), streak);
                     watched.probes.push(asked);
                     self.owners.insert(self.last_id, key);
-                    new.push((self.last_id, check.interval().get()));
                 }
             }
+            self.share(&watched, newer_than, now, new);
             // One that is new and has no probes is healthy at once.
             watched.tick(now, &service.availability);
             backends.push(watched);
@@ -95,9 +97,40 @@ impl Engine {
         self.dirty.insert(address);
     }
 
+    /// Has a backend's probes share what they ask with those that ask the same. Those that begin, newer than that one, and ask by
+    /// themselves are added to `new`.
+    fn share(&mut self, watched: &Watched, newer_than: ProbeId, now: Duration, new: &mut Vec<(ProbeId, Duration)>) {
+        for asked in &watched.probes {
+            let (id, is_new) = (asked.id, asked.id > newer_than);
+            let question = question(watched, asked);
+            if !is_new && self.shares.question(id) == question.as_ref() {
+                continue;
+            }
+            self.leave(id, now);
+            match question.map_or(id, |question| self.shares.join(id, question)) {
+                asks if asks == id && is_new => new.push((id, asked.check.interval().get())),
+                asks if asks == id => self.schedule.set(id, now),
+                asks => {
+                    self.schedule.remove(id);
+                    // This one waits for an answer too.
+                    self.schedule.hasten(asks, now);
+                }
+            }
+        }
+    }
+
+    /// Has a probe share nothing; another one asks what it asked.
+    fn leave(&mut self, id: ProbeId, now: Duration) {
+        if let Some(next) = self.shares.leave(id) {
+            self.schedule.set(next, now);
+        }
+    }
+
     /// Ends probes.
     fn forget(&mut self, probes: Vec<Asked>) {
+        let now = self.now();
         for asked in probes {
+            self.leave(asked.id, now);
             self.schedule.remove(asked.id);
             self.owners.remove(&asked.id);
         }
@@ -135,8 +168,23 @@ impl Engine {
     }
 }
 
-fn compile(check: &Check) -> Result<Arc<Probe>, String> {
+pub(super) fn compile(check: &Check) -> Result<Arc<Probe>, String> {
     Probe::new(check).map(Arc::new).map_err(|error| error.to_string())
+}
+
+/// What a probe asks, if it shares that.
+fn question(watched: &Watched, asked: &Asked) -> Option<Question> {
+    let (service, backend, port) = watched.key;
+    let probe = asked.probe.as_ref().ok().filter(|_| asked.check.shares())?;
+    Some(Question {
+        check: text(&asked.check),
+        backend,
+        port: match asked.check.kind() {
+            CheckType::Icmp => 0,
+            _ => asked.check.port().unwrap_or(port),
+        },
+        vip: probe.asks_vip(watched.direct).then_some(service.ip),
+    })
 }
 
 /// A check as a key: equal checks share what they are compiled to.

@@ -2,7 +2,7 @@
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::{Finding, Outcome, Route, refused, socket};
+use super::{Finding, Outcome, Route, socket};
 
 /// The longest line that is read, in bytes.
 const LINE: usize = 1_024;
@@ -16,17 +16,17 @@ impl Agent {
     pub(super) async fn run(&self, route: Route) -> Finding {
         let mut stream = match socket::connect(route, socket::End::Close).await {
             Ok(stream) => stream,
-            Err(error) => return Finding::down(refused(&error)),
+            Err(error) => return Finding::refused(&error),
         };
         if let Err(error) = stream.write_all(self.send.as_bytes()).await {
-            return Finding::down(refused(&error));
+            return Finding::refused(&error);
         }
         let mut line = Vec::new();
         while !line.contains(&b'\n') && line.len() < LINE {
             match stream.read_buf(&mut line).await {
                 Ok(0) => break,
                 Ok(_) => {}
-                Err(error) => return Finding::down(refused(&error)),
+                Err(error) => return Finding::refused(&error),
             }
         }
         let end = line.iter().position(|byte| *byte == b'\n').unwrap_or(line.len());

@@ -5,7 +5,7 @@ use hickory_proto::{
     rr::{Name, RecordType},
 };
 
-use super::{Finding, ProbeError, Route, refused, socket};
+use super::{Finding, ProbeError, Route, socket};
 use lvx_model::{CheckForm, check};
 
 /// The longest answer that is read, in bytes.
@@ -50,15 +50,15 @@ impl Dns {
         };
         let socket = match socket::datagrams(route).await {
             Ok(socket) => socket,
-            Err(error) => return Finding::down(refused(&error)),
+            Err(error) => return Finding::refused(&error),
         };
         if let Err(error) = socket.send(&query).await {
-            return Finding::down(refused(&error));
+            return Finding::refused(&error);
         }
         let mut answer = vec![0; ANSWER];
         loop {
             match socket.recv(&mut answer).await {
-                Err(error) => return Finding::down(refused(&error)),
+                Err(error) => return Finding::refused(&error),
                 Ok(length) => match Message::from_vec(&answer[..length]) {
                     Ok(message) if message.id() == id && message.message_type() == MessageType::Response => {
                         return self.judge(&message);

@@ -11,7 +11,7 @@ use tonic::{
 };
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use super::{Finding, ProbeError, Route, bounded::Bounded, refused, socket, tls::Tls, why};
+use super::{Finding, ProbeError, Route, bounded::Bounded, socket, tls::Tls, why};
 use lvx_model::CheckForm;
 
 /// The longest list of headers and the longest message that are read, in bytes.
@@ -40,22 +40,22 @@ impl Grpc {
     pub(super) async fn run(&self, route: Route) -> Finding {
         let stream = match socket::connect(route, socket::End::Close).await {
             Ok(stream) => Bounded::new(stream),
-            Err(error) => return Finding::down(refused(&error)),
+            Err(error) => return Finding::refused(&error),
         };
         let authority = self.host.clone().unwrap_or_else(|| route.to.to_string());
         match &self.tls {
             None => self.ask(channel("http", &authority, TokioIo::new(stream)).await).await,
             Some(tls) => match tls.connect(stream, route.to.ip()).await {
                 Ok(stream) => self.ask(channel("https", &authority, TokioIo::new(stream)).await).await,
-                Err(reason) => Finding::down(reason),
+                Err(finding) => finding,
             },
         }
     }
 
-    async fn ask(&self, channel: Result<Channel, String>) -> Finding {
+    async fn ask(&self, channel: Result<Channel, Finding>) -> Finding {
         let channel = match channel {
             Ok(channel) => channel,
-            Err(reason) => return Finding::down(reason),
+            Err(finding) => return finding,
         };
         let mut client = HealthClient::new(channel).max_decoding_message_size(LIMIT as usize);
         let request = HealthCheckRequest {
@@ -72,7 +72,7 @@ impl Grpc {
             Err(status) if status.code() == Code::Unimplemented => {
                 Finding::down("does not speak grpc.health.v1.Health")
             }
-            Err(status) => Finding::down(format!("{}: {}", status.code(), why(&status))),
+            Err(status) => Finding::failed(&status, format!("{}: {}", status.code(), why(&status))),
         }
     }
 }
@@ -83,10 +83,12 @@ impl Stream for TokioIo<Bounded<TcpStream>> {}
 impl Stream for TokioIo<TlsStream<Bounded<TcpStream>>> {}
 
 /// A channel over a stream that is connected already: the one socket that was bound and marked for it.
-async fn channel<S: Stream>(scheme: &str, authority: &str, stream: S) -> Result<Channel, String> {
-    let uri: Uri = format!("{scheme}://{authority}")
-        .parse()
-        .map_err(|_| format!("`{authority}` is not an authority: write name or name:port as host"))?;
+async fn channel<S: Stream>(scheme: &str, authority: &str, stream: S) -> Result<Channel, Finding> {
+    let uri: Uri = format!("{scheme}://{authority}").parse().map_err(|_| {
+        Finding::unknown(format!(
+            "`{authority}` is not an authority: write name or name:port as host"
+        ))
+    })?;
     let stream = Mutex::new(Some(stream));
     let connector = tower::service_fn(move |_: Uri| {
         let taken = stream.lock().ok().and_then(|mut stream| stream.take());
@@ -99,5 +101,5 @@ async fn channel<S: Stream>(scheme: &str, authority: &str, stream: S) -> Result<
         .buffer_size(4)
         .connect_with_connector(connector)
         .await
-        .map_err(|error| format!("not HTTP/2 as it should be: {}", why(&error)))
+        .map_err(|error| Finding::failed(&error, format!("not HTTP/2 as it should be: {}", why(&error))))
 }

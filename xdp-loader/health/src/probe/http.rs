@@ -1,5 +1,10 @@
 //! `http` and `https`: one HTTP/1.1 request, its status, and if asked its body.
 
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{
     Method, Request, Response,
@@ -9,9 +14,12 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
 
-use super::{Expect, Finding, Outcome, ProbeError, Route, bounded::Bounded, refused, socket, tls::Tls, why};
+use super::{Expect, Finding, Outcome, ProbeError, Route, bounded::Bounded, socket, tls::Tls, why};
 use lvx_model::{CheckForm, CheckType, check::Statuses};
 
 /// The longest head of an answer, in bytes.
@@ -30,6 +38,21 @@ pub(super) struct Http {
     drain: Statuses,
     body: Option<Expect>,
     load: Option<Load>,
+}
+
+/// How much of a body that is read has come, to be told when the time is over.
+#[derive(Debug, Default)]
+struct BodySoFar(Mutex<Option<usize>>);
+
+impl BodySoFar {
+    fn set(&self, bytes: usize) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
+    }
+
+    /// None before the body.
+    fn bytes(&self) -> Option<usize> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Debug)]
@@ -65,21 +88,41 @@ impl Http {
         })
     }
 
-    pub(super) async fn run(&self, route: Route) -> Finding {
-        let stream = match socket::connect(route, socket::End::Close).await {
-            Ok(stream) => Bounded::new(stream),
-            Err(error) => return Finding::down(refused(&error)),
-        };
-        match &self.tls {
-            None => self.ask(stream, route).await,
-            Some(tls) => match tls.connect(stream, route.to.ip()).await {
-                Ok(stream) => self.ask(stream, route).await,
-                Err(reason) => Finding::down(reason),
+    /// Asks, and keeps the time itself: a body without an end is told apart from no answer.
+    pub(super) async fn run(&self, route: Route, limit: Duration) -> Finding {
+        let body = BodySoFar::default();
+        match timeout(limit, self.exchange(route, &body)).await {
+            Ok(finding) => finding,
+            Err(_) => match body.bytes() {
+                None => Finding::down(format!("no answer within {} ms", limit.as_millis())),
+                Some(bytes) => Finding::down(format!(
+                    "the body did not end within {} ms ({bytes} bytes came)",
+                    limit.as_millis()
+                )),
             },
         }
     }
 
-    async fn ask(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, route: Route) -> Finding {
+    async fn exchange(&self, route: Route, body: &BodySoFar) -> Finding {
+        let stream = match socket::connect(route, socket::End::Close).await {
+            Ok(stream) => Bounded::new(stream),
+            Err(error) => return Finding::refused(&error),
+        };
+        match &self.tls {
+            None => self.ask(stream, route, body).await,
+            Some(tls) => match tls.connect(stream, route.to.ip()).await {
+                Ok(stream) => self.ask(stream, route, body).await,
+                Err(finding) => finding,
+            },
+        }
+    }
+
+    async fn ask(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        route: Route,
+        body: &BodySoFar,
+    ) -> Finding {
         let built = http1::Builder::new()
             .max_buf_size(HEAD)
             .max_headers(128)
@@ -87,7 +130,7 @@ impl Http {
             .await;
         let (mut sender, connection) = match built {
             Ok(built) => built,
-            Err(error) => return Finding::down(why(&error)),
+            Err(error) => return Finding::failed(&error, why(&error)),
         };
         let host = self.host.clone().unwrap_or_else(|| route.to.to_string());
         let request = Request::builder()
@@ -104,8 +147,8 @@ impl Http {
         };
         let exchange = async {
             match sender.send_request(request).await {
-                Ok(response) => self.judge(response).await,
-                Err(error) => Finding::down(format!("not HTTP as it should be: {}", why(&error))),
+                Ok(response) => self.judge(response, body).await,
+                Err(error) => Finding::failed(&error, format!("not HTTP as it should be: {}", why(&error))),
             }
         };
         // The connection is driven here, so that nothing of it is left when the probe is over.
@@ -118,7 +161,7 @@ impl Http {
         }
     }
 
-    async fn judge(&self, response: Response<Incoming>) -> Finding {
+    async fn judge(&self, response: Response<Incoming>, so_far: &BodySoFar) -> Finding {
         let status = response.status().as_u16();
         if self.drain.contains(status) && !self.status.contains(status) {
             return Finding::said(Outcome::Drain, format!("status {status}: asks to be drained"));
@@ -129,9 +172,9 @@ impl Http {
         if self.body.is_none() && self.load.is_none() {
             return Finding::up();
         }
-        let (body, whole) = match read(response.into_body()).await {
+        let (body, whole) = match read(response.into_body(), so_far).await {
             Ok(read) => read,
-            Err(reason) => return Finding::down(reason),
+            Err(finding) => return finding,
         };
         if let Some(expect) = &self.body
             && !expect.is_in(&body)
@@ -166,13 +209,15 @@ impl Load {
 }
 
 /// The body up to [`BODY`], and whether that is all of it.
-async fn read(mut body: Incoming) -> Result<(Vec<u8>, bool), String> {
+async fn read(mut body: Incoming, so_far: &BodySoFar) -> Result<(Vec<u8>, bool), Finding> {
     let mut bytes = Vec::new();
+    so_far.set(0);
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| format!("the body breaks off: {}", why(&error)))?;
+        let frame = frame.map_err(|error| Finding::failed(&error, format!("the body breaks off: {}", why(&error))))?;
         if let Ok(data) = frame.into_data() {
             let room = BODY - bytes.len();
             bytes.extend_from_slice(&data[..data.len().min(room)]);
+            so_far.set(bytes.len());
             if data.len() >= room {
                 return Ok((bytes, false));
             }

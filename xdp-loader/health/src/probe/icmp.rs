@@ -7,7 +7,7 @@ use etherparse::{
 };
 use tokio::net::UdpSocket;
 
-use super::{Finding, Route, refused, socket};
+use super::{Finding, Route, socket};
 
 /// What an echo carries beyond its header.
 const PAYLOAD: &[u8] = b"lvx health probe";
@@ -15,10 +15,10 @@ const PAYLOAD: &[u8] = b"lvx health probe";
 pub(super) async fn run(route: Route) -> Finding {
     match echo(route).await {
         Ok(()) => Finding::up(),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            Finding::down("not allowed to send ICMP: the daemon needs CAP_NET_RAW")
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            Finding::unknown("not allowed to send ICMP: the daemon needs CAP_NET_RAW")
         }
-        Err(error) => Finding::down(refused(&error)),
+        Err(error) => Finding::refused(&error),
     }
 }
 

@@ -39,12 +39,12 @@ impl Tcp {
         };
         let mut stream = match socket::connect(route, end).await {
             Ok(stream) => stream,
-            Err(error) => return Finding::down(refused(&error)),
+            Err(error) => return Finding::refused(&error),
         };
         if !self.send.is_empty()
             && let Err(error) = stream.write_all(&self.send).await
         {
-            return Finding::down(format!("cannot send: {}", refused(&error)));
+            return Finding::failed(&error, format!("cannot send: {}", refused(&error)));
         }
         let finding = match &self.expect {
             Some(expect) => hear(&mut stream, expect).await,
@@ -78,7 +78,7 @@ async fn hear(stream: &mut TcpStream, expect: &Expect) -> Finding {
                 return Finding::down(format!("{expect} is not in the first {ANSWER} bytes of the answer"));
             }
             Ok(_) => {}
-            Err(error) => return Finding::down(refused(&error)),
+            Err(error) => return Finding::refused(&error),
         }
     }
 }

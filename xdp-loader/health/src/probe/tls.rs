@@ -15,7 +15,7 @@ use rustls::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{ProbeError, why};
+use super::{Finding, ProbeError, why};
 use lvx_model::CheckForm;
 
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
@@ -62,8 +62,8 @@ impl Tls {
         })
     }
 
-    /// Shakes hands; the error is a reason.
-    pub(super) async fn connect<S>(&self, stream: S, to: IpAddr) -> Result<TlsStream<S>, String>
+    /// Shakes hands; the error is what that says of the backend.
+    pub(super) async fn connect<S>(&self, stream: S, to: IpAddr) -> Result<TlsStream<S>, Finding>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -71,7 +71,7 @@ impl Tls {
         self.connector
             .connect(name, stream)
             .await
-            .map_err(|error| format!("TLS: {}", why(&error)))
+            .map_err(|error| Finding::failed(&error, format!("TLS: {}", why(&error))))
     }
 }
 

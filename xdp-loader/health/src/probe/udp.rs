@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Expect, Finding, Route, refused, socket};
+use super::{Expect, Finding, Route, socket};
 
 /// The longest answer that is looked at, in bytes.
 const ANSWER: usize = 16 * 1024;
@@ -25,14 +25,14 @@ impl Udp {
     async fn ask(&self, route: Route) -> Finding {
         let socket = match socket::datagrams(route).await {
             Ok(socket) => socket,
-            Err(error) => return Finding::down(refused(&error)),
+            Err(error) => return Finding::refused(&error),
         };
         if let Err(error) = socket.send(&self.send).await {
-            return Finding::down(refused(&error));
+            return Finding::refused(&error);
         }
         let mut answer = vec![0; ANSWER];
         match (socket.recv(&mut answer).await, &self.expect) {
-            (Err(error), _) => Finding::down(refused(&error)),
+            (Err(error), _) => Finding::refused(&error),
             (Ok(length), Some(expect)) if !expect.is_in(&answer[..length]) => {
                 Finding::down(format!("the answer of {length} bytes does not have {expect}"))
             }

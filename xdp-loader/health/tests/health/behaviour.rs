@@ -2,9 +2,9 @@
 
 use std::{fs, sync::Arc, time::Duration};
 
-use lvx_api::health::HealthReport;
+use lvx_api::health::{BackendReport, HealthReport, ProbeReport};
 use lvx_model::{
-    health::State,
+    health::{ProbeVerdict, State},
     settings::{HealthSettings, Hook},
 };
 use lvx_server::pick;
@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    lab::{Net, Watch, desired, figure},
+    lab::{Net, PATIENCE, Watch, desired, figure, tcp_counter},
     server::serve,
 };
 
@@ -234,6 +234,102 @@ fn quorum_sorry_fail_open_and_slow_start_are_decided_for_the_dataplane() {
             .until_health("10.9.0.11", "in full", |health| health.share == 100)
             .await;
         figure("slow start of 2 s", took, Duration::from_secs(2));
+    });
+}
+
+/// Waits until the one probe of every backend is as it should be.
+async fn until_probes(
+    watch: &Watch,
+    what: &str,
+    is: impl Fn(&BackendReport, &ProbeReport) -> bool,
+) -> Vec<ProbeReport> {
+    let begin = Instant::now();
+    loop {
+        let report = watch.health.report(None).await;
+        let backends = report.services.into_iter().flat_map(|service| service.backends);
+        let backends: Vec<_> = backends.collect();
+        if backends.iter().all(|backend| is(backend, &backend.probes[0])) {
+            return backends.into_iter().flat_map(|backend| backend.probes).collect();
+        }
+        assert!(begin.elapsed() < PATIENCE, "not {what}: {backends:#?}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[test]
+fn services_with_the_same_check_of_a_backend_share_one_probe() {
+    let net = Net::new(1);
+    net.balancer.block_on(async || {
+        let mut server = serve(&net.backends[0], "tcp", "10.9.0.11:80");
+        let service = |vip: u8, check: &str| {
+            format!(
+                "[[service]]\naddress = \"tcp://10.9.0.{vip}:80\"\nforward = \"nat\"\n[[service.health]]\n\
+                 interval = \"100ms\"\nrise = 2\nfall = 2\ntype = \"tcp\"\n{check}\n[[service.backend]]\naddress = \"10.9.0.11\"\n"
+            )
+        };
+        let three = [100, 101, 102].map(|vip| service(vip, "")).concat();
+        let watch = Watch::start(&three, HealthSettings::default()).await;
+        let answered = |backend: &BackendReport, probe: &ProbeReport| backend.state == State::Up && probe.total >= 10;
+        until_probes(&watch, "up", answered).await;
+        let connections = tcp_counter(&net.backends[0], "PassiveOpens");
+        let probes = until_probes(&watch, "up", answered).await;
+        let most = probes.iter().map(|probe| probe.total).max().unwrap_or_default();
+        assert!(connections <= most + 1, "{connections} connections for {most} results");
+        assert_eq!(probes.iter().map(|probe| probe.shared_by).collect::<Vec<_>>(), [3, 3, 3]);
+
+        // The first, which asked for all, goes; another comes that asks by itself.
+        let rest = [service(101, ""), service(102, ""), service(103, "share = false")].concat();
+        watch.health.set_targets(Arc::new(desired(&rest))).await;
+        let more = |_: &BackendReport, probe: &ProbeReport| probe.total >= if probe.shared_by == 2 { most + 5 } else { 5 };
+        let probes = until_probes(&watch, "asked by the next", more).await;
+        assert_eq!(probes.iter().map(|probe| probe.shared_by).collect::<Vec<_>>(), [2, 2, 1]);
+        server.kill().unwrap();
+        until_probes(&watch, "down", |backend, _| backend.state == State::Down).await;
+        let _server = serve(&net.backends[0], "tcp", "10.9.0.11:80");
+        until_probes(&watch, "up again", |backend, _| backend.state == State::Up).await;
+    });
+}
+
+#[test]
+fn a_new_check_of_a_backend_that_is_held_out_is_no_fall_and_no_hold_out_releases_it() {
+    let net = Net::new(1);
+    net.balancer.block_on(async || {
+        let text =
+            |hold_out: &str, check: &str| service(&format!("hold_out = \"{hold_out}\""), check, &["\"10.9.0.11\""]);
+        let watched = text("4m", "type = \"tcp\"");
+        let mut server = serve(&net.backends[0], "tcp", "10.9.0.11:80");
+        let mut watch = Watch::start(&watched, HealthSettings::default()).await;
+        watch.until("10.9.0.11", State::Up).await;
+        server.kill().unwrap();
+        watch.until("10.9.0.11", State::Down).await;
+        server = serve(&net.backends[0], "tcp", "10.9.0.11:80");
+        watch.until("10.9.0.11", State::Up).await;
+        server.kill().unwrap();
+        watch.until("10.9.0.11", State::Down).await;
+        let _server = serve(&net.backends[0], "tcp", "10.9.0.11:80");
+        watch
+            .until_reason("10.9.0.11", "flaps: went down 2 times; answers, and is held out for ")
+            .await;
+
+        let other = Arc::new(desired(&text("4m", "type = \"tcp\"\njitter = 0")));
+        watch.health.set_targets(other).await;
+        until_probes(&watch, "asked anew", |_, probe| {
+            probe.verdict == ProbeVerdict::Up && probe.total >= 3
+        })
+        .await;
+        until_probes(&watch, "held out as before", |backend, _| {
+            assert_eq!((backend.flaps, backend.state), (2, State::Down), "{backend:#?}");
+            true
+        })
+        .await;
+        watch
+            .until_reason("10.9.0.11", "flaps: went down 2 times; answers, and is held out for ")
+            .await;
+        watch
+            .health
+            .set_targets(Arc::new(desired(&text("0s", "type = \"tcp\"\njitter = 0"))))
+            .await;
+        watch.until("10.9.0.11", State::Up).await;
     });
 }
 

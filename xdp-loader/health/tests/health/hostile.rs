@@ -45,7 +45,7 @@ fn resident_kib() -> u64 {
 #[test]
 fn hostile_backends_cost_bounded_time_and_memory() {
     type Case = (&'static str, &'static str, fn(TcpStream), &'static str);
-    let cases: [Case; 9] = [
+    let cases: [Case; 11] = [
         (
             "endless header line",
             "type = \"http\"",
@@ -95,6 +95,32 @@ fn hostile_backends_cost_bounded_time_and_memory() {
                 );
             },
             "",
+        ),
+        (
+            "body whose end never comes",
+            "type = \"http\"\nbody = \"never there\"",
+            |stream| {
+                endlessly(
+                    stream,
+                    b"HTTP/1.1 200 OK\r\ncontent-length: 99999\r\n\r\n",
+                    b"x",
+                    Duration::from_millis(30),
+                );
+            },
+            "the body did not end within 250 ms (",
+        ),
+        (
+            "body whose beginning never comes",
+            "type = \"http\"\nload_field = \"/load\"",
+            |stream| {
+                endlessly(
+                    stream,
+                    b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+                    b"",
+                    Duration::from_millis(30),
+                );
+            },
+            "the body did not end within 250 ms (0 bytes came)",
         ),
         (
             "no TLS at all",

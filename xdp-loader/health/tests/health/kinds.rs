@@ -1,15 +1,21 @@
 //! Every kind of probe, against a real server: stopped, started again, stopped in its tracks.
 
-use std::{fs, process::Command, time::Duration};
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
 
-use lvx_model::{health::State, settings::HealthSettings};
+use lvx_model::{Desired, health::State, settings::HealthSettings};
 use lvx_test_kit::{
     Namespace,
     process::{Running, finish},
 };
 
 use crate::{
-    lab::{Net, Watch, figure, start},
+    lab::{Net, Watch, figure, settings, start, tcp_counter},
     server::serve,
 };
 
@@ -26,7 +32,7 @@ fn prove(kind: &'static str, check: &str, stoppable: bool, start: impl Fn(&Net, 
     );
     net.balancer.block_on(async || {
         let mut server = start(&net, &net.backends[0]);
-        let mut watch = Watch::start(&text, HealthSettings::default()).await;
+        let mut watch = Watch::start(&text, settings()).await;
         watch.until("10.9.0.11", State::Up).await;
         server.kill().unwrap();
         let took = watch.until_health("10.9.0.11", "out", |health| !health.takes_new).await;
@@ -52,7 +58,7 @@ fn prove(kind: &'static str, check: &str, stoppable: bool, start: impl Fn(&Net, 
 }
 
 /// nginx with one location per answer, in one process, so that a signal stops all of it.
-fn nginx(net: &Net, namespace: &Namespace) -> Running {
+pub fn nginx(net: &Net, namespace: &Namespace) -> Running {
     let dir = net.path();
     if !dir.join("key.pem").exists() {
         let arguments = format!(
@@ -76,6 +82,20 @@ fn nginx(net: &Net, namespace: &Namespace) -> Running {
         "nginx",
         ["-p", dir.to_str().unwrap(), "-c", conf.to_str().unwrap()],
     )
+}
+
+/// unbound on port 5353 of the first backend, which knows `www.shop.example`.
+pub fn unbound(net: &Net, namespace: &Namespace) -> Running {
+    let config = format!(
+        "server:\n interface: 10.9.0.11@5353\n access-control: 0.0.0.0/0 allow\n username: \"\"\n chroot: \"\"\n \
+         do-daemonize: no\n pidfile: {}/unbound.pid\n use-syslog: no\n module-config: \"iterator\"\n num-threads: 1\n \
+         local-zone: \"shop.example.\" static\n \
+         local-data: \"www.shop.example. A 192.0.2.80\"\nremote-control:\n control-enable: no\n",
+        net.path().display()
+    );
+    let path = net.path().join("unbound.conf");
+    fs::write(&path, config).unwrap();
+    start(namespace, "unbound", ["-d", "-c", path.to_str().unwrap()])
 }
 
 #[test]
@@ -161,16 +181,22 @@ fn https_verifies_when_it_is_asked_to() {
                 format!("ca = \"{}\"\nsni = \"other.example\"", ca.display()),
                 "not valid for name",
             ),
-            (
-                "ca = \"/nonexistent.pem\"".to_owned(),
-                "cannot use the certificates in /nonexistent.pem",
-            ),
         ] {
             let mut bad = Watch::start(&service(102, &check), HealthSettings::default()).await;
             bad.until("10.9.0.11", State::Down).await;
             let reason = bad.reason("10.9.0.11").await;
             assert!(reason.contains(part), "{reason}");
         }
+        // That is this node's own trouble, and over when the file is there.
+        let late = net.path().join("late.pem");
+        let check = format!("ca = \"{}\"\nsni = \"shop.example\"", late.display());
+        let mut watch = Watch::start(&service(103, &check), HealthSettings::default()).await;
+        watch
+            .until_reason("10.9.0.11", "cannot be asked: cannot use the certificates in ")
+            .await;
+        assert_eq!(watch.backend("10.9.0.11").state, State::Unknown);
+        fs::copy(&ca, &late).unwrap();
+        watch.until("10.9.0.11", State::Up).await;
     });
 }
 
@@ -206,13 +232,7 @@ fn a_tcp_probe_over_which_something_is_said_resets_no_connection_unless_it_is_as
     net.balancer.block_on(async || {
         let _server = serve(&net.backends[0], "patient", "10.9.0.11:80");
         // Connections that a reset has ended, as the backend's kernel counts them (RFC 4022, tcpEstabResets).
-        let resets = || -> u64 {
-            let counters = net.backends[0].run("cat", ["/proc/net/snmp"]).unwrap();
-            let mut lines = counters.lines().filter(|line| line.starts_with("Tcp:"));
-            let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
-            let place = names.split(' ').position(|name| name == "EstabResets").unwrap();
-            values.split(' ').nth(place).unwrap().parse().unwrap()
-        };
+        let resets = || tcp_counter(&net.backends[0], "EstabResets");
         for (close, resets_some) in [("", false), ("close = \"rst\"\n", true)] {
             let text = format!(
                 "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\n[[service.health]]\n{TIMING}{close}\
@@ -238,18 +258,7 @@ fn a_tcp_probe_over_which_something_is_said_resets_no_connection_unless_it_is_as
 #[test]
 fn dns_finds_a_server_that_is_gone_and_one_that_never_answers() {
     let check = "type = \"dns\"\nport = 5353\nname = \"www.shop.example\"\nrecord = \"A\"\nanswer = \"192.0.2.80\"";
-    prove("dns", check, true, |net, namespace| {
-        let config = format!(
-            "server:\n interface: 10.9.0.11@5353\n access-control: 0.0.0.0/0 allow\n username: \"\"\n chroot: \"\"\n \
-             do-daemonize: no\n pidfile: {}/unbound.pid\n use-syslog: no\n module-config: \"iterator\"\n num-threads: 1\n \
-             local-zone: \"shop.example.\" static\n \
-             local-data: \"www.shop.example. A 192.0.2.80\"\nremote-control:\n control-enable: no\n",
-            net.path().display()
-        );
-        let path = net.path().join("unbound.conf");
-        fs::write(&path, config).unwrap();
-        start(namespace, "unbound", ["-d", "-c", path.to_str().unwrap()])
-    });
+    prove("dns", check, true, unbound);
 }
 
 #[test]
@@ -310,6 +319,65 @@ fn exec_finds_what_its_program_finds() {
 }
 
 #[test]
+fn a_nagios_plugin_degrades_keeps_and_takes_out() {
+    let net = Net::new(1);
+    net.balancer.block_on(async || {
+        let says = net.path().join("says");
+        // The plugin is another user's, and this directory is root's.
+        fs::set_permissions(net.path(), Permissions::from_mode(0o755)).unwrap();
+        let text = format!(
+            "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\n[[service.health]]\n\
+             interval = \"200ms\"\nfall = 2\nrise = 1\ntype = \"exec\"\nnagios = true\n\
+             command = [\"/bin/sh\", \"-c\", \"read code < {0}; echo STATE $code; exit $code\"]\n\
+             [[service.backend]]\naddress = \"10.9.0.11\"\n",
+            says.display()
+        );
+        let say = |code: &str| {
+            let beside = says.with_extension("new");
+            fs::write(&beside, format!("{code}\n")).unwrap();
+            fs::rename(beside, &says).unwrap();
+        };
+        say("0");
+        let mut watch = Watch::start(&text, settings()).await;
+        watch.until("10.9.0.11", State::Up).await;
+        say("1");
+        watch.until("10.9.0.11", State::Degraded).await;
+        watch.until_reason("10.9.0.11", "exec: exit status 1: STATE 1").await;
+        let health = watch.backend("10.9.0.11");
+        assert!(health.takes_new && health.share == 100, "{health:?}");
+        say("3");
+        watch
+            .until_reason("10.9.0.11", "its state is kept: exit status 3: STATE 3")
+            .await;
+        assert_eq!(watch.backend("10.9.0.11").state, State::Degraded);
+        say("2");
+        watch.until("10.9.0.11", State::Down).await;
+        watch.until_reason("10.9.0.11", "exec: exit status 2: STATE 2").await;
+        say("1");
+        watch.until("10.9.0.11", State::Degraded).await;
+        say("0");
+        watch.until("10.9.0.11", State::Up).await;
+    });
+}
+
+#[test]
+fn a_program_that_nobody_allowed_does_not_run_and_is_no_verdict() {
+    let net = Net::new(1);
+    net.balancer.block_on(async || {
+        let text = "[[service]]\naddress = \"tcp://10.9.0.100:80\"\nforward = \"nat\"\n[[service.health]]\ninterval = \"100ms\"\n\
+                    type = \"exec\"\ncommand = [\"/bin/true\"]\n[[service.backend]]\naddress = \"10.9.0.11\"\n";
+        let mut watch = Watch::start(text, HealthSettings::default()).await;
+        let reason = "`/bin/true` may not run on this node: name it in exec_allow";
+        watch.until_reason("10.9.0.11", reason).await;
+        assert_eq!(watch.backend("10.9.0.11").state, State::Unknown);
+        // Root gave it: the services are the same.
+        let given = Desired::clone(&watch.desired).with_granted([vec!["/bin/true".to_owned()]].into());
+        watch.health.set_targets(Arc::new(given)).await;
+        watch.until("10.9.0.11", State::Up).await;
+    });
+}
+
+#[test]
 fn an_agent_a_json_field_and_a_program_move_the_weight() {
     let net = Net::new(3);
     net.balancer.block_on(async || {
@@ -323,7 +391,7 @@ fn an_agent_a_json_field_and_a_program_move_the_weight() {
              address = \"10.9.0.13\"\nweight = 4\n[service.backend.health]\n{TIMING}type = \"exec\"\n\
              command = [\"/bin/bash\", \"-c\", \"exit 12\"]\nweight_from_status = true\n"
         );
-        let mut watch = Watch::start(&text, HealthSettings::default()).await;
+        let mut watch = Watch::start(&text, settings()).await;
         watch.until_health("10.9.0.11", "at half", |health| health.share == 50).await;
         watch.until_health("10.9.0.12", "at three quarters", |health| health.share == 75).await;
         watch

@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 /// Longer than anything here may take.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 fn host(role: &str) -> Namespace {
     let host = Namespace::unique(role).unwrap();
@@ -175,6 +175,23 @@ impl Watch {
 
 pub fn desired(text: &str) -> Desired {
     Desired::from_document(Document::parse(text, Format::Toml, "test").unwrap()).unwrap()
+}
+
+/// Settings under which exec probes may run the shells and programs of these tests.
+pub fn settings() -> HealthSettings {
+    HealthSettings {
+        exec_allow: ["/bin/bash", "/bin/sh", "/bin/true"].map(str::to_owned).to_vec(),
+        ..HealthSettings::default()
+    }
+}
+
+/// What the kernel of a namespace has counted of TCP: a column of `/proc/net/snmp`.
+pub fn tcp_counter(namespace: &Namespace, name: &str) -> u64 {
+    let counters = namespace.run("cat", ["/proc/net/snmp"]).unwrap();
+    let mut lines = counters.lines().filter(|line| line.starts_with("Tcp:"));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let place = names.split(' ').position(|column| column == name).unwrap();
+    values.split(' ').nth(place).unwrap().parse().unwrap()
 }
 
 /// Prints a figure, in one form.

@@ -8,5 +8,6 @@ mod behaviour;
 mod hostile;
 mod kinds;
 mod lab;
+mod own_trouble;
 mod server;
 mod vip;

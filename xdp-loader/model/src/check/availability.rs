@@ -29,8 +29,8 @@ pub struct Availability {
     /// How long a backend that comes back takes to its full weight; 0 gives it at once.
     #[serde(skip_serializing_if = "Period::is_zero")]
     pub slow_start: Period,
-    /// How long a backend that went down twice in a minute must be well before it is up; doubles each time. 0 damps
-    /// nothing.
+    /// How long a backend that went down twice in a minute is held out from its fall on, though it answers; doubles each time. 0
+    /// holds nothing out.
     #[serde(skip_serializing_if = "is_default_hold_out")]
     pub hold_out: Period,
     /// What the hold-out grows to at most.
@@ -112,7 +112,7 @@ pub struct AvailabilityChange {
     /// How long a backend that comes back takes to its full weight.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "or_default")]
     pub slow_start: Option<Period>,
-    /// How long a backend that flaps must be well before it is up.
+    /// How long a backend that flaps is held out from its fall on.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",

@@ -139,6 +139,9 @@ impl CheckForm {
                 Some(words) if words.iter().map(String::len).sum::<usize>() > TEXT_LIMIT => {
                     Some(format!("command is longer than {TEXT_LIMIT} bytes: put it in a script"))
                 }
+                Some(_) if self.nagios == Some(true) && self.weight_from_status == Some(true) => {
+                    Some("has both nagios and weight_from_status, and an exit status cannot mean both: keep one".into())
+                }
                 Some(_) => None,
             },
             CheckType::Agent if self.port.is_none() => {

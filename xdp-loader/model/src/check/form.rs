@@ -144,6 +144,8 @@ form! {
     jitter: u32, [];
     /// Time from the start of a probe that failed to the start of the next.
     delay_before_retry: Period, [];
+    /// Whether one probe is asked for all services that have the same check of the same backend.
+    share: bool, [];
     /// The port to ask at, where it is not the backend's.
     port: u16, [Tcp, Http, Https, Dns, Udp, Grpc, Exec, Agent];
     /// The address to ask from.
@@ -198,6 +200,8 @@ form! {
     command: Vec<String>, [Exec];
     /// Whether an exit status from 2 on is a weight, less 2 (keepalived's `misc_dynamic`); else all but 0 are failures.
     weight_from_status: bool, [Exec];
+    /// Whether the program is a Nagios plugin: 0 up, 1 degraded, 2 down, 3 unknown.
+    nagios: bool, [Exec];
     /// Where in a JSON body the load is: a JSON pointer such as `/load`.
     load_field: String, [Http, Https];
     /// The value of `load_field` that means full load.

@@ -24,6 +24,8 @@ pub struct HealthSettings {
     pub pick_rate: u32,
     /// Whom to tell of changes.
     pub notify: Vec<Hook>,
+    /// Programs that `exec` probes may run, whoever gave the probe: absolute paths.
+    pub exec_allow: Vec<String>,
 }
 
 /// `[health]` as it is written.
@@ -34,6 +36,7 @@ pub(crate) struct HealthFile {
     pick: Option<SocketAddr>,
     pick_rate: std::num::NonZeroU32,
     notify: Vec<HookFile>,
+    exec_allow: Vec<Program>,
 }
 
 impl Default for HealthFile {
@@ -43,6 +46,7 @@ impl Default for HealthFile {
             pick: None,
             pick_rate: std::num::NonZeroU32::MIN.saturating_add(9_999),
             notify: Vec::new(),
+            exec_allow: Vec::new(),
         }
     }
 }
@@ -56,6 +60,24 @@ impl HealthFile {
             pick: self.pick,
             pick_rate: self.pick_rate.get(),
             notify: self.notify.into_iter().map(|file| file.0).collect(),
+            exec_allow: self.exec_allow.into_iter().map(|program| program.0).collect(),
+        }
+    }
+}
+
+/// The absolute path of a program.
+#[derive(Debug)]
+struct Program(String);
+
+impl<'de> Deserialize<'de> for Program {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let path = String::deserialize(deserializer)?;
+        if path.starts_with('/') {
+            Ok(Self(path))
+        } else {
+            Err(de::Error::custom(format!(
+                "`{path}` is not the absolute path of a program, as the command of a probe names it"
+            )))
         }
     }
 }
@@ -166,7 +188,7 @@ mod tests {
     #[test]
     fn settings_are_read() {
         let text = "probe_addresses = [\"10.0.0.250/24\", \"2001:db8::250/64\"]\npick = \"127.0.0.1:9107\"\n\
-                    [[notify]]\ncommand = [\"/bin/tell\", \"me\"]\n[[notify]]\nurl = \"http://10.0.0.1:8080/hook\"\n";
+                    exec_allow = [\"/bin/check\"]\n[[notify]]\ncommand = [\"/bin/tell\", \"me\"]\n[[notify]]\nurl = \"http://10.0.0.1:8080/hook\"\n";
         let settings = toml::from_str::<HealthFile>(text).unwrap().settings("/state".into());
         assert_eq!(
             (
@@ -176,6 +198,7 @@ mod tests {
             ),
             (2, 2, 10_000)
         );
+        assert_eq!(settings.exec_allow, ["/bin/check"]);
         let four = settings.probe_addresses[0];
         assert!(four.reaches([10, 0, 0, 1].into()) && !four.reaches([10, 0, 1, 1].into()));
         let six = settings.probe_addresses[1];
@@ -192,6 +215,8 @@ mod tests {
             "notify = [{ url = \"https://a/\" }]",
             "notify = [{}]",
             "pick_rate = 0",
+            "exec_allow = [\"check\"]",
+            "exec_allow = \"/bin/check\"",
             "picks = 1",
         ] {
             assert!(toml::from_str::<HealthFile>(text).is_err(), "{text}");

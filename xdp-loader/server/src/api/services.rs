@@ -1,11 +1,13 @@
 //! Services and backends: listing and changing them one by one.
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Extension, Json, extract::State, http::StatusCode};
 use lvx_api::DrainRequest;
 
 use super::Api;
 use crate::error::{ApiError, Body, Segments};
-use lvx_model::{Backend, BackendAddress, BackendChange, Desired, Refusal, Service, ServiceAddress, ServiceChange};
+use lvx_model::{
+    Backend, BackendAddress, BackendChange, Desired, Refusal, Service, ServiceAddress, ServiceChange, exec::Author,
+};
 
 type Answer<T> = Result<Json<T>, ApiError>;
 
@@ -19,6 +21,7 @@ pub(super) async fn show(State(api): State<Api>, Segments(service): Segments<Str
 
 pub(super) async fn add(
     State(api): State<Api>,
+    Extension(author): Extension<Author>,
     Body(service): Body<Service>,
 ) -> Result<(StatusCode, Json<Service>), ApiError> {
     let address = service.address;
@@ -26,11 +29,12 @@ pub(super) async fn add(
         desired.add_service(service)?;
         desired.service(address).cloned()
     };
-    Ok((StatusCode::CREATED, Json(api.controller.change(change).await?)))
+    Ok((StatusCode::CREATED, Json(api.controller.change(author, change).await?)))
 }
 
 pub(super) async fn set(
     State(api): State<Api>,
+    Extension(author): Extension<Author>,
     Segments(service): Segments<String>,
     Body(change): Body<ServiceChange>,
 ) -> Answer<Service> {
@@ -39,21 +43,26 @@ pub(super) async fn set(
         desired.set_service(address, &change)?;
         desired.service(address).cloned()
     };
-    Ok(Json(api.controller.change(change).await?))
+    Ok(Json(api.controller.change(author, change).await?))
 }
 
-pub(super) async fn del(State(api): State<Api>, Segments(service): Segments<String>) -> Answer<Service> {
+pub(super) async fn del(
+    State(api): State<Api>,
+    Extension(author): Extension<Author>,
+    Segments(service): Segments<String>,
+) -> Answer<Service> {
     let address = service.parse()?;
     let change = move |desired: &mut Desired| {
         let removed = desired.service(address)?.clone();
         desired.del_service(address)?;
         Ok(removed)
     };
-    Ok(Json(api.controller.change(change).await?))
+    Ok(Json(api.controller.change(author, change).await?))
 }
 
 pub(super) async fn add_backend(
     State(api): State<Api>,
+    Extension(author): Extension<Author>,
     Segments(service): Segments<String>,
     Body(backend): Body<Backend>,
 ) -> Result<(StatusCode, Json<Backend>), ApiError> {
@@ -62,19 +71,21 @@ pub(super) async fn add_backend(
         desired.add_backend(service, backend)?;
         find(desired, service, name)
     };
-    Ok((StatusCode::CREATED, Json(api.controller.change(change).await?)))
+    Ok((StatusCode::CREATED, Json(api.controller.change(author, change).await?)))
 }
 
 pub(super) async fn set_backend(
     State(api): State<Api>,
+    Extension(author): Extension<Author>,
     Segments((service, backend)): Segments<(String, String)>,
     Body(change): Body<BackendChange>,
 ) -> Answer<Backend> {
-    change_backend(&api, service.parse()?, backend.parse()?, change).await
+    change_backend(&api, author, service.parse()?, backend.parse()?, change).await
 }
 
 pub(super) async fn drain(
     State(api): State<Api>,
+    Extension(author): Extension<Author>,
     Segments((service, backend)): Segments<(String, String)>,
     Body(request): Body<DrainRequest>,
 ) -> Answer<Backend> {
@@ -82,11 +93,12 @@ pub(super) async fn drain(
         drain: Some(request.drain),
         ..BackendChange::default()
     };
-    change_backend(&api, service.parse()?, backend.parse()?, change).await
+    change_backend(&api, author, service.parse()?, backend.parse()?, change).await
 }
 
 pub(super) async fn del_backend(
     State(api): State<Api>,
+    Extension(author): Extension<Author>,
     Segments((service, backend)): Segments<(String, String)>,
 ) -> Answer<Backend> {
     let (service, backend) = (service.parse()?, backend.parse()?);
@@ -95,11 +107,12 @@ pub(super) async fn del_backend(
         desired.del_backend(service, backend)?;
         Ok(removed)
     };
-    Ok(Json(api.controller.change(change).await?))
+    Ok(Json(api.controller.change(author, change).await?))
 }
 
 async fn change_backend(
     api: &Api,
+    author: Author,
     service: ServiceAddress,
     backend: BackendAddress,
     change: BackendChange,
@@ -108,7 +121,7 @@ async fn change_backend(
         desired.set_backend(service, backend, &change)?;
         find(desired, service, backend)
     };
-    Ok(Json(api.controller.change(change).await?))
+    Ok(Json(api.controller.change(author, change).await?))
 }
 
 fn find(desired: &Desired, service: ServiceAddress, backend: BackendAddress) -> Result<Backend, Refusal> {

@@ -9,7 +9,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tokio::net::UnixListener;
+use axum::serve::Listener;
+use lvx_model::exec::Author;
+use tokio::net::{UnixListener, UnixStream};
 
 /// Who may connect: the owner and the group.
 const MODE: u32 = 0o660;
@@ -81,8 +83,27 @@ impl Socket {
     }
 
     /// The listener, and what removes the socket's file when it is dropped.
-    pub fn into_parts(self) -> (UnixListener, SocketFile) {
-        (self.listener, self.file)
+    pub fn into_parts(self) -> (Peers, SocketFile) {
+        (Peers(self.listener), self.file)
+    }
+}
+
+/// A listener that knows who connects.
+#[derive(Debug)]
+pub struct Peers(UnixListener);
+
+impl Listener for Peers {
+    type Io = UnixStream;
+    type Addr = Author;
+
+    async fn accept(&mut self) -> (UnixStream, Author) {
+        let (stream, _) = Listener::accept(&mut self.0).await;
+        let is_root = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0);
+        (stream, if is_root { Author::Root } else { Author::Other })
+    }
+
+    fn local_addr(&self) -> io::Result<Author> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 
