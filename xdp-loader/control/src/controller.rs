@@ -87,13 +87,13 @@ pub enum ChangeError {
     /// The dataplane refused it, and everything is as it was.
     #[error("nothing was changed: {0}")]
     Dataplane(#[from] DataplaneError),
-    /// The dataplane refused it, and the previous state could not be restored.
-    #[error("{cause}; and the previous state could not be restored: {restore}")]
+    /// The dataplane refused it, and the file has it.
+    #[error("not in force: {cause}; but it stands in the file of the state, from which it cannot be removed: {source}")]
     Torn {
         /// Why the change failed.
         cause: DataplaneError,
-        /// Why going back failed.
-        restore: String,
+        /// Why the file is not what it was.
+        source: StoreError,
     },
     /// The task that made the change died.
     #[error("the change was interrupted: {0}")]
@@ -160,8 +160,8 @@ impl Controller {
     /// the file and the maps apart.
     ///
     /// # Errors
-    /// When the model, the disk or the dataplane refuses it. The desired state is then the previous one, in memory, on
-    /// disk and, unless [`ChangeError::Torn`] says otherwise, in the maps.
+    /// When the model, the disk or the dataplane refuses it. The desired state is then the previous one, in memory, in the maps
+    /// and, unless [`ChangeError::Torn`] says otherwise, on disk.
     pub async fn change<T: Send + 'static>(
         &self,
         edit: impl FnOnce(&mut Desired) -> Result<T, Refusal> + Send + 'static,
@@ -213,18 +213,17 @@ impl Shared {
         }
     }
 
-    /// Goes back to the previous state after the dataplane refused the next.
+    /// Goes back to the previous state after the dataplane refused the next. What packets meet has never been another; the
+    /// dataplane is told what to follow again.
     async fn restore(&self, store: &Arc<Store>, before: Arc<Desired>, cause: DataplaneError) -> ChangeError {
-        tracing::warn!(%cause, "a change was refused by the dataplane; restoring the previous state");
-        let saved = save(store, &before).await.map_err(|error| error.to_string());
-        let reconciled = self
-            .dataplane
-            .reconcile(before)
-            .await
-            .map_err(|error| error.to_string());
-        match saved.and(reconciled) {
+        tracing::warn!(%cause, "a change was refused by the dataplane");
+        if let Err(error) = self.dataplane.reconcile(Arc::clone(&before)).await {
+            tracing::warn!(%error, "the dataplane stays as it was before that change, and does not follow what changes around it");
+        }
+        match save(store, &before).await {
+            Err(ChangeError::Store(source)) => ChangeError::Torn { cause, source },
+            Err(other) => other,
             Ok(()) => ChangeError::Dataplane(cause),
-            Err(restore) => ChangeError::Torn { cause, restore },
         }
     }
 }

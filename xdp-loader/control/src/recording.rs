@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use crate::{Dataplane, DataplaneError};
 use lvx_api::{
     BackendState, BackendStats, BackendStatus, Conn, ConnCount, ConnFilter, ConnState, FlowTables, InterfaceStats,
-    InterfaceStatus, ServiceStats, ServiceStatus, Stats, Status, TableUse, Traffic, VerdictCount, VipStatus,
+    InterfaceStatus, ServiceStats, ServiceStatus, Stats, Status, TableUse, Traffic, VerdictCount, VipState, VipStatus,
     health::{BackendReport, ChangeReport, HealthReport, ProbeReport, ResultReport, ServiceReport},
 };
 use lvx_model::{
@@ -124,9 +124,12 @@ impl Dataplane for Recording {
             quorum_lost: false,
             vip: Some(VipStatus {
                 address: service.address.ip,
-                interface: "lan0".into(),
+                interface: Some("lan0".into()),
                 added_by_lvx: true,
+                state: VipState::Present,
+                reason: None,
             }),
+            error: None,
             backends: service
                 .backends
                 .iter()
@@ -152,8 +155,9 @@ impl Dataplane for Recording {
             uptime_seconds: 3_700,
             interfaces: vec![InterfaceStatus {
                 name: "lan0".into(),
-                ifindex: 2,
-                mode: AttachMode::Generic,
+                ifindex: Some(2),
+                mode: Some(AttachMode::Generic),
+                error: None,
                 note: Some("the driver has no XDP".into()),
                 link_up: true,
             }],
