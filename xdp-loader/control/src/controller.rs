@@ -333,6 +333,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_refused_change_leaves_everything_as_it_was_also_where_the_dataplane_takes_nothing_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let (controller, recording) = controller(dir.path(), 1).await;
+        add(&controller, "tcp://10.0.0.100:80").await.unwrap();
+        let before = controller.desired();
+        // What is in force stays in force, and could not be put there again.
+        recording.shrink_to(0);
+        let error = add(&controller, "tcp://10.0.0.101:80").await.unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("nothing was changed: no room for more than"),
+            "{error}"
+        );
+        assert_eq!((controller.desired(), recording.last()), (Arc::clone(&before), before));
+        let on_disk = std::fs::read_to_string(dir.path().join("state.json")).unwrap();
+        assert!(
+            on_disk.contains("10.0.0.100") && !on_disk.contains("10.0.0.101"),
+            "{on_disk}"
+        );
+    }
+
+    #[tokio::test]
     async fn a_change_goes_to_its_end_when_its_client_hangs_up() {
         let dir = tempfile::tempdir().unwrap();
         let (controller, recording) = controller(dir.path(), 9).await;
