@@ -6,6 +6,7 @@
 //! starts or makes ends with it, on a panic too; what a killed lab left behind, the next one removes.
 
 pub mod balancer;
+pub mod bpf;
 pub mod client;
 pub mod datagram;
 pub mod frame;

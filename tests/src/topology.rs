@@ -175,6 +175,12 @@ impl Lab {
         self.switch.host(&self.id, name, &[("eth0", "br0")])
     }
 
+    /// Connects the balancer to a bridge again by an interface that was deleted, with this index if one is given. It has no
+    /// address.
+    pub fn plug(&self, interface: &str, bridge: &str, index: Option<u64>) -> Result<()> {
+        self.switch.plug(&self.balancer, "lb", (interface, bridge), index)
+    }
+
     /// Makes another host without any cable: see [`Lab::cable`].
     pub fn stranger(&self, name: &str) -> Result<Namespace> {
         self.switch.host(&self.id, name, &[])
@@ -237,21 +243,28 @@ impl Switch {
             ("ipv4/conf/default/accept_redirects", "0"),
             ("ipv6/conf/default/accept_redirects", "0"),
         ])?;
-        for (interface, bridge) in cables {
-            let port = format!("{name}.{interface}");
-            // What is redirected into a virtual interface needs NAPI at the other end, which receive merging brings;
-            // the size limit then keeps it from merging anything. (XDP_TX would need an XDP program there, or its last
-            // frames wait for the next packet: `veth_xdp_flush` in drivers/net/veth.c.)
-            self.namespace.ip(&format!(
-                "link add name {port} type veth peer name {interface} netns {}\n\
-                 link set {port} gro_max_size 1500 master {bridge} up\n",
-                host.name()
-            ))?;
-            self.namespace.offload(&port, &["tx", "off", "gro", "on"])?;
-            host.offload(interface, &["tx", "off"])?;
-            host.ip(&format!("link set {interface} gro_max_size 1500 up\n"))?;
+        for cable in cables {
+            self.plug(&host, name, *cable, None)?;
         }
         Ok(host)
+    }
+
+    /// Connects the host of that name by a cable: its interface, which gets this index if one is given, and the bridge.
+    fn plug(&self, host: &Namespace, name: &str, (interface, bridge): (&str, &str), index: Option<u64>) -> Result<()> {
+        let port = format!("{name}.{interface}");
+        let index = index.map_or(String::new(), |index| format!("index {index}"));
+        // What is redirected into a virtual interface needs NAPI at the other end, which receive merging brings;
+        // the size limit then keeps it from merging anything. (XDP_TX would need an XDP program there, or its last
+        // frames wait for the next packet: `veth_xdp_flush` in drivers/net/veth.c.)
+        host.ip(&format!(
+            "link add name {interface} {index} type veth peer name {port} netns {}\n",
+            self.namespace.name()
+        ))?;
+        self.namespace
+            .ip(&format!("link set {port} gro_max_size 1500 master {bridge} up\n"))?;
+        self.namespace.offload(&port, &["tx", "off", "gro", "on"])?;
+        host.offload(interface, &["tx", "off"])?;
+        host.ip(&format!("link set {interface} gro_max_size 1500 up\n"))
     }
 }
 

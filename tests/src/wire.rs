@@ -73,6 +73,11 @@ impl Capture {
         })
     }
 
+    /// The frames so far, while it goes on. The last may be cut short, which is an error.
+    pub fn so_far(&self) -> Result<Vec<Vec<u8>>> {
+        frames(&fs::read(&self.frames)?)
+    }
+
     /// Ends the capture and returns its frames, from the Ethernet header on, in order.
     pub fn stop(mut self) -> Result<Vec<Vec<u8>>> {
         // Asked to end, tcpdump would leave in the kernel what it has not read yet. It says on this signal what it has read, and

@@ -18,7 +18,7 @@ pub use conns::{Conn, ConnCount, ConnFilter, ConnState, FlushRequest, Flushed};
 pub use pick::Picked;
 pub use stats::{BackendStats, InterfaceStats, ServiceStats, Stats, Traffic, VerdictCount};
 pub use status::{
-    BackendState, BackendStatus, FlowTables, InterfaceStatus, ServiceStatus, Status, TableUse, VipStatus,
+    BackendState, BackendStatus, FlowTables, InterfaceStatus, ServiceStatus, Status, TableUse, VipState, VipStatus,
 };
 
 /// The body of every answer that is not a success.

@@ -14,9 +14,9 @@ pub struct Status {
     pub pid: u32,
     /// Seconds since the daemon started.
     pub uptime_seconds: u64,
-    /// The interfaces that the program is attached to.
+    /// The interfaces that the program is, or is to be, attached to.
     pub interfaces: Vec<InterfaceStatus>,
-    /// The interface that VIPs are added to; null when LVX adds none.
+    /// The interface for VIPs of no attached interface's network; null when LVX adds none.
     pub vip_interface: Option<String>,
     /// The services, in the order of their addresses.
     pub services: Vec<ServiceStatus>,
@@ -24,15 +24,18 @@ pub struct Status {
     pub flows: FlowTables,
 }
 
-/// An interface that the program is attached to.
+/// An interface that the program is, or is to be, attached to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceStatus {
     /// Its name.
     pub name: String,
-    /// Its index in the kernel.
-    pub ifindex: u32,
-    /// How the program is attached.
-    pub mode: AttachMode,
+    /// Its index in the kernel; null while the program is not attached.
+    pub ifindex: Option<u32>,
+    /// How the program is attached; null while it is not.
+    pub mode: Option<AttachMode>,
+    /// Why the program is not attached; null while it is.
+    #[serde(default)]
+    pub error: Option<String>,
     /// Something that the operator should know about it, such as why the mode is generic.
     pub note: Option<String>,
     /// Whether it is up and has a carrier.
@@ -54,8 +57,11 @@ pub struct ServiceStatus {
     /// Whether its healthy backends are fewer than its quorum asks for.
     #[serde(default)]
     pub quorum_lost: bool,
-    /// Where its VIP is on this node; null when it is on no interface.
+    /// Where its VIP is on this node; null when LVX adds none.
     pub vip: Option<VipStatus>,
+    /// Why the service is not served; null while it is.
+    #[serde(default)]
+    pub error: Option<String>,
     /// Its backends, in order of address and port.
     pub backends: Vec<BackendStatus>,
 }
@@ -65,10 +71,29 @@ pub struct ServiceStatus {
 pub struct VipStatus {
     /// The address.
     pub address: IpAddr,
-    /// The interface that has it.
-    pub interface: String,
-    /// Whether LVX added it and will remove it; false if it was there before.
+    /// The interface that has it; null when none has.
+    pub interface: Option<String>,
+    /// Whether LVX added it and will remove it; false if it was there before, or is not there.
     pub added_by_lvx: bool,
+    /// Whether it is there.
+    #[serde(default)]
+    pub state: VipState,
+    /// Why it is not there.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// Whether a VIP is on an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VipState {
+    /// It is, and announced.
+    #[default]
+    Present,
+    /// It is not: another host has it.
+    Conflict,
+    /// It is not: the kernel refuses it, or its interface is not there or has lost the program.
+    Missing,
 }
 
 /// A backend and how it is.

@@ -8,7 +8,7 @@ use super::{
     output::Output,
     table::{Cell, Table},
 };
-use lvx_api::{BackendState, BackendStatus, InterfaceStatus, ServiceStatus, Status};
+use lvx_api::{BackendState, BackendStatus, InterfaceStatus, ServiceStatus, Status, VipState};
 use lvx_model::{health::Serving, settings::AttachMode};
 
 pub(super) async fn run(client: &Client, output: &mut Output<impl Write>) -> anyhow::Result<()> {
@@ -39,6 +39,10 @@ fn show(output: &mut Output<impl Write>, status: &Status) -> io::Result<()> {
         if let Some(words) = serving(service) {
             output.coloured(Colour::Bad, &format!("{}: {words}", service.address))?;
         }
+        let vip = service.vip.as_ref().and_then(|vip| vip.reason.as_ref());
+        for reason in service.error.iter().chain(vip) {
+            output.coloured(Colour::Bad, &format!("{}: {reason}", service.address))?;
+        }
     }
     output.line("")?;
     output.table(&backends(&status.services))
@@ -48,8 +52,9 @@ fn interfaces(interfaces: &[InterfaceStatus]) -> Table {
     let mut table = Table::new(&["INTERFACE", "XDP", "LINK", "NOTE"]);
     for interface in interfaces {
         let mode = match interface.mode {
-            AttachMode::Native => interface.mode.name().into(),
-            AttachMode::Generic => Cell::coloured(interface.mode.name(), Colour::Notable),
+            Some(mode @ AttachMode::Native) => mode.name().into(),
+            Some(mode @ AttachMode::Generic) => Cell::coloured(mode.name(), Colour::Notable),
+            None => Cell::coloured("none", Colour::Bad),
         };
         let link = if interface.link_up {
             "up".into()
@@ -60,7 +65,12 @@ fn interfaces(interfaces: &[InterfaceStatus]) -> Table {
             (&interface.name).into(),
             mode,
             link,
-            interface.note.as_deref().unwrap_or_default().into(),
+            interface
+                .error
+                .as_deref()
+                .or(interface.note.as_deref())
+                .unwrap_or_default()
+                .into(),
         ]);
     }
     table
@@ -74,11 +84,6 @@ fn services(services: &[ServiceStatus]) -> Table {
             .iter()
             .filter(|backend| matches!(backend.state, BackendState::Up | BackendState::Degraded))
             .count();
-        let vip = match &service.vip {
-            Some(vip) if vip.added_by_lvx => vip.interface.clone(),
-            Some(vip) => format!("{} (was there before)", vip.interface),
-            None => "none".to_owned(),
-        };
         table.row([
             service.address.into(),
             service.forward.into(),
@@ -89,10 +94,23 @@ fn services(services: &[ServiceStatus]) -> Table {
             } else {
                 up.into()
             },
-            vip.into(),
+            vip(service),
         ]);
     }
     table
+}
+
+/// Where a service's VIP is.
+fn vip(service: &ServiceStatus) -> Cell {
+    let Some(vip) = &service.vip else {
+        return "none".into();
+    };
+    match (vip.state, &vip.interface) {
+        (VipState::Present, Some(interface)) if vip.added_by_lvx => interface.into(),
+        (VipState::Present, Some(interface)) => format!("{interface} (was there before)").into(),
+        (VipState::Conflict, _) => Cell::coloured("conflict", Colour::Bad),
+        (VipState::Missing | VipState::Present, _) => Cell::coloured("missing", Colour::Bad),
+    }
 }
 
 /// What is to be known of who serves, if anything is.

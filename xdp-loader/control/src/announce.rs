@@ -1,30 +1,17 @@
-//! Announcing: the VIPs that this node offers are put on an interface, told to the network, and taken off again.
+//! Announcing: the VIPs that this node offers are put on interfaces, told to the network, and taken off again.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
-use lvx_api::VipStatus;
-use lvx_netlink::{LinkTable, VipError, VipState, Vips};
+use lvx_api::{VipState, VipStatus};
+use lvx_netlink::{self as netlink, LinkTable, Places, VipError, Vips, Wish};
 
-use crate::{DataplaneError, offer::Role};
-
-/// Where the VIPs stand.
-#[derive(Clone, Default)]
-struct Placed {
-    states: Arc<BTreeMap<IpAddr, VipState>>,
-    /// The index of the interface that they are on.
-    index: Option<u32>,
-}
+use crate::offer::Role;
 
 /// Announces VIPs.
 pub(crate) struct Announcer {
     vips: Vips,
-    /// The interface that VIPs are added to; none adds them nowhere.
+    /// The interface for VIPs that are of no attached interface's network; none adds no VIP anywhere.
     interface: Option<String>,
-    placed: RwLock<Placed>,
 }
 
 impl Announcer {
@@ -36,7 +23,6 @@ impl Announcer {
         Ok(Self {
             vips: Vips::start().await?,
             interface,
-            placed: RwLock::default(),
         })
     }
 
@@ -48,53 +34,36 @@ impl Announcer {
         }
     }
 
-    /// The interface that VIPs are added to.
+    /// The interface for VIPs that are of no attached interface's network.
     pub(crate) fn interface(&self) -> Option<&str> {
         self.interface.as_deref()
     }
 
-    /// Makes the interface have the VIPs that are offered, and no others of ours.
+    /// Makes the interfaces have the VIPs that are offered, and no others of ours. A VIP that cannot be added is told in
+    /// [`Self::report`].
     ///
     /// # Errors
-    /// If the kernel refuses one.
-    pub(crate) async fn announce(&self, offered: BTreeSet<IpAddr>, links: &LinkTable) -> Result<(), DataplaneError> {
-        let kernel = |error: &dyn std::error::Error| DataplaneError::Kernel(error.to_string());
-        let Some(name) = &self.interface else {
-            return self.vips.remove_all().await.map_err(|error| kernel(&error));
-        };
-        let index = links.find(name).map_err(|error| kernel(&error))?.index;
-        let states = self.vips.ensure(offered, index).await.map_err(|error| kernel(&error))?;
-        let states: BTreeMap<_, _> = states
-            .into_iter()
-            .map(|(address, state)| Ok((address, state.map_err(|error| kernel(&error))?)))
-            .collect::<Result<_, DataplaneError>>()?;
-        *self.placed.write().unwrap_or_else(PoisonError::into_inner) = Placed {
-            states: Arc::new(states),
-            index: Some(index),
-        };
-        Ok(())
-    }
-
-    /// Whether the interface is another one than the VIPs were put on: it has gone and come back.
-    pub(crate) fn has_moved(&self, links: &LinkTable) -> bool {
-        let index = self.interface.as_ref().and_then(|name| links.find(name).ok());
-        let placed = self.placed.read().unwrap_or_else(PoisonError::into_inner).index;
-        index.is_some_and(|link| placed.is_some_and(|placed| placed != link.index))
+    /// If the kernel's tables cannot be read.
+    pub(crate) async fn announce(&self, addresses: BTreeSet<IpAddr>, places: Places) -> Result<(), VipError> {
+        self.vips.ensure(Wish { addresses, places }).await
     }
 
     /// Where VIPs are, as users are told.
-    pub(crate) fn report(&self) -> impl Fn(IpAddr) -> Option<VipStatus> {
-        let states = Arc::clone(&self.placed.read().unwrap_or_else(PoisonError::into_inner).states);
-        let interface = self.interface.clone();
+    pub(crate) fn report(&self, links: &LinkTable) -> impl Fn(IpAddr) -> Option<VipStatus> {
+        let states = self.vips.states();
         move |address| {
-            let state = states.get(&address)?;
+            let (interface, added_by_lvx, state, reason) = match states.get(&address)? {
+                Ok(netlink::VipState::Added { ifindex }) => (Some(*ifindex), true, VipState::Present, None),
+                Ok(netlink::VipState::AlreadyThere { ifindex }) => (Some(*ifindex), false, VipState::Present, None),
+                Err(error @ VipError::Conflict { .. }) => (None, false, VipState::Conflict, Some(error.to_string())),
+                Err(error) => (None, false, VipState::Missing, Some(error.to_string())),
+            };
             Some(VipStatus {
                 address,
-                interface: match state {
-                    VipState::Added => interface.clone()?,
-                    VipState::AlreadyThere { interface } => interface.clone(),
-                },
-                added_by_lvx: *state == VipState::Added,
+                interface: interface.map(|ifindex| links.name(ifindex)),
+                added_by_lvx,
+                state,
+                reason,
             })
         }
     }

@@ -88,13 +88,13 @@ pub enum ChangeError {
     /// The dataplane refused it, and everything is as it was.
     #[error("nothing was changed: {0}")]
     Dataplane(#[from] DataplaneError),
-    /// The dataplane refused it, and the previous state could not be restored.
-    #[error("{cause}; and the previous state could not be restored: {restore}")]
+    /// The dataplane refused it, and the file has it.
+    #[error("not in force: {cause}; but it stands in the file of the state, from which it cannot be removed: {source}")]
     Torn {
         /// Why the change failed.
         cause: DataplaneError,
-        /// Why going back failed.
-        restore: String,
+        /// Why the file is not what it was.
+        source: StoreError,
     },
     /// The task that made the change died.
     #[error("the change was interrupted: {0}")]
@@ -169,8 +169,8 @@ impl Controller {
     /// the file and the maps apart.
     ///
     /// # Errors
-    /// When the model, the disk or the dataplane refuses it. The desired state is then the previous one, in memory, on
-    /// disk and, unless [`ChangeError::Torn`] says otherwise, in the maps.
+    /// When the model, the disk or the dataplane refuses it. The desired state is then the previous one, in memory, in the maps
+    /// and, unless [`ChangeError::Torn`] says otherwise, on disk.
     pub async fn change<T: Send + 'static>(
         &self,
         author: Author,
@@ -234,18 +234,17 @@ impl Shared {
         }
     }
 
-    /// Goes back to the previous state after the dataplane refused the next.
+    /// Goes back to the previous state after the dataplane refused the next. What packets meet has never been another; the
+    /// dataplane is told what to follow again.
     async fn restore(&self, store: &Arc<Store>, before: Arc<Desired>, cause: DataplaneError) -> ChangeError {
-        tracing::warn!(%cause, "a change was refused by the dataplane; restoring the previous state");
-        let saved = save(store, &before).await.map_err(|error| error.to_string());
-        let reconciled = self
-            .dataplane
-            .reconcile(before)
-            .await
-            .map_err(|error| error.to_string());
-        match saved.and(reconciled) {
+        tracing::warn!(%cause, "a change was refused by the dataplane");
+        if let Err(error) = self.dataplane.reconcile(Arc::clone(&before)).await {
+            tracing::warn!(%error, "the dataplane stays as it was before that change, and does not follow what changes around it");
+        }
+        match save(store, &before).await {
+            Err(ChangeError::Store(source)) => ChangeError::Torn { cause, source },
+            Err(other) => other,
             Ok(()) => ChangeError::Dataplane(cause),
-            Err(restore) => ChangeError::Torn { cause, restore },
         }
     }
 }
@@ -352,6 +351,29 @@ mod tests {
             !std::fs::read_to_string(dir.path().join("state.json"))
                 .unwrap()
                 .contains("10.0.0.101")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_refused_change_leaves_everything_as_it_was_also_where_the_dataplane_takes_nothing_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let (controller, recording) = controller(dir.path(), 1).await;
+        add(&controller, "tcp://10.0.0.100:80").await.unwrap();
+        let before = controller.desired();
+        // What is in force stays in force, and could not be put there again.
+        recording.shrink_to(0);
+        let error = add(&controller, "tcp://10.0.0.101:80").await.unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("nothing was changed: no room for more than"),
+            "{error}"
+        );
+        assert_eq!((controller.desired(), recording.last()), (Arc::clone(&before), before));
+        let on_disk = std::fs::read_to_string(dir.path().join("state.json")).unwrap();
+        assert!(
+            on_disk.contains("10.0.0.100") && !on_disk.contains("10.0.0.101"),
+            "{on_disk}"
         );
     }
 

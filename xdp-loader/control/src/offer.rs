@@ -26,9 +26,14 @@ pub enum Withdraw {
     Quorum(LostQuorums),
 }
 
-/// The VIPs that this node offers.
+/// The VIPs that this node offers: those of services that it has, but for the ones that are left out.
 #[must_use]
-pub fn offered(desired: &Desired, withdraw: &Withdraw, role: Role) -> BTreeSet<IpAddr> {
+pub fn offered(
+    desired: &Desired,
+    is_left_out: impl Fn(&lvx_model::ServiceAddress) -> bool,
+    withdraw: &Withdraw,
+    role: Role,
+) -> BTreeSet<IpAddr> {
     if role == Role::Silent {
         return BTreeSet::new();
     }
@@ -40,6 +45,7 @@ pub fn offered(desired: &Desired, withdraw: &Withdraw, role: Role) -> BTreeSet<I
         .services()
         .keys()
         .filter(serves)
+        .filter(|service| !is_left_out(service))
         .map(|service| service.ip)
         .collect()
 }
@@ -78,19 +84,40 @@ mod tests {
     #[test]
     fn an_active_node_offers_each_vip_once_and_a_silent_one_none() {
         let all = vips(&["10.0.0.100", "2001:db8::1"]);
-        assert_eq!(offered(&desired(), &Withdraw::Never, Role::Active), all);
-        assert_eq!(offered(&desired(), &Withdraw::Never, Role::Silent), vips(&[]));
-        assert_eq!(offered(&Desired::default(), &Withdraw::Never, Role::Active), vips(&[]));
+        assert_eq!(offered(&desired(), |_| false, &Withdraw::Never, Role::Active), all);
+        assert_eq!(
+            offered(&desired(), |_| false, &Withdraw::Never, Role::Silent),
+            vips(&[])
+        );
+        assert_eq!(
+            offered(&Desired::default(), |_| false, &Withdraw::Never, Role::Active),
+            vips(&[])
+        );
+    }
+
+    #[test]
+    fn a_vip_is_not_offered_for_a_service_that_has_no_room() {
+        let no_room = |service: &ServiceAddress| service.to_string() == SERVICES[2];
+        assert_eq!(
+            offered(&desired(), no_room, &Withdraw::Never, Role::Active),
+            vips(&["10.0.0.100"])
+        );
     }
 
     #[test]
     fn a_vip_is_withdrawn_only_when_all_of_its_services_have_lost_their_quorum() {
         let both = vips(&["10.0.0.100", "2001:db8::1"]);
-        assert_eq!(offered(&desired(), &lost(&SERVICES[..1]), Role::Active), both);
         assert_eq!(
-            offered(&desired(), &lost(&SERVICES[..2]), Role::Active),
+            offered(&desired(), |_| false, &lost(&SERVICES[..1]), Role::Active),
+            both
+        );
+        assert_eq!(
+            offered(&desired(), |_| false, &lost(&SERVICES[..2]), Role::Active),
             vips(&["2001:db8::1"])
         );
-        assert_eq!(offered(&desired(), &lost(&SERVICES), Role::Active), vips(&[]));
+        assert_eq!(
+            offered(&desired(), |_| false, &lost(&SERVICES), Role::Active),
+            vips(&[])
+        );
     }
 }

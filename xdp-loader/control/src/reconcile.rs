@@ -3,7 +3,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{Arc, PoisonError, RwLock},
     time::Instant,
 };
 
@@ -12,33 +12,39 @@ use futures::future::BoxFuture;
 use tokio::{
     sync::{Mutex, OwnedMutexGuard, mpsc, watch},
     task::{JoinSet, spawn_blocking},
+    time::{MissedTickBehavior, interval},
 };
 use tracing::{error, info, warn};
 
-use self::snapshot::Published;
+use self::{interfaces::Interfaces, snapshot::Published};
 use crate::{
     Dataplane, DataplaneError,
     announce::Announcer,
     offer::{Withdraw, offered},
 };
 use lvx_api::{Conn, ConnCount, ConnFilter, Stats, Status, health::HealthReport};
-use lvx_dataplane::{Error, Maps, Node, Sizes, Tables, attach::Attachment};
+use lvx_dataplane::{
+    Error, Maps, Node, Sizes, Tables, attach,
+    image::{LeftOut, Room, World},
+};
 use lvx_health::{Health, HealthError};
 use lvx_model::{
     Desired, ServiceAddress,
     health::HealthView,
     settings::{Settings, XdpMode},
 };
-use lvx_netlink::{Link, LinkError, Links, NetlinkError, NextHopTracker, VipError};
+use lvx_netlink::{Link, LinkError, LinkTable, Links, NetlinkError, NextHopTracker, VipError, transmit::XdpFeatures};
 
 mod conns;
+mod egress;
+mod interfaces;
 mod packet_log;
 mod report;
 mod snapshot;
 mod sweep;
 mod take_down;
 
-pub use self::take_down::detach;
+pub use self::{interfaces::Unsuitable, take_down::detach};
 
 /// Why the dataplane could not be brought up or taken down.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +52,9 @@ pub enum StartError {
     /// An interface does not exist.
     #[error(transparent)]
     Interface(#[from] LinkError),
+    /// The program cannot be on an interface.
+    #[error(transparent)]
+    Unsuitable(#[from] Unsuitable),
     /// The kernel could not be asked.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
@@ -81,7 +90,9 @@ struct Shared {
     health: Health,
     announcer: Announcer,
     pins: PathBuf,
-    attachments: OnceLock<Vec<Attachment>>,
+    interfaces: Interfaces,
+    /// What drivers can do, as the kernel said last.
+    features: RwLock<Arc<XdpFeatures>>,
     published: Published,
     started: Instant,
 }
@@ -105,13 +116,11 @@ impl Reconciler {
 
     async fn begin(object: &'static [u8], settings: &Settings, desired: &Arc<Desired>) -> Result<Self, StartError> {
         let links = Links::follow().await?;
-        let interfaces: Vec<Link> = settings
-            .interfaces
-            .iter()
-            .map(|name| links.find(name))
-            .collect::<Result<_, LinkError>>()?;
-        if let Some(name) = &settings.vip_interface {
-            links.find(name)?;
+        let interfaces = present(settings, &links.table())?;
+        let features = spawn_blocking(XdpFeatures::ask).await?;
+        let (mode, note) = egress::mode(settings.xdp_mode, &interfaces, &features);
+        if let Some(note) = &note {
+            warn!("{note}");
         }
         // The ways to backends are looked up while the programs load.
         let tracker = NextHopTracker::start().await?;
@@ -132,17 +141,38 @@ impl Reconciler {
             tracker,
             announcer,
             pins: settings.pin_dir.clone(),
-            attachments: OnceLock::new(),
+            interfaces: Interfaces::new(&settings.interfaces, (mode, note), settings.pin_dir.clone()),
+            features: RwLock::new(Arc::new(features)),
             published,
             started: Instant::now(),
         });
         // The configuration is whole before a packet comes to it.
-        shared.desire(desired).await?;
-        shared.take_over(interfaces, settings.xdp_mode).await?;
+        shared.desire(desired, Room::LeaveOut).await?;
+        shared.take_over(interfaces, mode).await?;
         tasks.spawn(Arc::clone(&shared).follow());
         tasks.spawn(Arc::clone(&shared).sweep());
         Ok(Self { shared, _tasks: tasks })
     }
+}
+
+/// The interfaces of the settings that are there. Where LVX was attached before, those that are not there are waited for.
+fn present(settings: &Settings, links: &LinkTable) -> Result<Vec<Link>, StartError> {
+    let was_attached = attach::is_attached(&settings.pin_dir);
+    let mut present = Vec::new();
+    for name in &settings.interfaces {
+        match links.find(name) {
+            Ok(link) => {
+                interfaces::check(link)?;
+                present.push(link.clone());
+            }
+            Err(error) if was_attached => warn!(%error, "an interface is waited for"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if let Some(name) = settings.vip_interface.as_ref().filter(|_| !was_attached) {
+        links.find(name)?;
+    }
+    Ok(present)
 }
 
 /// Loads the program with maps of its own, in which these interfaces have slots.
@@ -170,11 +200,6 @@ async fn open(object: &'static [u8], settings: &Settings, interfaces: &[Link]) -
 }
 
 impl Shared {
-    /// What the program is attached to.
-    fn attachments(&self) -> &[Attachment] {
-        self.attachments.get().map_or(&[], Vec::as_slice)
-    }
-
     /// Has this dataplane take over, on these interfaces.
     async fn take_over(&self, interfaces: Vec<Link>, mode: XdpMode) -> Result<(), StartError> {
         let mut tables = Arc::clone(&self.tables).lock_owned().await;
@@ -190,13 +215,12 @@ impl Shared {
             }
             attachments
         });
-        let attachments = attachments.await??;
-        self.attachments.get_or_init(|| attachments);
+        self.interfaces.attached(&attachments.await??);
         Ok(())
     }
 
     /// Makes the maps as desired, once it is known how its backends are reached and how they are.
-    async fn desire(&self, desired: &Arc<Desired>) -> Result<(), DataplaneError> {
+    async fn desire(&self, desired: &Arc<Desired>, room: Room) -> Result<(), DataplaneError> {
         let targets = desired.backend_addresses();
         // Those that go are followed until they are gone: packets are not to notice one before the other.
         let before = self
@@ -208,16 +232,37 @@ impl Shared {
         self.tracker.set_targets(&targets | &before.unwrap_or_default());
         let watched = self.health.set_targets(Arc::clone(desired));
         tokio::join!(self.tracker.ready(), watched);
-        self.make(Some(Arc::clone(desired))).await?;
+        let tables = Arc::clone(&self.tables).lock_owned().await;
+        self.make_in(tables, Some(Arc::clone(desired)), room).await?;
         self.tracker.set_targets(targets);
         Ok(())
     }
 
-    /// Makes the maps follow: `desired`, or what was last desired if that is `None`. Both that and the state of the
-    /// network are looked up once the tables are ours, so that whoever comes last writes what holds last.
-    async fn make(&self, desired: Option<Arc<Desired>>) -> Result<(), DataplaneError> {
+    /// What becomes of services and backends that have no room. A change that brings them is refused. Where there are some
+    /// already, as after a start with lower sizes, changes that bring no more go on.
+    fn room_for(&self, desired: &Desired) -> Room {
+        let published = self.published.get();
+        let size = |desired: &Desired| {
+            let services = desired.services().values();
+            (
+                services.len(),
+                services.map(|service| service.backends.len()).sum::<usize>(),
+            )
+        };
+        let before = published.desired.as_deref().map(size).unwrap_or_default();
+        let after = size(desired);
+        if *published.tables.left_out != LeftOut::default() && after.0 <= before.0 && after.1 <= before.1 {
+            Room::LeaveOut
+        } else {
+            Room::Demand
+        }
+    }
+
+    /// Makes the maps follow the network. Its state is looked up once the tables are ours, so that whoever comes last writes
+    /// what holds last.
+    async fn make(&self) -> Result<(), DataplaneError> {
         let tables = Arc::clone(&self.tables).lock_owned().await;
-        self.make_in(tables, desired).await
+        self.make_in(tables, None, Room::LeaveOut).await
     }
 
     /// Makes the maps follow health. A change that no packet would notice, such as why a backend is down, costs no new
@@ -229,7 +274,7 @@ impl Shared {
             self.published.set(|snapshot| snapshot.health = view);
             return Ok(());
         }
-        self.make_in(tables, None).await
+        self.make_in(tables, None, Room::LeaveOut).await
     }
 
     /// Makes the maps follow next hops, as [`Self::make_healthy`] health: those of a backend that is about to come, or has
@@ -241,13 +286,15 @@ impl Shared {
             self.published.set(|snapshot| snapshot.hops = hops);
             return Ok(());
         }
-        self.make_in(tables, None).await
+        self.make_in(tables, None, Room::LeaveOut).await
     }
 
+    /// Makes the maps follow: `desired`, or what was last desired if that is `None`.
     async fn make_in(
         &self,
         mut tables: OwnedMutexGuard<Tables>,
         desired: Option<Arc<Desired>>,
+        room: Room,
     ) -> Result<(), DataplaneError> {
         let Some(desired) = desired.or_else(|| self.published.get().desired.clone()) else {
             return Ok(());
@@ -255,10 +302,18 @@ impl Shared {
         let hops = Arc::clone(&self.tracker.subscribe().borrow());
         let links = self.links.table();
         let health = Arc::clone(&self.health.subscribe().borrow());
+        let blocked = egress::blocked(&hops, &links, &self.features(), &self.interfaces.get());
         let (wanted, seen, healthy) = (Arc::clone(&desired), Arc::clone(&hops), Arc::clone(&health));
         // The tables come back with the answer: nobody else has them before what was applied is published.
         let (mut tables, made) = spawn_blocking(move || {
-            let made = tables.apply(&wanted, &seen, &healthy, &links);
+            let made = tables.apply_world(&World {
+                desired: &wanted,
+                hops: &seen,
+                health: &healthy,
+                links: &links,
+                blocked: &blocked,
+                room,
+            });
             (tables, made)
         })
         .await
@@ -276,10 +331,38 @@ impl Shared {
         Ok(())
     }
 
-    /// Has the VIPs announced that this node offers.
-    async fn offer(&self, desired: &Desired) -> Result<(), DataplaneError> {
-        let offered = offered(desired, &Withdraw::Never, self.announcer.role());
-        self.announcer.announce(offered, &self.links.table()).await
+    /// What drivers can do, as the kernel said last.
+    fn features(&self) -> Arc<XdpFeatures> {
+        Arc::clone(&self.features.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Asks the kernel again what drivers can do, which nobody announces. Whether it is news.
+    async fn ask_features(&self) -> bool {
+        let Ok(features) = spawn_blocking(XdpFeatures::ask).await else {
+            return false;
+        };
+        let is_news = *self.features() != features;
+        if is_news {
+            *self.features.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(features);
+        }
+        is_news
+    }
+
+    /// Has the VIPs announced that this node offers. One that cannot be is told in status and tried again: nothing else waits for
+    /// it.
+    async fn offer(&self, desired: &Desired) {
+        let left_out = Arc::clone(&self.published.get().tables.left_out);
+        let offered = offered(
+            desired,
+            |service| left_out.services.contains_key(service),
+            &Withdraw::Never,
+            self.announcer.role(),
+        );
+        let vip_interface = self.announcer.interface();
+        let places = vip_interface.map(|name| self.interfaces.places(name, &self.links.table()));
+        if let Err(error) = self.announcer.announce(offered, places.unwrap_or_default()).await {
+            warn!(%error, "the VIPs could not be looked after; it is tried again");
+        }
     }
 
     /// Follows health and the network: next hops and interfaces.
@@ -287,8 +370,10 @@ impl Shared {
         let mut hops = self.tracker.subscribe();
         let mut links = self.links.subscribe();
         let mut health = self.health.subscribe();
+        let mut look = interval(interfaces::LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
+            let links_changed = tokio::select! {
                 changed = health.changed() => {
                     if changed.is_err() {
                         return;
@@ -307,19 +392,28 @@ impl Shared {
                     }
                     continue;
                 }
-                changed = links.changed() => if changed.is_err() { return },
-            }
-            if let Err(error) = self.make(None).await {
+                changed = links.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    true
+                }
+                _ = look.tick() => false,
+            };
+            let changed = self.ask_features().await || links_changed;
+            if changed && let Err(error) = self.make().await {
                 error!(%error, "the maps could not follow the network");
             }
-            if !self.announcer.has_moved(&self.links.table()) {
+            let attached = self.keep_attached().await;
+            // Other ways out may be open, or blocked, now.
+            if attached && let Err(error) = self.make().await {
+                error!(%error, "the maps could not follow the interfaces");
+            }
+            if !attached && !links_changed {
                 continue;
             }
-            let Some(desired) = self.published.get().desired.clone() else {
-                continue;
-            };
-            if let Err(error) = self.offer(&desired).await {
-                warn!(%error, "the VIPs could not follow their interface");
+            if let Some(desired) = self.published.get().desired.clone() {
+                self.offer(&desired).await;
             }
         }
     }
@@ -337,13 +431,17 @@ impl From<Error> for DataplaneError {
 impl Dataplane for Reconciler {
     fn reconcile(&self, desired: Arc<Desired>) -> BoxFuture<'_, Result<(), DataplaneError>> {
         Box::pin(async move {
-            self.shared.desire(&desired).await?;
-            self.shared.offer(&desired).await
+            self.shared.desire(&desired, self.shared.room_for(&desired)).await?;
+            self.shared.offer(&desired).await;
+            Ok(())
         })
     }
 
     fn detach(&self) -> BoxFuture<'_, Result<(), DataplaneError>> {
-        Box::pin(async { Ok(take_down::take_down(self.shared.announcer.withdraw_all(), &self.shared.pins).await?) })
+        Box::pin(async {
+            self.shared.interfaces.let_go().await;
+            Ok(take_down::take_down(self.shared.announcer.withdraw_all(), &self.shared.pins).await?)
+        })
     }
 
     fn status(&self) -> BoxFuture<'_, Status> {

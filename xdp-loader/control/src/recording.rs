@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use futures::future::{self, BoxFuture};
@@ -11,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use crate::{Dataplane, DataplaneError};
 use lvx_api::{
     BackendState, BackendStats, BackendStatus, Conn, ConnCount, ConnFilter, ConnState, FlowTables, InterfaceStats,
-    InterfaceStatus, ServiceStats, ServiceStatus, Stats, Status, TableUse, Traffic, VerdictCount, VipStatus,
+    InterfaceStatus, ServiceStats, ServiceStatus, Stats, Status, TableUse, Traffic, VerdictCount, VipState, VipStatus,
     health::{BackendReport, ChangeReport, HealthReport, ProbeReport, ResultReport, ServiceReport},
 };
 use lvx_model::{
@@ -22,7 +25,7 @@ use lvx_model::{
 
 /// A dataplane that only records.
 pub struct Recording {
-    limit: usize,
+    limit: AtomicUsize,
     seen: Mutex<Vec<Arc<Desired>>>,
     /// Backends whose connection was flushed.
     flushed: Mutex<Vec<SocketAddr>>,
@@ -32,10 +35,15 @@ impl Recording {
     /// One that has room for so many services.
     pub fn with_room_for(limit: usize) -> Self {
         Self {
-            limit,
+            limit: AtomicUsize::new(limit),
             seen: Mutex::default(),
             flushed: Mutex::default(),
         }
+    }
+
+    /// Has room for so many services from now on, however many it has.
+    pub fn shrink_to(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// What it was last made equal to.
@@ -103,8 +111,9 @@ impl Dataplane for Recording {
     }
 
     fn reconcile(&self, desired: Arc<Desired>) -> BoxFuture<'_, Result<(), DataplaneError>> {
-        if desired.services().len() > self.limit {
-            let limit = u32::try_from(self.limit).unwrap_or(u32::MAX);
+        let limit = self.limit.load(Ordering::Relaxed);
+        if desired.services().len() > limit {
+            let limit = u32::try_from(limit).unwrap_or(u32::MAX);
             let full = DataplaneError::Full {
                 what: "services",
                 limit,
@@ -126,9 +135,12 @@ impl Dataplane for Recording {
             quorum_lost: false,
             vip: Some(VipStatus {
                 address: service.address.ip,
-                interface: "lan0".into(),
+                interface: Some("lan0".into()),
                 added_by_lvx: true,
+                state: VipState::Present,
+                reason: None,
             }),
+            error: None,
             backends: service
                 .backends
                 .iter()
@@ -154,8 +166,9 @@ impl Dataplane for Recording {
             uptime_seconds: 3_700,
             interfaces: vec![InterfaceStatus {
                 name: "lan0".into(),
-                ifindex: 2,
-                mode: AttachMode::Generic,
+                ifindex: Some(2),
+                mode: Some(AttachMode::Generic),
+                error: None,
                 note: Some("the driver has no XDP".into()),
                 link_up: true,
             }],

@@ -4,6 +4,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -21,11 +22,12 @@ use tracing::{info, warn};
 use crate::{
     Error,
     error::{chain, permission},
+    pin::Pin,
     pins::{LINK, remove},
     program::program,
 };
 use lvx_model::settings::{AttachMode, XdpMode as Choice};
-use lvx_netlink::Link;
+use lvx_netlink::{Link, occupant::occupant};
 
 /// An interface that the program is attached to.
 #[derive(Clone, Debug)]
@@ -38,6 +40,35 @@ pub struct Attachment {
     pub mode: AttachMode,
     /// Why the mode is not the better one.
     pub note: Option<String>,
+    /// The link. It is held, so that an interface does not lose its program with the pin.
+    pin: Arc<Pin>,
+}
+
+impl Attachment {
+    fn new(link: &Link, mode: AttachMode, note: Option<String>, pins: &Path) -> Result<Self, Error> {
+        Ok(Self {
+            name: link.name.clone(),
+            ifindex: link.index,
+            mode,
+            note,
+            pin: Arc::new(Pin::hold(&pin_of(pins, link.index, mode))?),
+        })
+    }
+
+    /// Whether the program is still on the interface: somebody may have detached the link, or the interface has gone.
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        self.pin.interface().is_none_or(|ifindex| ifindex == self.ifindex)
+    }
+
+    /// Puts the link's pin back if somebody has removed it. Whether it was gone.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be put back.
+    pub fn restore_pin(&self) -> Result<bool, Error> {
+        self.pin.restore()
+    }
 }
 
 /// Where the link to an interface is pinned, and how it is attached. A name may have a dot, which BPF's file system does
@@ -93,7 +124,7 @@ pub fn attach(
     let (staying, others): (Vec<&Link>, Vec<&Link>) = links.iter().partition(stays);
     let mut attachments = Vec::new();
     for link in others.into_iter().chain(staying) {
-        match attach_one(program, pins, link, known(link), choice) {
+        match attach_to(program, pins, link, known(link), choice) {
             Ok(attachment) => attachments.push(attachment),
             Err(error) => {
                 restore(program, predecessor, pins, &before);
@@ -106,8 +137,19 @@ pub fn attach(
     Ok(attachments)
 }
 
+/// Attaches the loaded program to one interface more.
+///
+/// # Errors
+///
+/// If the interface does not take the program.
+pub fn attach_one(ebpf: &mut Ebpf, pins: &Path, link: &Link, choice: Choice) -> Result<Attachment, Error> {
+    let before = pinned(pins)?;
+    let known = before.iter().find(|(ifindex, ..)| *ifindex == link.index);
+    attach_to(program(ebpf, "lvx")?, pins, link, known, choice)
+}
+
 /// Attaches the program to an interface, for which a link may be pinned.
-fn attach_one(
+fn attach_to(
     program: &mut Xdp,
     pins: &Path,
     link: &Link,
@@ -119,12 +161,7 @@ fn attach_one(
         match replaced {
             Some(Ok(())) => {
                 info!(interface = link.name, mode = mode.name(), "took the interface over");
-                return Ok(Attachment {
-                    name: link.name.clone(),
-                    ifindex: link.index,
-                    mode: *mode,
-                    note: None,
-                });
+                return Attachment::new(link, *mode, None, pins);
             }
             Some(Err(error)) if errno(&error) != Some(libc::ENOLINK) => return Err(error),
             // The link is dead, or of a mode that is not wanted any more: an interface has programs in one mode only, so the one
@@ -179,9 +216,9 @@ fn restore(program: &mut Xdp, predecessor: Option<&mut Xdp>, pins: &Path, before
 /// # Errors
 ///
 /// If a link is there and cannot be removed.
-pub fn release(pins: &Path, links: &[Link]) -> Result<(), Error> {
+pub fn release(pins: &Path, indices: &[u32]) -> Result<(), Error> {
     for (ifindex, _, path) in pinned(pins)? {
-        if !links.iter().any(|link| link.index == ifindex) {
+        if !indices.contains(&ifindex) {
             remove(&path)?;
         }
     }
@@ -209,15 +246,10 @@ fn create(program: &mut Xdp, pins: &Path, link: &Link, choice: Choice) -> Result
                 if let Some(note) = &note {
                     warn!(interface = link.name, "{note}");
                 }
-                return Ok(Attachment {
-                    name: link.name.clone(),
-                    ifindex: link.index,
-                    mode: *mode,
-                    note,
-                });
+                return Attachment::new(link, *mode, note, pins);
             }
             Err(error) if permission(&error) => return Err(Error::NotPermitted("attach XDP programs")),
-            Err(error) => refused = Some(reason(&error, *mode)),
+            Err(error) => refused = Some(reason(&error, *mode, link)),
         }
     }
     Err(Error::Attach {
@@ -253,7 +285,7 @@ fn create_in(program: &mut Xdp, pins: &Path, ifindex: u32, mode: AttachMode) -> 
 }
 
 /// Why an interface did not take the program, and what to do.
-fn reason(error: &ProgramError, mode: AttachMode) -> String {
+fn reason(error: &ProgramError, mode: AttachMode, link: &Link) -> String {
     let errno = match error {
         ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
         _ => None,
@@ -263,7 +295,11 @@ fn reason(error: &ProgramError, mode: AttachMode) -> String {
             "its driver has no XDP (use --xdp-mode auto or generic)".to_owned()
         }
         (Some(libc::EBUSY | libc::EEXIST), _) => {
-            "another XDP program is attached there (take it off: ip link set dev IF xdp off)".to_owned()
+            let id = occupant(link.index).map_or(String::new(), |id| format!(" with id {id}"));
+            let name = &link.name;
+            format!(
+                "another XDP program{id} is attached there; if nobody needs it, take it off: `ip link set dev {name} xdp off`, or `bpftool link detach` for what `bpftool net show dev {name}` lists"
+            )
         }
         (Some(libc::ENODEV), _) => "the interface is gone".to_owned(),
         (Some(libc::ERANGE | libc::EINVAL), AttachMode::Native) => {

@@ -20,8 +20,8 @@ use super::{
     words,
 };
 use lvx_model::{
-    Backend, Desired, Forward, HashBy, OnLoss, Overload, Scheduler, Service, ServiceAddress, health::HealthView,
-    settings::UnknownFragments,
+    Backend, BackendKey, Desired, Forward, HashBy, OnLoss, Overload, Scheduler, Service, ServiceAddress,
+    health::HealthView, settings::UnknownFragments,
 };
 use lvx_netlink::{LinkTable, NextHop, NextHops};
 
@@ -43,6 +43,26 @@ pub struct Image {
     pub limits: BTreeMap<u32, Limit>,
     /// Idle times of the node and of services.
     pub timeouts: TimeoutSets,
+    /// What is not in it, and why.
+    pub left_out: LeftOut,
+}
+
+/// What of the desired state is not in the maps, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Services that have no room; their backends are not there either.
+    pub services: BTreeMap<ServiceAddress, String>,
+    /// Backends that have no room, or whose interface cannot be used.
+    pub backends: BTreeMap<BackendKey, String>,
+}
+
+/// What becomes of services and backends that have no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// There is to be room for all: it is an error.
+    Demand,
+    /// They are [left out](LeftOut), and the others are there.
+    LeaveOut,
 }
 
 /// What the node's settings say of connections.
@@ -65,13 +85,19 @@ pub struct World<'a> {
     pub health: &'a HealthView,
     /// The interfaces.
     pub links: &'a LinkTable,
+    /// The indices of interfaces that packets cannot leave through, and why.
+    pub blocked: &'a BTreeMap<u32, String>,
+    /// What becomes of services and backends that have no room.
+    pub room: Room,
 }
 
-/// Works out the image. `slot_of` gives the slot of an interface that packets go out of.
+/// Works out the image. `slot_of` gives the slot of an interface that packets go out of; where it does not, the backend cannot be
+/// reached.
 ///
 /// # Errors
 ///
-/// [`Error::Full`] if something has no room; `ids` may then have given out numbers that nobody uses yet.
+/// [`Error::Full`] if something has no room and that is [demanded](Room::Demand); `ids` may then have given out numbers that
+/// nobody uses yet.
 pub fn compile(
     world: &World<'_>,
     ids: &mut Ids,
@@ -84,6 +110,8 @@ pub fn compile(
         hops,
         health,
         links,
+        blocked,
+        room,
     } = world;
     let mut image = Image {
         limits: BTreeMap::new(),
@@ -94,57 +122,70 @@ pub fn compile(
         backends: BTreeMap::new(),
         endpoints: endpoints::List::default(),
         new_backends: Vec::new(),
+        left_out: LeftOut::default(),
     };
-    let limit = ids.services.limit();
-    let services_full = || Error::Full {
-        what: "services",
-        limit,
-        setting: "max_services",
-    };
-    if desired.services().len() > ids.services.limit() as usize {
-        return Err(services_full());
+    if *room == Room::Demand && desired.services().len() > ids.services.limit() as usize {
+        return Err(services_full(ids));
     }
     for service in desired.services().values() {
-        let Some(given) = ids.services.give(&service.address) else {
-            return Err(services_full());
-        };
         let address = service.address;
+        let (number, group, timeouts) = match (numbers(service, ids, &mut image.timeouts), room) {
+            (Ok(numbered), _) => numbered,
+            (Err(error), Room::Demand) => return Err(error),
+            (Err(error), Room::LeaveOut) => {
+                image.left_out.services.insert(address, error.to_string());
+                continue;
+            }
+        };
         let protocol = words::protocol(address.protocol);
-        let target = Target(given.number);
+        let target = Target(number);
         image.endpoints.add(address.ip, address.port, protocol, target);
         if node.unknown_fragments != UnknownFragments::Pass {
             // Of several services at an address, fragments whose port is not known go to the one with the lowest port.
             image.endpoints.add_any_port(address.ip, protocol, target);
         }
-        let group = Group::of(address, service.mark);
-        let group = ids.groups.give(&group).ok_or(services_full())?.number;
-        let timeouts = image.timeouts.number(service.timeouts, service.persistence)?;
         let measure = measure(service.scheduler);
         let counts = measure.counts() || service.backends.iter().any(|backend| backend.upper > 0);
         let mut sorry = 0;
 
         let mut members = Vec::with_capacity(service.backends.len());
         for (backend, healthy_weight) in service.backends.iter().zip(health.weights(service)) {
-            let limit = ids.backends.limit();
-            let Some(name) = ids.backends.give(&backend.key(service)) else {
-                return Err(Error::Full {
-                    what: "backends",
-                    limit,
-                    setting: "max_backends",
-                });
+            let key = backend.key(service);
+            let full = Error::Full {
+                what: "backends",
+                limit: ids.backends.limit(),
+                setting: "max_backends",
+            };
+            let name = match (ids.backends.give(&key), room) {
+                (Some(name), _) => name,
+                (None, Room::Demand) => return Err(full),
+                (None, Room::LeaveOut) => {
+                    image.left_out.backends.insert(key, full.to_string());
+                    continue;
+                }
             };
             if name.is_new {
                 image.new_backends.push(name.number);
             }
             let hop = hops.0.get(&backend.address).and_then(|hop| hop.as_ref().ok());
-            let out = match hop {
-                Some(hop) => Some(Out {
+            let mut slot = |hop: &NextHop| match blocked.get(&hop.ifindex) {
+                Some(reason) => Err(reason.clone()),
+                None => slot_of(hop.ifindex).map_err(|error| error.to_string()),
+            };
+            let out = match hop.map(|hop| (hop, slot(hop))) {
+                Some((hop, Ok(interface))) => Some(Out {
                     hop,
                     ifindex: wire_index(links, hop.ifindex),
-                    interface: slot_of(hop.ifindex)?,
+                    interface,
                 }),
+                Some((hop, Err(reason))) => {
+                    let reason = format!("packets cannot leave through {}: {reason}", links.name(hop.ifindex));
+                    image.left_out.backends.insert(key, reason);
+                    None
+                }
                 None => None,
             };
+            let hop = out.map(|out| out.hop);
             // A backend that cannot be reached gets no new connections; nor does one that drains or is not healthy.
             let weight = if hop.is_some() { healthy_weight } else { 0 };
             let is_down = health.is_down(service, backend);
@@ -175,7 +216,7 @@ pub fn compile(
             }
             image
                 .backends
-                .insert(name.number, entry(service, backend, given.number, flags, out));
+                .insert(name.number, entry(service, backend, number, flags, out));
             if is_limited {
                 let limit = Limit {
                     upper: backend.upper,
@@ -209,11 +250,10 @@ pub fn compile(
             measure,
             ..service_entry(service)
         };
-        image.services.insert(given.number, entry);
-        image.schedules.insert(
-            given.number,
-            Schedule::new(service.scheduler, service.mh_slots, members),
-        );
+        image.services.insert(number, entry);
+        image
+            .schedules
+            .insert(number, Schedule::new(service.scheduler, service.mh_slots, members));
     }
     mark_shared(&mut image.backends);
     Ok(image)
@@ -243,6 +283,23 @@ fn mark_shared(backends: &mut BTreeMap<u32, layout::Backend>) {
                 }
             }
         }
+    }
+}
+
+/// The numbers of a service: its own, that of what it shares persistence with, and that of its idle times.
+fn numbers(service: &Service, ids: &mut Ids, timeouts: &mut TimeoutSets) -> Result<(u32, u32, u8), Error> {
+    let given = ids.services.give(&service.address);
+    let number = given.ok_or_else(|| services_full(ids))?.number;
+    let group = ids.groups.give(&Group::of(service.address, service.mark));
+    let group = group.ok_or_else(|| services_full(ids))?.number;
+    Ok((number, group, timeouts.number(service.timeouts, service.persistence)?))
+}
+
+fn services_full(ids: &Ids) -> Error {
+    Error::Full {
+        what: "services",
+        limit: ids.services.limit(),
+        setting: "max_services",
     }
 }
 

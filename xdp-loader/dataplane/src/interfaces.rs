@@ -57,6 +57,21 @@ impl Interfaces {
         Ok(slot)
     }
 
+    /// Enters an interface's slot anew as the one that packets leave through: the kernel has taken it out of the devmap if the
+    /// interface went and came back with the same index.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not know the interface.
+    pub fn renew(&self, ifindex: u32, egress: &mut Map) -> Result<(), Error> {
+        match self.slot(ifindex) {
+            Some(slot) => DevMap::<&mut MapData>::try_from(egress)?
+                .set(slot, ifindex, None, 0)
+                .map_err(aya_xdp),
+            None => Ok(()),
+        }
+    }
+
     /// Takes the slots of interfaces that no longer exist.
     pub fn retain(&mut self, keep: impl Fn(u32) -> bool, slots: &Memory<InterfaceBucket>) {
         let gone: Vec<u32> = self

@@ -24,6 +24,7 @@ pub mod maglev;
 pub mod maps;
 pub mod memory;
 pub mod open;
+mod pin;
 mod pins;
 pub mod predecessor;
 mod program;

@@ -19,6 +19,7 @@ use crate::{
     Error, Maps,
     generation::{Generation, PROGRAMS},
     maps,
+    pin::Pin,
     predecessor::Predecessor,
     program,
 };
@@ -37,6 +38,8 @@ pub struct Opened {
     pub ebpf: Ebpf,
     /// The predecessor's maps that are gone on with.
     pub shared: BTreeSet<&'static str>,
+    /// The pins of maps and programs.
+    pub pins: Vec<Pin>,
 }
 
 /// Loads the program with new maps, and with those of a predecessor that can be gone on with. All are pinned in a
@@ -63,9 +66,10 @@ pub fn open(
     maps::steering(&ebpf)?
         .word(0, 0)
         .store(Control::WAITING, Ordering::Release);
-    if let Some(generation) = generation {
-        pin(&mut ebpf, generation)?;
-    }
+    let pins = match generation {
+        Some(generation) => pin(&mut ebpf, generation)?,
+        None => Vec::new(),
+    };
     let mut other = |name| ebpf.take_map(name).ok_or(Error::NoMap(name));
     let (schedules, egress, tail_calls) = (other("SCHEDULES")?, other("EGRESS")?, other("TAIL_CALLS")?);
     Ok(Opened {
@@ -75,6 +79,7 @@ pub fn open(
         tail_calls,
         ebpf,
         shared: shared.into_keys().collect(),
+        pins,
     })
 }
 
@@ -109,13 +114,16 @@ fn shared(predecessor: &Predecessor, sizes: Sizes, cpus: u32) -> BTreeMap<&'stat
 }
 
 /// Pins the maps and the programs that a successor needs.
-fn pin(ebpf: &mut Ebpf, generation: &Generation) -> Result<(), Error> {
+fn pin(ebpf: &mut Ebpf, generation: &Generation) -> Result<Vec<Pin>, Error> {
+    let mut pins = Vec::new();
     for map in MAPS {
         let pinned = ebpf.map(map.name).ok_or(Error::NoMap(map.name))?;
         pinned.pin(generation.map(map.name))?;
+        pins.push(Pin::hold(&generation.map(map.name))?);
     }
     for name in PROGRAMS {
         program::program(ebpf, name)?.pin(generation.program(name))?;
+        pins.push(Pin::hold(&generation.program(name))?);
     }
-    Ok(())
+    Ok(pins)
 }

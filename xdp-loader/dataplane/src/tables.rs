@@ -1,5 +1,6 @@
 //! Tables: the one writer of the configuration maps.
 
+mod attached;
 mod takeover;
 
 use std::{
@@ -22,10 +23,11 @@ use super::{
     flows::Gone,
     host_macs,
     ids::Ids,
-    image::{self, Image, Node, World},
+    image::{self, Image, LeftOut, Node, Room, World},
     interfaces::Interfaces,
     memory::grace_period,
     open::{self, Opened},
+    pin::Pin,
     predecessor::Predecessor,
     program,
     recovery::Inheritance,
@@ -61,6 +63,8 @@ pub struct Snapshot {
     pub rules: Arc<Rules>,
     /// The time of packets.
     pub clock: Clock,
+    /// What of the desired state is not in the maps.
+    pub left_out: Arc<LeftOut>,
 }
 
 /// The configuration maps and who has which number in them.
@@ -87,6 +91,8 @@ pub struct Tables {
     /// [`Control::WAITING`] and [`Control::SUCCEEDING`], as they are now.
     phase: u64,
     succession: Succession,
+    pins: Vec<Pin>,
+    left_out: Arc<LeftOut>,
 }
 
 impl Tables {
@@ -106,6 +112,7 @@ impl Tables {
             tail_calls,
             mut ebpf,
             shared,
+            pins: held,
         } = open::open(object, succession.generation(), succession.predecessor(), sizes, cpus)?;
         let facts = succession.predecessor().map(|it| *it.facts());
         let clock = Clock::start(
@@ -138,6 +145,8 @@ impl Tables {
             endpoints: endpoints::Banks::default(),
             phase: Control::WAITING,
             succession,
+            pins: held,
+            left_out: Arc::default(),
         };
         tables.keep_interfaces()?;
         if pins.is_none() {
@@ -205,6 +214,7 @@ impl Tables {
             interfaces: self.interfaces.iter().collect(),
             rules: Arc::clone(&self.rules),
             clock: self.clock(),
+            left_out: Arc::clone(&self.left_out),
         }
     }
 
@@ -236,16 +246,28 @@ impl Tables {
         health: &HealthView,
         links: &LinkTable,
     ) -> Result<(), Error> {
+        self.apply_world(&World {
+            desired,
+            hops,
+            health,
+            links,
+            blocked: &BTreeMap::new(),
+            room: Room::Demand,
+        })
+    }
+
+    /// As [`Self::apply`], of a whole world: one that leaves out what has no room, perhaps.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::apply`].
+    pub fn apply_world(&mut self, world: &World<'_>) -> Result<(), Error> {
+        let World { desired, links, .. } = *world;
         let slots = self.maps.interface_slots.whole()?;
         self.interfaces.retain(|ifindex| links.get(ifindex).is_ok(), &slots);
         let (interfaces, egress) = (&mut self.interfaces, &mut self.egress);
         let mut image = image::compile(
-            &World {
-                desired,
-                hops,
-                health,
-                links,
-            },
+            world,
             &mut self.ids,
             &self.node,
             TimeoutSets::new(self.clock, self.node.timeouts),
@@ -262,6 +284,9 @@ impl Tables {
             .build(&mut self.schedule_map, &image.schedules, &mut image.services)?;
         self.write(&image, links, answers)?;
         self.retire(&image)?;
+        if *self.left_out != image.left_out {
+            self.left_out = Arc::new(image.left_out);
+        }
         Ok(())
     }
 

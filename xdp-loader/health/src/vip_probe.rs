@@ -5,7 +5,6 @@
 //! the table. It has no name and ends with the daemon. The probes' packets leave through the interface below the
 //! macvlan and their answers come back to the macvlan's own MAC address: neither is ever for a service's XDP path.
 
-mod claims;
 mod namespace;
 
 use std::{
@@ -28,10 +27,12 @@ use super::{
     schedule::ProbeId,
 };
 use lvx_model::settings::ProbeAddress;
-use lvx_netlink::NextHop;
+use lvx_netlink::{NextHop, claims};
 
 /// How often it is asked who answers ARP for the VIPs.
 const ASK: Duration = Duration::from_secs(5);
+/// How long an answer to that is waited for.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// A probe to run.
 pub struct Job {
@@ -165,7 +166,7 @@ async fn run(
                 };
                 let heard = heard.clone();
                 tokio::spawn(async move {
-                    let _ = heard.send(claims::ask(&questions).await);
+                    let _ = heard.send(claims::ask(&questions, PATIENCE).await);
                 });
             }
             Some(answers) = answers.recv() => match answers {

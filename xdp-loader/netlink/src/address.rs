@@ -96,40 +96,46 @@ pub(super) fn addition(address: IpAddr, ifindex: u32) -> AddressMessage {
     message
 }
 
-/// What to do so that the wanted addresses, and no others of ours, are on the interface.
+/// What to do so that the wanted addresses, and no others of ours, are on their interfaces. Numbers are interfaces' indices.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
-    pub add: BTreeSet<IpAddr>,
+    pub add: BTreeMap<IpAddr, u32>,
     pub remove: BTreeSet<Present>,
     /// Ours and where they should be.
-    pub keep: BTreeSet<IpAddr>,
-    /// Somebody else's, and the interface's index.
+    pub keep: BTreeMap<IpAddr, u32>,
+    /// Somebody else's.
     pub foreign: BTreeMap<IpAddr, u32>,
+    /// Wanted, and no interface is for them.
+    pub homeless: BTreeSet<IpAddr>,
 }
 
-pub(super) fn plan(want: &BTreeSet<IpAddr>, ifindex: u32, present: &[Present]) -> Plan {
+/// `want` has each address's interface; none where there is no interface for it.
+pub(super) fn plan(want: &BTreeMap<IpAddr, Option<u32>>, present: &[Present]) -> Plan {
     let mut plan = Plan::default();
     for there in present {
-        let wanted = want.contains(&there.address);
-        match (there.ours, wanted) {
-            (true, true) if there.ifindex == ifindex => {
-                plan.keep.insert(there.address);
+        match (there.ours, want.get(&there.address)) {
+            (true, Some(Some(ifindex))) if there.ifindex == *ifindex => {
+                plan.keep.insert(there.address, there.ifindex);
             }
             (true, _) => {
                 plan.remove.insert(*there);
             }
-            (false, true) => {
+            (false, Some(_)) => {
                 plan.foreign.insert(there.address, there.ifindex);
             }
-            (false, false) => {}
+            (false, None) => {}
         }
     }
-    plan.foreign.retain(|address, _| !plan.keep.contains(address));
-    plan.add = want
-        .iter()
-        .filter(|address| !plan.keep.contains(address) && !plan.foreign.contains_key(address))
-        .copied()
-        .collect();
+    plan.foreign.retain(|address, _| !plan.keep.contains_key(address));
+    for (address, place) in want {
+        if plan.keep.contains_key(address) || plan.foreign.contains_key(address) {
+            continue;
+        }
+        match place {
+            Some(ifindex) => drop(plan.add.insert(*address, *ifindex)),
+            None => drop(plan.homeless.insert(*address)),
+        }
+    }
     plan
 }
 
@@ -177,31 +183,44 @@ mod tests {
         assert_eq!(present.address, ip("10.0.0.1"));
     }
 
+    fn want(address: &str, ifindex: u32) -> BTreeMap<IpAddr, Option<u32>> {
+        BTreeMap::from([(ip(address), Some(ifindex))])
+    }
+
     #[test]
     fn an_address_that_somebody_else_has_on_any_interface_is_neither_added_nor_removed() {
         let present = [there("10.0.0.100", 24, ETH1, false)];
-        let wanted = plan(&BTreeSet::from([ip("10.0.0.100")]), ETH0, &present);
+        let wanted = plan(&want("10.0.0.100", ETH0), &present);
         assert_eq!(wanted.foreign, BTreeMap::from([(ip("10.0.0.100"), ETH1)]));
         assert!(wanted.add.is_empty() && wanted.remove.is_empty());
-        assert_eq!(plan(&BTreeSet::new(), ETH0, &present), Plan::default());
+        assert_eq!(plan(&BTreeMap::new(), &present), Plan::default());
     }
 
     #[test]
     fn ours_stay_while_wanted_and_go_when_not() {
         let ours = there("10.0.0.100", 32, ETH0, true);
-        let kept = plan(&BTreeSet::from([ours.address]), ETH0, &[ours]);
-        assert_eq!(kept.keep, BTreeSet::from([ours.address]));
+        let kept = plan(&want("10.0.0.100", ETH0), &[ours]);
+        assert_eq!(kept.keep, BTreeMap::from([(ours.address, ETH0)]));
         assert!(kept.add.is_empty() && kept.remove.is_empty());
-        let gone = plan(&BTreeSet::new(), ETH0, &[ours]);
+        let gone = plan(&BTreeMap::new(), &[ours]);
         assert_eq!(gone.remove, BTreeSet::from([ours]));
     }
 
     #[test]
     fn ours_on_another_interface_move() {
         let ours = there("10.0.0.100", 32, ETH0, true);
-        let moved = plan(&BTreeSet::from([ours.address]), ETH1, &[ours]);
-        assert_eq!(moved.add, BTreeSet::from([ours.address]));
+        let moved = plan(&want("10.0.0.100", ETH1), &[ours]);
+        assert_eq!(moved.add, BTreeMap::from([(ours.address, ETH1)]));
         assert_eq!(moved.remove, BTreeSet::from([ours]));
+    }
+
+    #[test]
+    fn ours_go_while_there_is_no_interface_for_them() {
+        let ours = there("10.0.0.100", 32, ETH0, true);
+        let homeless = plan(&BTreeMap::from([(ours.address, None)]), &[ours]);
+        assert_eq!(homeless.remove, BTreeSet::from([ours]));
+        assert_eq!(homeless.homeless, BTreeSet::from([ours.address]));
+        assert!(homeless.add.is_empty() && homeless.keep.is_empty());
     }
 
     #[test]
@@ -210,8 +229,8 @@ mod tests {
             there("10.0.0.100", 32, ETH0, true),
             there("10.0.0.100", 24, ETH1, false),
         ];
-        let kept = plan(&BTreeSet::from([ip("10.0.0.100")]), ETH0, &present);
-        assert_eq!(kept.keep, BTreeSet::from([ip("10.0.0.100")]));
+        let kept = plan(&want("10.0.0.100", ETH0), &present);
+        assert_eq!(kept.keep, BTreeMap::from([(ip("10.0.0.100"), ETH0)]));
         assert!(kept.foreign.is_empty() && kept.add.is_empty() && kept.remove.is_empty());
     }
 }

@@ -7,14 +7,19 @@
 
 mod address;
 pub mod announce;
+pub mod claims;
+mod exchange;
 pub mod frame_socket;
 pub mod freshness;
 pub mod link;
 pub mod neighbour;
 pub mod nexthop;
+pub mod occupant;
+mod placement;
 pub mod route;
 pub mod socket;
 pub mod tracker;
+pub mod transmit;
 pub mod vip;
 pub mod watch;
 
@@ -22,8 +27,9 @@ pub use self::{
     address::OWNER,
     link::{Link, LinkError, LinkTable, Links},
     nexthop::{NextHop, NextHopError, NextHops},
+    placement::Places,
     socket::{Kernel, NetlinkError},
     tracker::NextHopTracker,
-    vip::{VipError, VipState, Vips},
+    vip::{VipError, VipState, VipStates, Vips, Wish},
     watch::{Event, Events},
 };

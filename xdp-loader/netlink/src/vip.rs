@@ -1,12 +1,16 @@
-//! VIPs: services' addresses on an interface of this machine, added, marked as ours, announced and removed.
+//! VIPs: services' addresses on interfaces of this machine, added, marked as ours, announced and removed.
 //!
 //! An address of ours carries [`OWNER`](super::OWNER) as its protocol (`IFA_PROTO`, Linux 5.18 and later), which the kernel keeps with
 //! it: whoever runs next knows them again, even after `kill -9`. Addresses without the mark are never touched.
+//!
+//! Before an address is added, the network is asked whether another host has it (RFC 5227, section 2.1; RFC 4862, section 5.4):
+//! then it is not, and it is asked again now and then.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,31 +19,40 @@ use rtnetlink::MulticastGroup;
 use thiserror::Error;
 use tokio::{
     select,
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::{Instant, sleep, sleep_until},
 };
 use tracing::{error, info, warn};
 
 use super::{
-    Event, Events, Kernel, LinkTable, NetlinkError,
+    Event, Events, Kernel, LinkTable, NetlinkError, Places,
     address::{Present, addition, plan},
     announce::Announcer,
+    claims::{self, Question},
     socket::done,
 };
 
 /// How soon an address that somebody else removed is put back; later than the burst of events in which it went.
 const REPAIR_AFTER: Duration = Duration::from_millis(200);
+/// How soon a VIP that could not be added is tried again, and the network asked again about one that another host has.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
+/// How long another host may take to say that it has a VIP, each of the two times that it is asked. RFC 5227 waits for seconds;
+/// a change of the services is not to.
+const PATIENCE: Duration = Duration::from_millis(150);
 
 /// How an address that is wanted came to be there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VipState {
     /// LVX added it, now or earlier, and will remove it.
-    Added,
+    Added {
+        /// Index of the interface that has it.
+        ifindex: u32,
+    },
     /// It was there before, and stays when the service goes.
     AlreadyThere {
-        /// The interface that has it.
-        interface: String,
+        /// Index of the interface that has it.
+        ifindex: u32,
     },
 }
 
@@ -62,16 +75,25 @@ pub enum VipError {
         /// Why.
         source: NetlinkError,
     },
-    /// The kernel refused to remove one address.
-    #[error("cannot remove {address} from {interface}: {source}")]
-    Remove {
+    /// Another host has the address.
+    #[error(
+        "another host, {}, answers for {address} on {interface}: take the address off that host, or make it silent there",
+        text(mac)
+    )]
+    Conflict {
         /// The address.
         address: IpAddr,
         /// The interface.
         interface: String,
-        /// Why.
-        source: NetlinkError,
+        /// The other host's MAC address.
+        mac: [u8; 6],
     },
+    /// The kernel refused to remove addresses.
+    #[error("these VIPs cannot be removed: {}; the log says why", .0.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", "))]
+    Remaining(Vec<IpAddr>),
+    /// No interface is for the address.
+    #[error("no interface that LVX is attached to has a network with {0}, and the one for all other VIPs is not there")]
+    NoInterface(IpAddr),
     /// The task that manages the addresses has ended.
     #[error("the manager of the VIPs has stopped; restart lvx run")]
     Stopped,
@@ -88,14 +110,26 @@ fn way_out(source: &NetlinkError, interface: &str) -> String {
     }
 }
 
+fn text(mac: &[u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// Which addresses are wanted, and where they may stand.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// The addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// The interfaces.
+    pub places: Places,
+}
+
 /// What became of each address that was wanted.
 pub type VipStates = BTreeMap<IpAddr, Result<VipState, VipError>>;
 
 enum Command {
     Ensure {
-        want: BTreeSet<IpAddr>,
-        ifindex: u32,
-        reply: oneshot::Sender<Result<VipStates, VipError>>,
+        wish: Wish,
+        reply: oneshot::Sender<Result<(), VipError>>,
     },
     Owned {
         reply: oneshot::Sender<Result<BTreeSet<IpAddr>, VipError>>,
@@ -103,11 +137,13 @@ enum Command {
 }
 
 /// Manages the VIPs of this network namespace. It puts back what somebody else removed (the kernel itself removes an
-/// interface's IPv6 addresses when it goes down) and announces again when the interface comes up.
+/// interface's IPv6 addresses when it goes down), moves a VIP when the network moves, and announces again when an interface
+/// comes up or has another MAC address.
 ///
 /// Dropping it leaves the addresses where they are: forwarding goes on without the daemon.
 pub struct Vips {
     commands: mpsc::Sender<Command>,
+    states: watch::Receiver<Arc<VipStates>>,
     _task: JoinSet<()>,
 }
 
@@ -118,47 +154,67 @@ impl Vips {
     ///
     /// If the kernel's tables cannot be read or the raw socket cannot be opened.
     pub async fn start() -> Result<Self, VipError> {
-        let mut manager = Manager::open().await?;
+        let (published, states) = watch::channel(Arc::default());
+        let mut manager = Manager {
+            kernel: Followed::open().await?,
+            wish: None,
+            ours: BTreeMap::new(),
+            conflicts: BTreeMap::new(),
+            states: published,
+            repair_at: None,
+        };
         let (commands, mut receiver) = mpsc::channel(8);
         let mut task = JoinSet::new();
         task.spawn(async move {
             while let Err(error) = manager.run(&mut receiver).await {
                 error!(%error, "following the VIPs failed, starting again in a second");
                 sleep(Duration::from_secs(1)).await;
-                match Manager::open().await {
+                match Followed::open().await {
                     Ok(fresh) => {
-                        manager = Manager {
-                            wanted: manager.wanted,
-                            repair_at: Some(Instant::now()),
-                            ..fresh
-                        }
+                        manager.kernel = fresh;
+                        manager.repair_at = Some(Instant::now());
                     }
                     Err(error) => error!(%error, "following the VIPs failed"),
                 }
             }
         });
-        Ok(Self { commands, _task: task })
+        Ok(Self {
+            commands,
+            states,
+            _task: task,
+        })
     }
 
-    /// Makes the addresses of LVX in this namespace exactly `want`, on the interface of that index, and keeps them there:
-    /// adds (and announces) what is missing, removes what is ours and not wanted. An address that is there and not
-    /// ours, on whatever interface, is left alone.
+    /// Makes the addresses of LVX in this namespace exactly those that are wished for, and keeps them there: adds (and
+    /// announces) what is missing, removes what is ours and not wanted. An address that is there and not ours, on whatever
+    /// interface, is left alone. What became of each address is one of [`Self::states`].
     ///
     /// # Errors
     ///
-    /// If the kernel's tables cannot be read, or an address of ours cannot be removed; then nothing or only a part was
-    /// done and it can be called again. An address that cannot be added is an error of its own in the answer.
-    pub async fn ensure(&self, want: BTreeSet<IpAddr>, ifindex: u32) -> Result<VipStates, VipError> {
-        self.call(|reply| Command::Ensure { want, ifindex, reply }).await
+    /// If the kernel's tables cannot be read; it is tried again then.
+    pub async fn ensure(&self, wish: Wish) -> Result<(), VipError> {
+        self.call(|reply| Command::Ensure { wish, reply }).await
+    }
+
+    /// What became of each address that is wanted, as it is now.
+    #[must_use]
+    pub fn states(&self) -> Arc<VipStates> {
+        Arc::clone(&self.states.borrow())
     }
 
     /// Removes all addresses of LVX in this namespace.
     ///
     /// # Errors
     ///
-    /// As [`Self::ensure`].
+    /// As [`Self::ensure`], or if an address cannot be removed.
     pub async fn remove_all(&self) -> Result<(), VipError> {
-        self.ensure(BTreeSet::new(), 0).await.map(drop)
+        self.ensure(Wish::default()).await?;
+        let remaining = self.owned().await?;
+        if remaining.is_empty() {
+            Ok(())
+        } else {
+            Err(VipError::Remaining(remaining.into_iter().collect()))
+        }
     }
 
     /// The addresses in this namespace that LVX added, in this process or an earlier one.
@@ -183,53 +239,52 @@ impl Vips {
     }
 }
 
-struct Manager {
+/// What the manager follows the kernel with.
+struct Followed {
     events: Events,
     links: LinkTable,
     announcer: Announcer,
-    wanted: Wanted,
-    repair_at: Option<Instant>,
 }
 
-/// What [`Vips::ensure`] was asked last, and what it found.
-#[derive(Default)]
-struct Wanted {
-    addresses: BTreeSet<IpAddr>,
-    ifindex: u32,
-    ours: BTreeSet<IpAddr>,
-    /// How each address came to be there, once all are.
-    settled: Option<BTreeMap<IpAddr, VipState>>,
-    /// Whether the interface was up when it was last looked at.
-    up: bool,
-}
-
-impl Manager {
+impl Followed {
     async fn open() -> Result<Self, VipError> {
         let events = Events::subscribe(&[
             MulticastGroup::Link,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv6Ifaddr,
         ])?;
-        let kernel = Kernel::connect()?;
         Ok(Self {
-            links: LinkTable::dump(&kernel).await?,
+            links: LinkTable::dump(&Kernel::connect()?).await?,
             events,
             announcer: Announcer::open().map_err(VipError::Socket)?,
-            wanted: Wanted::default(),
-            repair_at: None,
         })
     }
+}
 
+struct Manager {
+    kernel: Followed,
+    /// What [`Vips::ensure`] was asked last; nothing changes before.
+    wish: Option<Wish>,
+    /// The addresses of LVX that are there, and the indices of their interfaces.
+    ours: BTreeMap<IpAddr, u32>,
+    /// The addresses that another host has, its MAC address, and when it is asked again; on which interface.
+    conflicts: BTreeMap<(IpAddr, u32), ([u8; 6], Instant)>,
+    states: watch::Sender<Arc<VipStates>>,
+    /// When the addresses are looked at again.
+    repair_at: Option<Instant>,
+}
+
+impl Manager {
     /// Runs until the commands end.
     async fn run(&mut self, commands: &mut mpsc::Receiver<Command>) -> Result<(), VipError> {
         loop {
             let idle = Instant::now() + Duration::from_secs(3600);
-            let wake = [self.repair_at, self.announcer.next()]
+            let wake = [self.repair_at, self.kernel.announcer.next()]
                 .into_iter()
                 .flatten()
                 .fold(idle, Instant::min);
             select! {
-                events = self.events.next() => {
+                events = self.kernel.events.next() => {
                     for event in events? {
                         self.take(&event).await?;
                     }
@@ -238,26 +293,27 @@ impl Manager {
                     None => return Ok(()),
                     // A caller that is no longer there needs no answer.
                     Some(Command::Owned { reply }) => drop(reply.send(owned().await)),
-                    Some(Command::Ensure { want, ifindex, reply }) => {
-                        let same = self.wanted.ifindex == ifindex && self.wanted.addresses == want;
-                        // What happened to them since is followed by events: the kernel need not be asked again.
-                        let known = self.wanted.settled.as_ref().filter(|_| same && self.repair_at.is_none());
-                        let states = match known {
-                            Some(known) => Ok(known.iter().map(|(address, state)| (*address, Ok(state.clone()))).collect()),
-                            None => {
-                                // Taken to be up: what is added is announced, what is kept is not.
-                                self.wanted = Wanted { addresses: want, ifindex, up: true, ..Wanted::default() };
-                                self.ensure().await
-                            }
+                    Some(Command::Ensure { wish, reply }) => {
+                        let soon = Instant::now() + REPAIR_AFTER;
+                        let ensured = if self.wish.as_ref() == Some(&wish) && self.repair_at.is_none_or(|at| at > soon) {
+                            // What happened to them since is followed by events: the kernel need not be asked again.
+                            Ok(())
+                        } else {
+                            self.wish = Some(wish);
+                            self.ensure().await
                         };
-                        drop(reply.send(states));
+                        if ensured.is_err() {
+                            self.repair_by(Instant::now() + TRY_AGAIN);
+                        }
+                        drop(reply.send(ensured));
                     }
                 },
                 () = sleep_until(wake) => {}
             }
-            self.announcer.repeat(&self.wanted.ours, &self.links);
+            let ours = self.ours.keys().copied().collect();
+            self.kernel.announcer.repeat(&ours, &self.kernel.links);
             if self.repair_at.is_some_and(|at| at <= Instant::now()) {
-                self.repair().await?;
+                self.ensure().await?;
             }
         }
     }
@@ -266,108 +322,195 @@ impl Manager {
         let repair_at = Instant::now() + REPAIR_AFTER;
         match event {
             Event::Changed(message) => match &**message {
+                // An interface may be on another network now.
+                RouteNetlinkMessage::NewAddress(message)
+                    if Present::from_message(message).is_some_and(|new| !new.ours) =>
+                {
+                    self.repair_by(repair_at);
+                }
                 RouteNetlinkMessage::DelAddress(message) => {
-                    let wanted = &self.wanted.addresses;
-                    if Present::from_message(message).is_some_and(|gone| wanted.contains(&gone.address)) {
-                        self.repair_at = Some(repair_at);
+                    let ours = |gone: &Present| self.ours.get(&gone.address) == Some(&gone.ifindex);
+                    if Present::from_message(message).is_some_and(|gone| !gone.ours || ours(&gone)) {
+                        self.repair_by(repair_at);
                     }
                 }
                 RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_) => {
-                    self.links.apply(message);
-                    if self.came_up() {
-                        self.repair_at = Some(repair_at);
-                        self.announce(self.wanted.ours.clone());
+                    let before = self.kernel.links.clone();
+                    if self.kernel.links.apply(message) && self.announce_renewed(&before) {
+                        self.repair_by(repair_at);
                     }
                 }
                 _ => {}
             },
             Event::NextHopObject => {}
-            Event::Lost => {
-                self.links = LinkTable::dump(&Kernel::connect()?).await?;
-                self.repair_at = Some(repair_at);
-            }
+            Event::Lost => self.repair_by(repair_at),
         }
         Ok(())
     }
 
-    /// Whether the wanted interface is up and was not when this was asked before.
-    fn came_up(&mut self) -> bool {
-        let before = self.wanted.up;
-        self.wanted.up = self.links.get(self.wanted.ifindex).is_ok_and(|link| link.up);
-        self.wanted.up && !before
+    fn repair_by(&mut self, at: Instant) {
+        self.repair_at = Some(self.repair_at.map_or(at, |earlier| earlier.min(at)));
     }
 
-    fn announce(&mut self, addresses: BTreeSet<IpAddr>) {
-        if let Ok(link) = self.links.get(self.wanted.ifindex) {
-            self.announcer.announce(addresses, link);
+    /// Announces the addresses whose interface has come up, or has another MAC address. Whether there are any.
+    fn announce_renewed(&mut self, before: &LinkTable) -> bool {
+        let links = &self.kernel.links;
+        let is_renewed = |ifindex: u32| {
+            let before = before.get(ifindex).ok();
+            links
+                .get(ifindex)
+                .is_ok_and(|link| link.up && before.is_some_and(|before| !before.up || before.mac != link.mac))
+        };
+        let renewed: BTreeMap<_, _> = self
+            .ours
+            .iter()
+            .filter(|(_, ifindex)| is_renewed(**ifindex))
+            .map(|(address, ifindex)| (*address, *ifindex))
+            .collect();
+        self.announce(&renewed);
+        !renewed.is_empty()
+    }
+
+    fn announce(&mut self, addresses: &BTreeMap<IpAddr, u32>) {
+        let mut by_interface: BTreeMap<u32, BTreeSet<IpAddr>> = BTreeMap::new();
+        for (address, ifindex) in addresses {
+            by_interface.entry(*ifindex).or_default().insert(*address);
+        }
+        for (ifindex, addresses) in by_interface {
+            if let Ok(link) = self.kernel.links.get(ifindex) {
+                self.kernel.announcer.announce(addresses, link);
+            }
         }
     }
 
-    async fn repair(&mut self) -> Result<(), VipError> {
+    async fn ensure(&mut self) -> Result<(), VipError> {
         self.repair_at = None;
-        for (address, state) in self.ensure().await? {
-            if let Err(error) = state {
-                warn!(%address, %error, "the VIP is missing");
-            }
-        }
-        Ok(())
-    }
-
-    async fn ensure(&mut self) -> Result<VipStates, VipError> {
-        self.wanted.settled = None;
-        let ifindex = self.wanted.ifindex;
+        let Some(wish) = self.wish.clone() else {
+            return Ok(());
+        };
         let kernel = Kernel::connect()?;
-        self.links = LinkTable::dump(&kernel).await?;
-        let came_up = self.came_up();
-        let plan = plan(&self.wanted.addresses, ifindex, &Present::dump(&kernel).await?);
+        let links = LinkTable::dump(&kernel).await?;
+        let before = std::mem::replace(&mut self.kernel.links, links);
+        let present = Present::dump(&kernel).await?;
+        let place = |vip: IpAddr| {
+            wish.places
+                .of(vip, &present)
+                .filter(|it| self.kernel.links.get(*it).is_ok())
+        };
+        let want = wish.addresses.iter().map(|vip| (*vip, place(*vip))).collect();
+        let plan = plan(&want, &present);
+        self.ask_for_conflicts(&plan.add).await;
+
         let mut states = VipStates::new();
-        let mut added = BTreeSet::new();
+        let mut added = BTreeMap::new();
         // Adding comes first: a VIP that moves to another interface is never without one.
-        for address in plan.add {
-            let state = self.add(&kernel, address, ifindex).await;
-            if matches!(state, Ok(VipState::Added)) {
-                added.insert(address);
+        for (address, ifindex) in plan.add {
+            let state = match self.conflicts.get(&(address, ifindex)) {
+                Some((mac, _)) => Err(VipError::Conflict {
+                    address,
+                    interface: self.kernel.links.name(ifindex),
+                    mac: *mac,
+                }),
+                None => self.add(&kernel, address, ifindex).await,
+            };
+            if matches!(state, Ok(VipState::Added { .. })) {
+                added.insert(address, ifindex);
             }
             states.insert(address, state);
         }
-        states.extend(plan.keep.iter().map(|address| (*address, Ok(VipState::Added))));
-        for (address, index) in plan.foreign {
-            states.insert(
-                address,
-                Ok(VipState::AlreadyThere {
-                    interface: self.links.name(index),
-                }),
-            );
+        for (address, ifindex) in &plan.keep {
+            states.insert(*address, Ok(VipState::Added { ifindex: *ifindex }));
         }
-        self.wanted.ours = &added | &plan.keep;
-        self.announce(if came_up { self.wanted.ours.clone() } else { added });
-        let mut failed = None;
+        for (address, ifindex) in plan.foreign {
+            states.insert(address, Ok(VipState::AlreadyThere { ifindex }));
+        }
+        for address in plan.homeless {
+            states.insert(address, Err(VipError::NoInterface(address)));
+        }
+        self.ours = plan.keep;
+        self.announce_renewed(&before);
+        self.ours.extend(&added);
+        self.announce(&added);
         for there in plan.remove {
-            if let Err(error) = self.remove(&kernel, there).await {
-                failed.get_or_insert(error);
+            self.remove(&kernel, there).await;
+        }
+        if states.values().any(Result::is_err) {
+            self.repair_by(Instant::now() + TRY_AGAIN);
+        }
+        self.publish(states);
+        Ok(())
+    }
+
+    /// Asks the network whether another host has these addresses, those but that it was asked about lately.
+    async fn ask_for_conflicts(&mut self, add: &BTreeMap<IpAddr, u32>) {
+        let now = Instant::now();
+        self.conflicts
+            .retain(|(address, ifindex), (_, again)| add.get(address) == Some(ifindex) && *again > now);
+        let questions: BTreeSet<Question> = add
+            .iter()
+            .filter(|(address, ifindex)| !self.conflicts.contains_key(&(**address, **ifindex)))
+            .filter_map(|(address, ifindex)| {
+                let link = self.kernel.links.get(*ifindex).ok().filter(|link| link.up)?;
+                Some(Question {
+                    index: *ifindex,
+                    mac: link.mac?,
+                    asker: match address {
+                        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+                    },
+                    wanted: *address,
+                })
+            })
+            .collect();
+        if questions.is_empty() {
+            return;
+        }
+        let answers = match claims::ask(&questions, PATIENCE).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                warn!(%error, "the network could not be asked whether another host has the VIPs");
+                return;
+            }
+        };
+        // Another interface of this machine may answer for an address that moves.
+        let is_own = |mac: &[u8; 6]| self.kernel.links.iter().any(|link| link.mac.as_ref() == Some(mac));
+        for (address, mac) in answers.into_iter().filter(|(_, mac)| !is_own(mac)) {
+            if let Some(ifindex) = add.get(&address) {
+                // Later than the next look, which is then not one too early.
+                let again = Instant::now() + TRY_AGAIN - REPAIR_AFTER;
+                self.conflicts.insert((address, *ifindex), (mac, again));
             }
         }
-        if let Some(error) = failed {
-            return Err(error);
+    }
+
+    /// Publishes what became of the addresses, and tells the log what is news.
+    fn publish(&self, states: VipStates) {
+        let before = Arc::clone(&self.states.borrow());
+        for (address, state) in &states {
+            let said = |state: Option<&Result<VipState, VipError>>| match state {
+                Some(Err(error)) => Some(error.to_string()),
+                _ => None,
+            };
+            if let Some(error) = said(Some(state))
+                && said(before.get(address)).as_ref() != Some(&error)
+            {
+                warn!(%address, error, "the VIP is missing");
+            }
         }
-        let settled = states
-            .iter()
-            .map(|(address, state)| Some((*address, state.as_ref().ok()?.clone())));
-        self.wanted.settled = settled.collect();
-        Ok(states)
+        self.states.send_replace(Arc::new(states));
     }
 
     async fn add(&self, kernel: &Kernel, address: IpAddr, ifindex: u32) -> Result<VipState, VipError> {
-        let interface = self.links.name(ifindex);
+        let interface = self.kernel.links.name(ifindex);
         let mut request = kernel.requests().address().add(ifindex, address, 0);
         *request.message_mut() = addition(address, ifindex);
         match done("add the address", request.execute()).await {
             Ok(()) => {
                 info!(%address, interface, "VIP added");
-                Ok(VipState::Added)
+                Ok(VipState::Added { ifindex })
             }
             // Somebody was faster.
-            Err(error) if error.errno() == Some(libc::EEXIST) => Ok(VipState::AlreadyThere { interface }),
+            Err(error) if error.errno() == Some(libc::EEXIST) => Ok(VipState::AlreadyThere { ifindex }),
             Err(source) => Err(VipError::Add {
                 address,
                 interface,
@@ -376,21 +519,18 @@ impl Manager {
         }
     }
 
-    async fn remove(&self, kernel: &Kernel, there: Present) -> Result<(), VipError> {
-        let (address, interface) = (there.address, self.links.name(there.ifindex));
+    /// Removes an address. One that cannot be removed is tried again.
+    async fn remove(&mut self, kernel: &Kernel, there: Present) {
+        let (address, interface) = (there.address, self.kernel.links.name(there.ifindex));
         let request = kernel.requests().address().del(there.to_message());
         match done("remove the address", request.execute()).await {
-            Ok(()) => {
-                info!(%address, interface, "VIP removed");
-                Ok(())
-            }
+            Ok(()) => info!(%address, interface, "VIP removed"),
             // The address went by itself, or with its interface.
-            Err(error) if matches!(error.errno(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) => Ok(()),
-            Err(source) => Err(VipError::Remove {
-                address,
-                interface,
-                source,
-            }),
+            Err(error) if matches!(error.errno(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) => {}
+            Err(error) => {
+                warn!(%address, interface, %error, "the VIP cannot be removed; it is tried again");
+                self.repair_by(Instant::now() + TRY_AGAIN);
+            }
         }
     }
 }

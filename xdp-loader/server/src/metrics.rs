@@ -12,6 +12,7 @@ use std::{
 use axum::{Router, body::Bytes, extract::State, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
 use lvx_api::{BackendState, BackendStatus, Stats, Status, Traffic};
 use lvx_control::Dataplane;
+use lvx_model::settings::AttachMode;
 use tokio::{net::TcpListener, runtime, sync::Mutex};
 
 use crate::listener::{self, Limits};
@@ -128,11 +129,14 @@ fn render(status: &Status, stats: &Stats) -> String {
     page.family(
         "lvx_interface_up",
         "gauge",
-        "Whether an attached interface is up and has a carrier.",
+        "Whether an interface is attached, up and has a carrier.",
     );
     for interface in &status.interfaces {
         page.sample(
-            &[("interface", &interface.name), ("mode", interface.mode.name())],
+            &[
+                ("interface", &interface.name),
+                ("mode", interface.mode.map_or("none", AttachMode::name)),
+            ],
             interface.link_up.into(),
         );
     }

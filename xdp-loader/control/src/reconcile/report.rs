@@ -5,13 +5,14 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use tracing::error;
 use xdp_common::layout::BackendCounters;
 
-use super::{Shared, snapshot::Snapshot};
+use super::{Shared, interfaces::Interface, snapshot::Snapshot};
 use lvx_api::{
     BackendState, BackendStats, BackendStatus, FlowTables, InterfaceStats, InterfaceStatus, ServiceStats,
     ServiceStatus, Stats, Status, TableUse, Traffic, VerdictCount, health::BackendReport,
 };
 use lvx_dataplane::{Error, census::FlowCount, counters};
 use lvx_model::{Backend, BackendKey, Overload, Service, health::State};
+use lvx_netlink::LinkTable;
 
 /// What is attached and healthy.
 pub(super) async fn status(shared: &Shared) -> Status {
@@ -24,7 +25,8 @@ pub(super) async fn status(shared: &Shared) -> Status {
         .collect();
     let desired = snapshot.desired.clone().unwrap_or_default();
     let sizes = shared.maps.sizes();
-    let vip = shared.announcer.report();
+    let links = shared.links.table();
+    let vip = shared.announcer.report(&links);
     // Without thresholds nothing is said of loads; and a backend whose load cannot be read is taken for not full.
     let connections = shared.maps.connections.whole().ok();
     let is_full = |service: &Service, backend: &Backend| {
@@ -44,6 +46,7 @@ pub(super) async fn status(shared: &Shared) -> Status {
             .unwrap_or_default(),
         quorum_lost: health.get(&service.address).is_some_and(|health| health.quorum_lost),
         vip: vip(service.address.ip),
+        error: snapshot.tables.left_out.services.get(&service.address).cloned(),
         backends: service
             .backends
             .iter()
@@ -67,15 +70,10 @@ pub(super) async fn status(shared: &Shared) -> Status {
         pid: std::process::id(),
         uptime_seconds: shared.started.elapsed().as_secs(),
         interfaces: shared
-            .attachments()
+            .interfaces
+            .get()
             .iter()
-            .map(|attachment| InterfaceStatus {
-                name: attachment.name.clone(),
-                ifindex: attachment.ifindex,
-                mode: attachment.mode,
-                note: attachment.note.clone(),
-                link_up: shared.links.get(attachment.ifindex).is_ok_and(|link| link.up),
-            })
+            .map(|it| interface_status(it, &links, shared.interfaces.note.as_ref()))
             .collect(),
         vip_interface: shared.announcer.interface().map(str::to_owned),
         services: services.collect(),
@@ -83,6 +81,24 @@ pub(super) async fn status(shared: &Shared) -> Status {
             v4: table(sizes.flows_v4, snapshot.census.v4),
             v6: table(sizes.flows_v6, snapshot.census.v6),
         },
+    }
+}
+
+/// An interface that the settings name, and the program on it.
+fn interface_status(interface: &Interface, links: &LinkTable, mode_note: Option<&String>) -> InterfaceStatus {
+    let attachment = interface.attachment.as_ref();
+    let link = attachment.and_then(|attachment| links.get(attachment.ifindex).ok());
+    let name = link.map_or(&interface.name, |link| &link.name);
+    let renamed = (*name != interface.name).then(|| format!("{} in the settings, renamed since", interface.name));
+    let notes = attachment.and_then(|attachment| attachment.note.clone()).into_iter();
+    let notes: Vec<_> = notes.chain(mode_note.cloned()).chain(renamed).collect();
+    InterfaceStatus {
+        name: name.clone(),
+        ifindex: attachment.map(|attachment| attachment.ifindex),
+        mode: attachment.map(|attachment| attachment.mode),
+        note: (!notes.is_empty()).then(|| notes.join("; ")),
+        error: interface.error.clone(),
+        link_up: link.is_some_and(|link| link.up),
     }
 }
 
@@ -94,7 +110,13 @@ fn backend_status(
     health: Option<&BackendReport>,
     full: bool,
 ) -> BackendStatus {
+    let left_out = &snapshot.tables.left_out;
+    let left_out = left_out
+        .backends
+        .get(&backend.key(service))
+        .or_else(|| left_out.services.get(&service.address));
     let unreachable = match snapshot.hops.0.get(&backend.address) {
+        _ if left_out.is_some() => left_out.cloned(),
         Some(Ok(_)) => None,
         Some(Err(error)) => Some(error.to_string()),
         None => Some("its next hop is being looked up".to_owned()),
@@ -158,7 +180,8 @@ pub(super) fn stats(shared: &Shared) -> Stats {
 fn read(shared: &Shared, snapshot: &Snapshot) -> Result<Stats, Error> {
     let desired = snapshot.desired.clone().unwrap_or_default();
     let mut interfaces = Vec::new();
-    for attachment in shared.attachments() {
+    let attached = shared.interfaces.get();
+    for attachment in attached.iter().filter_map(|interface| interface.attachment.as_ref()) {
         let Some(slot) = snapshot.tables.interfaces.get(&attachment.ifindex).copied() else {
             continue;
         };

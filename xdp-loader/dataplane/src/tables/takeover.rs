@@ -57,7 +57,8 @@ impl Tables {
         // What fails from here on is told, and takes nothing back.
         self.succession.is_in_force();
         let settled = self.settle_succession();
-        if let Err(error) = attach::release(pins, links) {
+        let indices: Vec<u32> = links.iter().map(|link| link.index).collect();
+        if let Err(error) = attach::release(pins, &indices) {
             warn!(%error, "an interface that is not asked for any more could not be left");
         }
         if let Err(error) = settled.and_then(|()| self.succession.conclude(pins)) {

@@ -17,9 +17,11 @@ use netlink_packet_route::{
 };
 use rtnetlink::{LinkMacVlan, LinkUnspec, RouteMessageBuilder};
 
-use super::{Wanted, claims::Question};
+use super::Wanted;
 use lvx_model::settings::ProbeAddress;
-use lvx_netlink::{Kernel, NetlinkError, NextHop, announce::announcement, frame_socket::FrameSocket, socket::done};
+use lvx_netlink::{
+    Kernel, NetlinkError, NextHop, announce::announcement, claims::Question, frame_socket::FrameSocket, socket::done,
+};
 
 /// See the module.
 pub(super) struct Namespace {

@@ -1,7 +1,6 @@
 //! Gratuitous ARP and unsolicited neighbour advertisements, as a neighbour hears them.
 
 use std::{
-    collections::BTreeSet,
     io,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     thread,
@@ -14,7 +13,10 @@ use lvx_netlink::{
 };
 use tokio::time::sleep;
 
-use crate::lab::{BALANCER, PATIENCE, ip, net};
+use crate::{
+    lab::{BALANCER, PATIENCE, net},
+    vips::wish,
+};
 
 /// A raw socket that receives every frame in the namespace of the calling thread.
 fn sniffer() -> OwnedFd {
@@ -80,9 +82,7 @@ fn a_new_vip_is_announced_twice_and_again_when_the_link_comes_up() {
             let links = Links::follow().await.unwrap();
             let eth0 = links.find("eth0").unwrap().index;
             let vips = Vips::start().await.unwrap();
-            vips.ensure(BTreeSet::from(["10.0.0.100", "2001:db8::100"].map(ip)), eth0)
-                .await
-                .unwrap();
+            vips.ensure(wish(&["10.0.0.100", "2001:db8::100"], eth0)).await.unwrap();
             let deadline = Instant::now() + PATIENCE;
             while heard.try_recv().is_err() {
                 assert!(Instant::now() < deadline, "the first two announcements were not heard");

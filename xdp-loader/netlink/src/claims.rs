@@ -1,8 +1,8 @@
-//! Who answers ARP (neighbour discovery for IPv6) for a VIP. A backend of a `dr` service that does takes clients away
-//! from the balancer: it has the VIP, as it must, and does not keep it to itself.
+//! Who answers ARP (neighbour discovery for IPv6) for a VIP: another host that has it, or a backend of a `dr` service that
+//! does not keep it to itself.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::Duration,
@@ -16,14 +16,13 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-use lvx_netlink::frame_socket::FrameSocket;
+use super::frame_socket::FrameSocket;
 
 /// Who answers for what: the address that was asked for, and the Ethernet address that said that it has it.
-pub(super) type Answers = BTreeSet<(IpAddr, [u8; 6])>;
+pub type Answers = BTreeSet<(IpAddr, [u8; 6])>;
 
-/// How often a question is asked, in case one is lost, and how long its answers are waited for.
+/// How often a question is asked, in case one is lost.
 const TIMES: u32 = 2;
-const PATIENCE: Duration = Duration::from_millis(300);
 /// Between two questions, so that many VIPs make no burst of broadcasts.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -35,44 +34,53 @@ const SOURCE_LINK_LAYER_ADDRESS: [u8; 2] = [1, 1];
 
 /// One question: who has this address?
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Question {
+pub struct Question {
     /// The interface that it leaves through.
-    pub(super) index: u32,
+    pub index: u32,
     /// The Ethernet address of that.
-    pub(super) mac: [u8; 6],
-    /// The address that asks; for IPv6 the link-local one of the interface asks.
-    pub(super) asker: IpAddr,
+    pub mac: [u8; 6],
+    /// The address that asks, or the unspecified one: then the question is a probe that changes no neighbour's table (RFC 5227,
+    /// section 2.1.1; RFC 4862, section 5.4.2). For IPv6 the link-local one of the interface asks.
+    pub asker: IpAddr,
     /// The address that is asked for.
-    pub(super) wanted: IpAddr,
+    pub wanted: IpAddr,
 }
 
-/// Asks, in the network namespace of the calling thread.
+/// Asks, in the network namespace of the calling thread, and waits for the answers to each asking for as long as `patience`.
 ///
 /// # Errors
 /// When the kernel gives no raw socket or does not send.
-pub(super) async fn ask(questions: &BTreeSet<Question>) -> io::Result<Answers> {
+pub async fn ask(questions: &BTreeSet<Question>, patience: Duration) -> io::Result<Answers> {
+    let (mut answers, others) = tokio::try_join!(
+        ask_over(EtherType::ARP, questions, patience),
+        ask_over(EtherType::IPV6, questions, patience)
+    )?;
+    answers.extend(others);
+    Ok(answers)
+}
+
+/// Asks what is asked over this protocol.
+async fn ask_over(ethertype: EtherType, questions: &BTreeSet<Question>, patience: Duration) -> io::Result<Answers> {
     let mut answers = Answers::new();
-    for ethertype in [EtherType::ARP, EtherType::IPV6] {
-        let frames: BTreeMap<Vec<u8>, u32> = questions
-            .iter()
-            .filter(|question| question.wanted.is_ipv4() == (ethertype == EtherType::ARP))
-            .filter_map(|question| Some((frame(question)?, question.index)))
-            .collect();
-        if frames.is_empty() {
-            continue;
+    let frames: BTreeSet<(u32, Vec<u8>)> = questions
+        .iter()
+        .filter(|question| question.wanted.is_ipv4() == (ethertype == EtherType::ARP))
+        .filter_map(|question| Some((question.index, frame(question)?)))
+        .collect();
+    if frames.is_empty() {
+        return Ok(answers);
+    }
+    let socket = FrameSocket::receiving(ethertype.0)?;
+    // SAFETY: the socket owns its descriptor, which stays what it is until both are dropped.
+    let readable = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;
+    for _ in 0..TIMES {
+        for (index, frame) in &frames {
+            readable.get_ref().send(*index, frame)?;
+            sleep(PAUSE).await;
         }
-        let socket = FrameSocket::receiving(ethertype.0)?;
-        // SAFETY: the socket owns its descriptor, which stays what it is until both are dropped.
-        let readable = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;
-        for _ in 0..TIMES {
-            for (frame, index) in &frames {
-                readable.get_ref().send(*index, frame)?;
-                sleep(PAUSE).await;
-            }
-            let until = Instant::now() + PATIENCE;
-            while let Ok(received) = timeout_at(until, next(&readable)).await {
-                answers.extend(received?);
-            }
+        let until = Instant::now() + patience;
+        while let Ok(received) = timeout_at(until, next(&readable)).await {
+            answers.extend(received?);
         }
     }
     Ok(answers)
@@ -104,13 +112,18 @@ fn frame(question: &Question) -> Option<Vec<u8>> {
             let builder = PacketBuilder::ethernet2(question.mac, BROADCAST).arp(packet.into());
             builder.write(&mut frame).ok()?;
         }
-        (IpAddr::V6(_), IpAddr::V6(wanted)) => {
+        (IpAddr::V6(asker), IpAddr::V6(wanted)) => {
             let [.., a, b, c] = wanted.octets();
             // RFC 4291, section 2.7.1, and RFC 2464, section 7.
             let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]));
-            let body = [&wanted.octets()[..], &SOURCE_LINK_LAYER_ADDRESS, &question.mac].concat();
+            let (source, body) = if asker.is_unspecified() {
+                (asker, wanted.octets().to_vec())
+            } else {
+                let own = [&SOURCE_LINK_LAYER_ADDRESS[..], &question.mac].concat();
+                (link_local(question.mac), [&wanted.octets()[..], &own].concat())
+            };
             let builder = PacketBuilder::ethernet2(question.mac, [0x33, 0x33, 0xff, a, b, c])
-                .ipv6(link_local(question.mac).octets(), group.octets(), NOT_FORWARDED)
+                .ipv6(source.octets(), group.octets(), NOT_FORWARDED)
                 .icmpv6(Icmpv6Type::NeighborSolicitation);
             builder.write(&mut frame, &body).ok()?;
         }
@@ -199,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_solicitation_goes_to_the_group_of_those_who_may_have_the_address() {
-        let frame = frame(&question("::", "2001:db8::1:2345")).unwrap();
+        let frame = frame(&question("fe80::9", "2001:db8::1:2345")).unwrap();
         assert_eq!(frame[..6], [0x33, 0x33, 0xff, 0x01, 0x23, 0x45]);
         let ip = "fe80::ff:fe00:1".parse::<Ipv6Addr>().unwrap().octets();
         let group = "ff02::1:ff01:2345".parse::<Ipv6Addr>().unwrap().octets();
@@ -208,9 +221,19 @@ mod tests {
     }
 
     #[test]
+    fn a_probe_names_nobody_as_the_asker() {
+        let arp = frame(&question("0.0.0.0", "10.0.0.100")).unwrap();
+        assert_eq!(arp[28..32], [0; 4]);
+        let solicitation = frame(&question("::", "2001:db8::1:2345")).unwrap();
+        assert_eq!(solicitation[22..38], [0; 16]);
+        // The Ethernet and the IPv6 header, and a solicitation without the option that names the asker's MAC.
+        assert_eq!(solicitation.len(), 14 + 40 + 24);
+    }
+
+    #[test]
     fn an_advertisement_says_who_has_the_address() {
         let address: Ipv6Addr = "2001:db8::100".parse().unwrap();
-        let frame = lvx_netlink::announce::unsolicited_advertisement(THEIRS, address, false);
+        let frame = crate::announce::unsolicited_advertisement(THEIRS, address, false);
         assert_eq!(answer(&frame), Some((address.into(), THEIRS)));
     }
 }
