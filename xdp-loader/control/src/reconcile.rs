@@ -2,6 +2,7 @@
 //! one function and one writer.
 
 use std::{
+    panic::resume_unwind,
     path::PathBuf,
     sync::{Arc, OnceLock},
     time::Instant,
@@ -11,18 +12,24 @@ use aya_log::EbpfLogger;
 use futures::future::BoxFuture;
 use tokio::{
     sync::{Mutex, OwnedMutexGuard, mpsc, watch},
-    task::{JoinSet, spawn_blocking},
+    task::spawn_blocking,
+    time::{MissedTickBehavior, interval},
 };
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use self::snapshot::Published;
+use self::{
+    heartbeat::{BEAT, Heartbeat},
+    retry::Retry,
+    snapshot::Published,
+};
 use crate::{
     Dataplane, DataplaneError,
     announce::Announcer,
     offer::{Withdraw, offered},
+    tasks::{TaskDied, Tasks},
 };
 use lvx_api::{Conn, ConnCount, ConnFilter, Stats, Status, health::HealthReport};
-use lvx_dataplane::{Error, Maps, Node, Sizes, Tables, attach::Attachment};
+use lvx_dataplane::{Error, Maps, Node, Sizes, Tables, attach::Attachment, claim::Claim, error::chain};
 use lvx_health::{Health, HealthError};
 use lvx_model::{
     Desired, ServiceAddress,
@@ -32,8 +39,10 @@ use lvx_model::{
 use lvx_netlink::{Link, LinkError, Links, NetlinkError, NextHopTracker, VipError};
 
 mod conns;
+mod heartbeat;
 mod packet_log;
 mod report;
+mod retry;
 mod snapshot;
 mod sweep;
 mod take_down;
@@ -69,7 +78,7 @@ pub enum StartError {
 /// The dataplane of this node, kept as desired until it is dropped. The packets go on without it.
 pub struct Reconciler {
     shared: Arc<Shared>,
-    _tasks: JoinSet<()>,
+    tasks: Mutex<Tasks>,
 }
 
 /// What the reconciler's tasks share.
@@ -81,7 +90,15 @@ struct Shared {
     health: Health,
     announcer: Announcer,
     pins: PathBuf,
+    /// No other daemon has the pins.
+    _claim: Claim,
+    /// Whether nothing was pinned before this daemon started.
+    is_first: bool,
     attachments: OnceLock<Vec<Attachment>>,
+    /// What was last asked for, whether it could be put in place or not; locked while it is.
+    wanted: Mutex<Option<Arc<Desired>>>,
+    retry: Retry,
+    heartbeat: Heartbeat,
     published: Published,
     started: Instant,
 }
@@ -95,15 +112,24 @@ impl Reconciler {
     /// If an interface does not exist or does not take the program, or the kernel refuses something. Then nothing has
     /// changed for packets.
     pub async fn start(object: &'static [u8], settings: &Settings, desired: &Arc<Desired>) -> Result<Self, StartError> {
-        let begun = Self::begin(object, settings, desired).await;
-        if begun.is_err() {
+        let claim = Claim::take(&settings.pin_dir)?;
+        let begun = Self::begin(object, settings, desired, claim).await;
+        if begun.is_err()
+            // Claimed again, so that a directory that another daemon has just made is left alone.
+            && let Ok(Some(_claim)) = Claim::of(&settings.pin_dir)
+        {
             // Where nothing was pinned before, nothing is left; elsewhere the directory is not empty.
             let _ = std::fs::remove_dir(&settings.pin_dir);
         }
         begun
     }
 
-    async fn begin(object: &'static [u8], settings: &Settings, desired: &Arc<Desired>) -> Result<Self, StartError> {
+    async fn begin(
+        object: &'static [u8],
+        settings: &Settings,
+        desired: &Arc<Desired>,
+        claim: Claim,
+    ) -> Result<Self, StartError> {
         let links = Links::follow().await?;
         let interfaces: Vec<Link> = settings
             .interfaces
@@ -118,11 +144,14 @@ impl Reconciler {
         tracker.set_targets(desired.backend_addresses());
         let announcer = Announcer::start(settings.vip_interface.clone()).await?;
         let mut tables = open(object, settings, &interfaces).await?;
-        let mut tasks = JoinSet::new();
-        match EbpfLogger::init(tables.ebpf()) {
-            Ok(logger) => drop(tasks.spawn(packet_log::follow(logger))),
-            Err(error) => warn!(%error, "what the packet path logs will not be seen"),
+        let mut tasks = Tasks::default();
+        let unseen = |error: &dyn std::fmt::Display| warn!(%error, "what the packet path logs will not be seen");
+        match EbpfLogger::init(tables.ebpf()).map(packet_log::open) {
+            Ok(Ok(log)) => tasks.spawn("packet log", packet_log::follow(log)),
+            Ok(Err(error)) => unseen(&error),
+            Err(error) => unseen(&error),
         }
+        let is_first = tables.predecessor().is_none();
         let published = Published::new(tables.snapshot());
         let shared = Arc::new(Shared {
             maps: Arc::clone(tables.maps()),
@@ -132,16 +161,32 @@ impl Reconciler {
             tracker,
             announcer,
             pins: settings.pin_dir.clone(),
+            _claim: claim,
+            is_first,
             attachments: OnceLock::new(),
+            wanted: Mutex::default(),
+            retry: Retry::default(),
+            heartbeat: Heartbeat::default(),
             published,
             started: Instant::now(),
         });
         // The configuration is whole before a packet comes to it.
         shared.desire(desired).await?;
         shared.take_over(interfaces, settings.xdp_mode).await?;
-        tasks.spawn(Arc::clone(&shared).follow());
-        tasks.spawn(Arc::clone(&shared).sweep());
-        Ok(Self { shared, _tasks: tasks })
+        tasks.spawn("reconciler", Arc::clone(&shared).follow());
+        tasks.spawn("sweep", Arc::clone(&shared).sweep());
+        Ok(Self {
+            shared,
+            tasks: Mutex::new(tasks),
+        })
+    }
+}
+
+/// What the settings say of connections.
+fn node(settings: &Settings) -> Node {
+    Node {
+        timeouts: settings.timeouts,
+        unknown_fragments: settings.unknown_fragments,
     }
 }
 
@@ -153,10 +198,7 @@ async fn open(object: &'static [u8], settings: &Settings, interfaces: &[Link]) -
         settings.flows_v4,
         settings.flows_v6,
     );
-    let node = Node {
-        timeouts: settings.timeouts,
-        unknown_fragments: settings.unknown_fragments,
-    };
+    let node = node(settings);
     let pins = settings.pin_dir.clone();
     let indices: Vec<u32> = interfaces.iter().map(|link| link.index).collect();
     let tables = spawn_blocking(move || -> Result<_, Error> {
@@ -262,7 +304,11 @@ impl Shared {
             (tables, made)
         })
         .await
-        .map_err(|error| DataplaneError::Kernel(error.to_string()))?;
+        .map_err(|error| match error.try_into_panic() {
+            // Nobody knows what it left half done: this task is not to go on either.
+            Ok(panic) => resume_unwind(panic),
+            Err(error) => DataplaneError::Kernel(error.to_string()),
+        })?;
         made?;
         let read = tables.snapshot();
         self.published.set(|snapshot| {
@@ -282,46 +328,94 @@ impl Shared {
         self.announcer.announce(offered, &self.links.table()).await
     }
 
+    /// Puts all in place: maps, then VIPs.
+    async fn put_in_place(&self, desired: &Arc<Desired>) -> Result<(), DataplaneError> {
+        let done = async {
+            self.desire(desired).await?;
+            self.offer(desired).await
+        };
+        match done.await {
+            Ok(()) => {
+                self.retry.succeeded();
+                Ok(())
+            }
+            Err(error) => {
+                self.retry.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Tries again what has failed, unless something newer has succeeded meanwhile.
+    async fn try_again(&self) {
+        let wanted = self.wanted.lock().await;
+        if let Some(wanted) = wanted.as_ref().filter(|_| self.retry.is_failing()) {
+            // What went wrong is told by `retry`.
+            let _ = self.put_in_place(wanted).await;
+        }
+    }
+
     /// Follows health and the network: next hops and interfaces.
     async fn follow(self: Arc<Self>) {
         let mut hops = self.tracker.subscribe();
         let mut links = self.links.subscribe();
         let mut health = self.health.subscribe();
+        let mut beat = interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
+            let followed = tokio::select! {
+                _ = beat.tick() => {
+                    self.heartbeat.beat(&self.tables).await;
+                    continue;
+                }
+                () = self.retry.due() => {
+                    self.try_again().await;
+                    continue;
+                }
                 changed = health.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    if let Err(error) = self.make_healthy().await {
-                        error!(%error, "the maps could not follow health");
-                    }
-                    continue;
+                    self.make_healthy().await
                 }
                 changed = hops.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    if let Err(error) = self.make_reachable().await {
-                        error!(%error, "the maps could not follow the next hops");
-                    }
-                    continue;
+                    self.make_reachable().await
                 }
-                changed = links.changed() => if changed.is_err() { return },
-            }
-            if let Err(error) = self.make(None).await {
-                error!(%error, "the maps could not follow the network");
-            }
-            if !self.announcer.has_moved(&self.links.table()) {
-                continue;
-            }
-            let Some(desired) = self.published.get().desired.clone() else {
-                continue;
+                changed = links.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.follow_links().await
+                }
             };
-            if let Err(error) = self.offer(&desired).await {
-                warn!(%error, "the VIPs could not follow their interface");
+            if let Err(error) = followed {
+                self.retry.failed(&error);
             }
         }
+    }
+
+    /// Makes maps and VIPs follow interfaces.
+    async fn follow_links(&self) -> Result<(), DataplaneError> {
+        self.make(None).await?;
+        if self.announcer.has_moved(&self.links.table())
+            && let Some(desired) = self.published.get().desired.clone()
+        {
+            self.offer(&desired).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes in the node's settings that can be changed while the daemon runs.
+    async fn configure(&self, settings: &Settings) -> Result<(), DataplaneError> {
+        self.health.set_hooks(settings.health.notify.clone());
+        let mut tables = Arc::clone(&self.tables).lock_owned().await;
+        tables.set_node(node(settings));
+        self.make_in(tables, None)
+            .await
+            .inspect_err(|error| self.retry.failed(error))
     }
 }
 
@@ -329,7 +423,7 @@ impl From<Error> for DataplaneError {
     fn from(error: Error) -> Self {
         match error {
             Error::Full { what, limit, setting } => Self::Full { what, limit, setting },
-            other => Self::Kernel(other.to_string()),
+            other => Self::Kernel(chain(&other)),
         }
     }
 }
@@ -337,13 +431,43 @@ impl From<Error> for DataplaneError {
 impl Dataplane for Reconciler {
     fn reconcile(&self, desired: Arc<Desired>) -> BoxFuture<'_, Result<(), DataplaneError>> {
         Box::pin(async move {
-            self.shared.desire(&desired).await?;
-            self.shared.offer(&desired).await
+            let mut wanted = self.shared.wanted.lock().await;
+            self.shared.put_in_place(wanted.insert(desired)).await
         })
+    }
+
+    fn configure<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<(), DataplaneError>> {
+        Box::pin(self.shared.configure(settings))
+    }
+
+    fn died(&self) -> BoxFuture<'_, TaskDied> {
+        Box::pin(async {
+            let mut tasks = self.tasks.lock().await;
+            tokio::select! {
+                died = tasks.died() => died,
+                () = self.shared.announcer.stopped() => TaskDied::returned("VIPs"),
+            }
+        })
+    }
+
+    fn heartbeat(&self) -> watch::Receiver<()> {
+        self.shared.heartbeat.subscribe()
     }
 
     fn detach(&self) -> BoxFuture<'_, Result<(), DataplaneError>> {
         Box::pin(async { Ok(take_down::take_down(self.shared.announcer.withdraw_all(), &self.shared.pins).await?) })
+    }
+
+    fn take_back(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if !self.shared.is_first {
+                return info!("the dataplane that was there before goes on, as this start left it");
+            }
+            let vips = self.shared.announcer.withdraw_all();
+            if let Err(error) = take_down::take_down(vips, &self.shared.pins).await {
+                warn!(%error, "something stays of a start that failed: `lvx detach` takes it down");
+            }
+        })
     }
 
     fn status(&self) -> BoxFuture<'_, Status> {

@@ -4,7 +4,11 @@ pub mod api;
 pub mod daemon;
 mod error;
 mod listener;
+mod listeners;
 pub mod metrics;
 pub mod pick;
+mod reload;
+pub mod signals;
 #[cfg(any(test, feature = "test-daemon"))]
 pub mod test_daemon;
+mod watchdog;
