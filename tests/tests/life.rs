@@ -1,14 +1,20 @@
 //! The daemon's own life: its settings read again, its watchdog, its end, and that there is one at a time.
 
 use std::{
-    collections::BTreeSet, fs, io::ErrorKind, os::unix::net::UnixDatagram, path::Path, process::Command, time::Duration,
+    collections::BTreeSet,
+    fs::{self, File},
+    io::ErrorKind,
+    os::unix::net::UnixDatagram,
+    path::Path,
+    process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use lvx_tests::{
     Balancer, Lab, Namespace, Options, client,
     page::root,
-    process::{self, wait_until},
+    process::{self, Running, wait_until},
 };
 
 const WEB: &str = "tcp://10.0.0.101:80";
@@ -327,5 +333,64 @@ fn idle_clients_of_metrics_take_no_descriptor_that_a_probe_needs() -> Result<()>
     let status = lvx.json(["status"])?;
     assert_eq!(status["services"][0]["backends"][0]["state"], "up", "{status}");
     drop(idle);
+    Ok(())
+}
+
+/// Starts a daemon by this command that may fail to start. One that does leaves nothing of what was not there `before`; returns
+/// whether it serves.
+fn serves_or_leaves_nothing(lab: &Lab, lvx: &Balancer<'_>, command: &mut Command, before: &str) -> Result<bool> {
+    let log = lab.directory().join("starts");
+    let said = File::create(&log)?;
+    let mut daemon = Running::start(command.env("NO_COLOR", "1").stdout(said.try_clone()?).stderr(said))?;
+    let mut has_ended = false;
+    wait_until("it serves or ends", LIMIT, || {
+        has_ended = daemon.ended()?.is_some();
+        Ok(has_ended || fs::read_to_string(&log)?.contains(" ready "))
+    })?;
+    if has_ended {
+        let said = fs::read_to_string(&log)?;
+        assert!(!lvx.pins().exists(), "pins are left: {said}");
+        assert_eq!(lab.balancer.run("ip", ["-details", "address"])?, before, "{said}");
+    }
+    Ok(!has_ended)
+}
+
+/// A lab whose balancer has a service in its state, and no daemon.
+fn detached<'lab>(lab: &'lab Lab, service: &str, backend: &str) -> Result<Balancer<'lab>> {
+    let mut lvx = Balancer::start(lab)?;
+    lvx.serve(service, "nat", "mh", [backend])?;
+    lvx.detach()?;
+    lvx.ended(LIMIT)?;
+    Ok(lvx)
+}
+
+#[test]
+fn a_start_that_fails_for_want_of_descriptors_leaves_nothing() -> Result<()> {
+    let lab = Lab::one_armed()?;
+    let lvx = detached(&lab, WEB, "10.0.0.11")?;
+    let before = lab.balancer.run("ip", ["-details", "address"])?;
+    // With some more each time, it fails a little later.
+    for files in (10..50).step_by(10).chain((50..).step_by(3)) {
+        let run = lvx.run_command();
+        let mut command = Command::new("prlimit");
+        command
+            .arg(format!("--nofile={files}:{files}"))
+            .arg("nsenter")
+            .args(run.get_args());
+        if serves_or_leaves_nothing(&lab, &lvx, &mut command, &before)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_start_that_fails_after_it_has_attached_leaves_nothing() -> Result<()> {
+    let lab = Lab::one_armed()?;
+    let lvx = detached(&lab, "tcp://[fd00::101]:80", "fd00::11")?;
+    // The kernel takes no VIP there. A daemon that starts all the same has not failed.
+    lab.balancer.sysctl(&[("ipv6/conf/eth0/disable_ipv6", "1")])?;
+    let before = lab.balancer.run("ip", ["-details", "address"])?;
+    serves_or_leaves_nothing(&lab, &lvx, &mut lvx.run_command(), &before)?;
     Ok(())
 }

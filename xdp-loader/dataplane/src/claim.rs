@@ -26,9 +26,17 @@ impl Claim {
     /// If another daemon has it, or it cannot be made or is not on a BPF file system.
     pub fn take(pins: &Path) -> Result<Self, Error> {
         loop {
+            let is_new = !pins.exists();
             prepare(pins)?;
-            if let Some(claim) = Self::of(pins)? {
-                return Ok(claim);
+            match Self::of(pins) {
+                Ok(Some(claim)) => return Ok(claim),
+                Ok(None) => {}
+                Err(error) => {
+                    if is_new && !matches!(error, Error::Claimed { .. }) {
+                        let _ = fs::remove_dir(pins);
+                    }
+                    return Err(error);
+                }
             }
         }
     }

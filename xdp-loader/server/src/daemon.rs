@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use futures::FutureExt as _;
+use futures::{FutureExt as _, future::FusedFuture as _};
 use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
 
@@ -171,7 +171,7 @@ impl Daemon {
             stop: stop.clone(),
         });
         let told_to_stop = stopped(stop.subscribe()).map(drop);
-        let server = listener::serve(listener, router, LIMITS, told_to_stop);
+        let server = listener::serve(listener, router, LIMITS, told_to_stop).fuse();
         let mut server = std::pin::pin!(server);
         notify(&[NotifyState::Ready]);
         tracing::info!(services, "ready");
@@ -202,7 +202,9 @@ impl Daemon {
         drop(socket_file);
         stop.send_if_modified(|stop| stop.is_none() && stop.replace(End::Stopped).is_none());
         let (_, end) = ended?;
-        let _ = tokio::time::timeout(GRACE, server).await;
+        if !server.is_terminated() {
+            let _ = tokio::time::timeout(GRACE, server).await;
+        }
         // Already finished, if the daemon was told to detach.
         let _ = tokio::time::timeout(GRACE, controller.finish()).await;
         Ok(end)
