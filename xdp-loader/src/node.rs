@@ -27,7 +27,8 @@ use lvx_cli::{
 use lvx_control::reconcile::{self, Reconciler};
 use lvx_model::settings::{Overrides, Settings};
 use lvx_server::{
-    daemon::{Daemon, DaemonError, End},
+    daemon::{Daemon, DaemonError},
+    end::End,
     signals::Hangup,
 };
 

@@ -16,7 +16,7 @@ use axum::{
 };
 use tokio::sync::watch;
 
-use crate::daemon::End;
+use crate::end::End;
 use lvx_api::BODY_LIMIT;
 use lvx_control::{ChangeError, Controller};
 

@@ -11,10 +11,9 @@ use crate::{
         self, Api,
         socket::{Socket, SocketError},
     },
+    end::End,
     listener::{self, Limits},
-    listeners::{Bound, Listeners},
-    metrics::MetricsError,
-    pick::PickError,
+    listeners::{Bound, ListenError, Listeners},
     reload::reload,
     signals::{self, Hangup, Told},
     watchdog,
@@ -53,12 +52,9 @@ pub enum DaemonError {
     /// The dataplane cannot be made as the state says.
     #[error("the desired state could not be put in place: {0}")]
     Dataplane(#[from] DataplaneError),
-    /// Metrics cannot be served.
+    /// Metrics or picks cannot be served.
     #[error(transparent)]
-    Metrics(#[from] MetricsError),
-    /// Picks cannot be served.
-    #[error(transparent)]
-    Pick(#[from] PickError),
+    Listen(#[from] ListenError),
     /// Signals cannot be caught.
     #[error("cannot catch signals: {0}")]
     Signals(io::Error),
@@ -71,15 +67,6 @@ pub enum DaemonError {
     /// A task has ended that the daemon cannot do without.
     #[error(transparent)]
     Task(#[from] TaskDied),
-}
-
-/// Why a daemon has ended well.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// It was told to stop: the dataplane goes on.
-    Stopped,
-    /// It was told to detach: there is no dataplane any more.
-    Detached,
 }
 
 /// A daemon that owns its state directory and its socket, and does not serve yet.

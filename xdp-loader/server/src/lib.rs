@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod daemon;
+pub mod end;
 mod error;
 mod listener;
 mod listeners;

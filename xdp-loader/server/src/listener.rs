@@ -19,7 +19,11 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use rustix::process::{Resource, getrlimit};
-use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    time::timeout,
+};
 
 use self::idle::{Answer, Connection, Idle};
 
@@ -96,6 +100,11 @@ pub(crate) async fn serve<L: Listener>(
     }
     drop(listener);
     connections.shutdown().await;
+}
+
+/// Waits until the sender is dropped, as who serves until then does.
+pub(crate) async fn until_dropped(mut sender: watch::Receiver<()>) {
+    while sender.changed().await.is_ok() {}
 }
 
 /// Connections that a listener may have of all descriptors that the daemon may have.
@@ -199,7 +208,7 @@ mod tests {
         let listener = bind(([127, 0, 0, 1], 0).into()).unwrap();
         let address = listener.local_addr().unwrap();
         let (entered, mut inside) = tokio::sync::mpsc::channel(1);
-        let (go_on, wait) = tokio::sync::watch::channel(false);
+        let (go_on, wait) = watch::channel(false);
         let slow = get(move || {
             let (entered, mut wait) = (entered.clone(), wait.clone());
             async move {
@@ -238,7 +247,7 @@ mod tests {
         let listener = bind(([127, 0, 0, 1], 0).into()).unwrap();
         let address = listener.local_addr().unwrap();
         let (entered, mut inside) = tokio::sync::mpsc::channel(1);
-        let (go_on, wait) = tokio::sync::watch::channel(false);
+        let (go_on, wait) = watch::channel(false);
         let router = Router::new().route(
             "/",
             get(move || {

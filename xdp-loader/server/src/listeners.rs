@@ -7,10 +7,21 @@ use lvx_model::settings::Settings;
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
-    daemon::DaemonError,
+    listener::until_dropped,
     metrics::{self, MetricsError},
-    pick::{self, Rate},
+    pick::{self, PickError, Rate},
 };
+
+/// Why something of it is not served.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Metrics.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// Picks.
+    #[error(transparent)]
+    Pick(#[from] PickError),
+}
 
 /// A listener that is served until this is dropped.
 #[derive(Debug)]
@@ -32,7 +43,7 @@ impl Bound {
     ///
     /// # Errors
     /// When an address is not this node's or is taken.
-    pub(crate) fn to(settings: &Settings) -> Result<Self, DaemonError> {
+    pub(crate) fn to(settings: &Settings) -> Result<Self, ListenError> {
         Ok(Self {
             metrics: settings.metrics.map(bind_metrics).transpose()?,
             picks: settings.health.pick.map(bind_picks).transpose()?,
@@ -47,11 +58,11 @@ impl Bound {
     }
 }
 
-fn bind_metrics(address: SocketAddr) -> Result<(SocketAddr, TcpListener), DaemonError> {
+fn bind_metrics(address: SocketAddr) -> Result<(SocketAddr, TcpListener), ListenError> {
     Ok((address, metrics::listen(address)?))
 }
 
-fn bind_picks(address: SocketAddr) -> Result<(SocketAddr, TcpListener), DaemonError> {
+fn bind_picks(address: SocketAddr) -> Result<(SocketAddr, TcpListener), ListenError> {
     Ok((address, pick::listen(address)?))
 }
 
@@ -73,7 +84,7 @@ impl Listeners {
         settings: &Settings,
         controller: Controller,
         tasks: &mut Tasks,
-    ) -> Result<Self, DaemonError> {
+    ) -> Result<Self, ListenError> {
         let mut listeners = Self {
             controller,
             metrics: None,
@@ -89,7 +100,7 @@ impl Listeners {
     }
 
     /// Serves where the settings say now. What cannot be is said, and served where it was.
-    pub(crate) fn follow(&mut self, settings: &Settings, tasks: &mut Tasks) -> Vec<DaemonError> {
+    pub(crate) fn follow(&mut self, settings: &Settings, tasks: &mut Tasks) -> Vec<ListenError> {
         self.rate.set(settings.health.pick_rate);
         let mut failed = Vec::new();
         if let Some(wanted) = moved(settings.metrics, self.metrics.as_ref()) {
@@ -113,7 +124,7 @@ impl Listeners {
         &self,
         (address, listener): (SocketAddr, TcpListener),
         tasks: &mut Tasks,
-    ) -> Result<Served, DaemonError> {
+    ) -> Result<Served, ListenError> {
         let (stop, stopped) = watch::channel(());
         let dataplane = Arc::clone(self.controller.dataplane());
         let ended = metrics::start(listener, dataplane, stopped).map_err(|source| MetricsError { address, source })?;
@@ -140,9 +151,4 @@ impl Listeners {
 /// Where is to be served, if it is elsewhere than now.
 fn moved(wanted: Option<SocketAddr>, served: Option<&Served>) -> Option<Option<SocketAddr>> {
     (wanted != served.map(|served| served.address)).then_some(wanted)
-}
-
-/// Waits until the sender is dropped.
-pub(crate) async fn until_dropped(mut sender: watch::Receiver<()>) {
-    while sender.changed().await.is_ok() {}
 }

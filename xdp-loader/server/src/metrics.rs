@@ -18,10 +18,7 @@ use tokio::{
     sync::{Mutex, oneshot, watch},
 };
 
-use crate::{
-    listener::{self, Limits},
-    listeners::until_dropped,
-};
+use crate::listener::{self, Limits, until_dropped};
 
 /// What clients may take: a Prometheus or two, and somebody with curl.
 const LIMITS: Limits = Limits {

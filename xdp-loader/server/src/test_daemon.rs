@@ -10,7 +10,8 @@ use tempfile::TempDir;
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
-    daemon::{Daemon, DaemonError, End},
+    daemon::{Daemon, DaemonError},
+    end::End,
     signals::Told,
 };
 use lvx_control::{Dataplane, recording::Recording};
