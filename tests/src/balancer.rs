@@ -2,9 +2,10 @@
 
 use std::{
     env,
+    ffi::{OsStr, OsString},
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Command, ExitStatus, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -65,6 +66,7 @@ pub struct Balancer<'lab> {
     pins: PathBuf,
     interfaces: Vec<String>,
     options: Options,
+    environment: Vec<(String, OsString)>,
     daemon: Option<Running>,
 }
 
@@ -101,6 +103,7 @@ impl<'lab> Balancer<'lab> {
             pins: Path::new(BPFFS).join(&lab.id),
             interfaces,
             options,
+            environment: Vec::new(),
             daemon: None,
         })
     }
@@ -120,12 +123,21 @@ impl<'lab> Balancer<'lab> {
         self.options.further = further;
     }
 
+    /// The next daemons have this in their environment.
+    pub fn set_environment(&mut self, name: &str, value: &OsStr) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts the daemon, again too, and waits until it answers.
     pub fn run(&mut self) -> Result<()> {
+        self.run_as(&mut self.run_command())
+    }
+
+    /// Starts the daemon by this command, which becomes [`Self::run_command`], and waits until it answers.
+    pub fn run_as(&mut self, command: &mut Command) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let mut command = self.run_command();
         command.stdout(log.try_clone()?).stderr(log);
-        let mut daemon = Running::start(&mut command)?;
+        let mut daemon = Running::start(command)?;
         wait_until("lvx answers", START, || {
             ensure!(daemon.ended()?.is_none(), "lvx run has ended:\n{}", self.log());
             Ok(self.output(["status"])?.status.success())
@@ -154,6 +166,7 @@ impl<'lab> Balancer<'lab> {
         }
         command.args(&self.options.further);
         command.env("NO_COLOR", "1").stdin(Stdio::null());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -224,6 +237,11 @@ impl<'lab> Balancer<'lab> {
         let status = daemon.wait(Duration::from_secs(10))?;
         ensure!(status.success(), "lvx run ended with {status}:\n{}", self.log());
         Ok(())
+    }
+
+    /// Waits until the daemon has ended by itself.
+    pub fn ended(&mut self, limit: Duration) -> Result<ExitStatus> {
+        self.daemon.take().context("no daemon runs")?.wait(limit)
     }
 
     /// The daemon's process id.

@@ -221,7 +221,7 @@ fn a_second_daemon_on_the_same_socket_does_not_start() -> Result<()> {
 }
 
 #[test]
-fn a_command_that_does_not_exist_ends_with_status_2() -> Result<()> {
+fn wrong_usage_is_told_in_one_line_with_status_2() -> Result<()> {
     let lab = Lab::one_armed()?;
     let lvx = Balancer::prepare(&lab, Options::default())?;
     for arguments in [
@@ -229,7 +229,7 @@ fn a_command_that_does_not_exist_ends_with_status_2() -> Result<()> {
         ["backend", "add", SERVICE],
         ["service", "add", "--quickly"],
     ] {
-        assert_eq!(lvx.output(arguments)?.status.code(), Some(2));
+        assert_refused(&lvx.output(arguments)?, 2, &["--help"]);
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::{
     io::{self, IsTerminal as _},
     os::fd::OwnedFd,
     path::PathBuf,
+    process::ExitCode,
     sync::Arc,
     time::Duration,
 };
@@ -25,14 +26,21 @@ use lvx_cli::{
 };
 use lvx_control::reconcile::{self, Reconciler};
 use lvx_model::settings::{Overrides, Settings};
-use lvx_server::daemon::{Daemon, DaemonError};
+use lvx_server::{
+    daemon::{Daemon, DaemonError},
+    end::End,
+    signals::Hangup,
+};
 
-use crate::heap;
+use crate::{descriptors, heap};
 
 /// How long a daemon that was asked to stop may take, and how often to look.
 const STOPPING: (u32, Duration) = (100, Duration::from_millis(100));
 
-pub(super) fn run(run: Run, socket: Option<PathBuf>) -> anyhow::Result<()> {
+/// The exit status of a daemon that was told to detach: whoever starts daemons again is not to start this one.
+const DETACHED: u8 = 6;
+
+pub(super) fn run(run: Run, socket: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     let settings = Settings::load(Overrides {
         config: run.config,
         interfaces: run.interfaces,
@@ -45,18 +53,25 @@ pub(super) fn run(run: Run, socket: Option<PathBuf>) -> anyhow::Result<()> {
     settings.require_interface()?;
     log_to_stderr();
     heap::give_back();
+    descriptors::raise();
     let runtime = runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(settings)).map_err(|error| as_root(error.into()))
+    let end = runtime
+        .block_on(serve(settings))
+        .map_err(|error| as_root(error.into()))?;
+    Ok(match end {
+        End::Stopped => ExitCode::SUCCESS,
+        End::Detached => ExitCode::from(DETACHED),
+    })
 }
 
 /// Makes a dataplane and serves until told to stop.
-async fn serve(settings: Settings) -> Result<(), DaemonError> {
-    settings.require_interface()?;
+async fn serve(settings: Settings) -> Result<End, DaemonError> {
+    let hangup = Hangup::catch().map_err(DaemonError::Signals)?;
     // What one daemon may own comes first: a second one fails before it touches the first one's dataplane.
     let daemon = Daemon::claim(&settings)?;
     let desired = Arc::new(daemon.desired().clone());
     let dataplane = Reconciler::start(lvx_program::LVX, &settings, &desired).await?;
-    daemon.serve(Arc::new(dataplane)).await
+    daemon.serve(Arc::new(dataplane), hangup).await
 }
 
 pub(super) fn detach(detach: Detach, socket: Option<PathBuf>) -> anyhow::Result<()> {

@@ -18,8 +18,22 @@ pub use conns::{Conn, ConnCount, ConnFilter, ConnState, FlushRequest, Flushed};
 pub use pick::Picked;
 pub use stats::{BackendStats, InterfaceStats, ServiceStats, Stats, Traffic, VerdictCount};
 pub use status::{
-    BackendState, BackendStatus, FlowTables, InterfaceStatus, ServiceStatus, Status, TableUse, VipState, VipStatus,
+    BackendState, BackendStatus, FlowTables, InterfaceStatus, ReconcileFailure, ServiceStatus, Status, TableUse,
+    VipState, VipStatus,
 };
+
+/// The largest body of a request that is read, in bytes.
+pub const BODY_LIMIT: usize = 16 * 1024 * 1024;
+
+/// What is said of a body that is larger.
+#[must_use]
+pub fn too_large() -> String {
+    format!(
+        "the request is larger than the {} MiB that the daemon reads: make large changes a service at a time, with `lvx service` and \
+         `lvx backend`",
+        BODY_LIMIT >> 20
+    )
+}
 
 /// The body of every answer that is not a success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

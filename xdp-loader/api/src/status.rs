@@ -6,7 +6,7 @@ use lvx_model::{Forward, Scheduler, ServiceAddress, health::Serving, settings::A
 use serde::{Deserialize, Serialize};
 
 /// Answer to `GET /v1/status`: what is attached and healthy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Version of the daemon.
     pub version: String,
@@ -14,6 +14,9 @@ pub struct Status {
     pub pid: u32,
     /// Seconds since the daemon started.
     pub uptime_seconds: u64,
+    /// Why what is desired is not in place, and since when; null when it is.
+    #[serde(default)]
+    pub reconcile_failure: Option<ReconcileFailure>,
     /// The interfaces that the program is, or is to be, attached to.
     pub interfaces: Vec<InterfaceStatus>,
     /// The interface for VIPs of no attached interface's network; null when LVX adds none.
@@ -22,6 +25,19 @@ pub struct Status {
     pub services: Vec<ServiceStatus>,
     /// How full the flow tables are.
     pub flows: FlowTables,
+}
+
+/// What is desired could not be put in place, and is tried again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReconcileFailure {
+    /// Why the last try failed.
+    pub error: String,
+    /// Seconds since the first try that failed.
+    pub since_seconds: u64,
+    /// How many tries have failed in a row.
+    pub failures: u32,
+    /// Seconds until the next try.
+    pub retry_seconds: f64,
 }
 
 /// An interface that the program is, or is to be, attached to.
@@ -43,7 +59,7 @@ pub struct InterfaceStatus {
 }
 
 /// A service and how it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceStatus {
     /// Where clients reach it.
     pub address: ServiceAddress,
@@ -97,12 +113,16 @@ pub enum VipState {
 }
 
 /// A backend and how it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BackendStatus {
     /// Its address and effective port.
     pub address: SocketAddr,
     /// Its weight, 0 to 65535.
     pub weight: u16,
+    /// The weight in effect, in the same units: 0 where it gets no new connections, less than `weight` where it gets a part of its
+    /// share, and another one where it reports its own.
+    #[serde(default)]
+    pub effective_weight: f64,
     /// How packets reach it.
     pub forward: Forward,
     /// Whether it gets new connections.

@@ -164,9 +164,13 @@ A file:
     /// Counters of interfaces, services and backends; rates with --rate
     #[command(after_help = "Examples:
   lvx stats                   what was counted since the program was attached
+  lvx stats --all             rows of zeros too
   lvx stats --rate 1          per second, measured over one second
   lvx stats -o json | jq '.services[] | {address, packets_in}'")]
     Stats {
+        /// Rows too in which nothing was counted
+        #[arg(long)]
+        all: bool,
         /// Measure over that time and print values per second
         #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
         rate: Option<u64>,

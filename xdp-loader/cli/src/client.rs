@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
     Method, Request, Response,
@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
-use lvx_api::ErrorBody;
+use lvx_api::{BODY_LIMIT, ErrorBody, too_large};
 use lvx_model::settings::DEFAULT_SOCKET;
 
 /// How long the daemon may take to begin its answer.
@@ -66,6 +66,8 @@ impl Client {
 
     /// Makes a request and returns the body of a successful answer, to be read as it comes.
     pub async fn request(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Incoming> {
+        // The daemon refuses it without reading it all, which a client that still writes does not get to see.
+        ensure!(body.len() <= BODY_LIMIT, too_large());
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|error| self.no_daemon(&error))?;

@@ -71,7 +71,8 @@ fn table(report: &HealthReport) -> Table {
 fn details(output: &mut Output<impl Write>, service: &ServiceReport) -> io::Result<()> {
     output.line("")?;
     let lost = if service.quorum_lost { ", lost" } else { "" };
-    output.line(&format!("quorum {} of {}{lost}", service.available, service.quorum))?;
+    let (healthy, quorum) = (service.available, service.quorum);
+    output.line(&format!("healthy weights {healthy}, quorum {quorum}{lost}"))?;
     for backend in &service.backends {
         output.line("")?;
         output.line(&format!("{}", backend.address))?;

@@ -20,13 +20,16 @@ use std::{
     process::ExitCode,
 };
 
-use clap::CommandFactory as _;
+use clap::{CommandFactory as _, error::ErrorKind};
 use tokio::runtime;
 
 use args::{Cli, Command};
 pub use client::Client;
 pub use colour::wants_colours;
 use output::Output;
+
+/// The exit status of wrong usage.
+const USAGE: u8 = 2;
 
 /// The exit status of a command, and what it says on stderr: 0 done, 1 refused or failed.
 pub fn exit(result: anyhow::Result<()>) -> ExitCode {
@@ -40,6 +43,44 @@ pub fn exit(result: anyhow::Result<()>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The exit status of a command line that is none, and one line on stderr that says why: 2. Or the help that was asked for.
+pub fn misused(error: &clap::Error) -> ExitCode {
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
+        error.exit();
+    }
+    let _ = writeln!(io::stderr(), "lvx: {}", usage(&error.to_string()));
+    ExitCode::from(USAGE)
+}
+
+/// What clap says in several lines, in one: what is wrong, and whose help says more.
+fn usage(text: &str) -> String {
+    let begins = |line: &&str, word| line.starts_with(word);
+    let command: Vec<&str> = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Usage: "))
+        .into_iter()
+        .flat_map(str::split_whitespace)
+        .take_while(|word| !word.starts_with(['<', '[', '-']))
+        .collect();
+    let command = if command.is_empty() {
+        "lvx".to_owned()
+    } else {
+        command.join(" ")
+    };
+    let words: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !begins(line, "Usage:") && !begins(line, "For more information"))
+        .filter(|line| !line.is_empty())
+        .collect();
+    let words = words.join(" ");
+    let words = words.strip_prefix("error: ").unwrap_or(&words);
+    format!("{words}; see `{command} --help`")
 }
 
 /// The error and its causes; a cause that the text before it tells already is not told again.
@@ -88,7 +129,7 @@ async fn ask(command: Command, client: &Client, output: &mut Output<impl io::Wri
         Command::Export => apply::export(client, output).await,
         Command::Status => status::run(client, output).await,
         Command::Health { service } => health::run(service, client, output).await,
-        Command::Stats { rate } => stats::run(rate, client, output).await,
+        Command::Stats { all, rate } => stats::run(all, rate, client, output).await,
         Command::Conns(conns) => conns::run(conns, client, output).await,
         Command::Run(_) | Command::Detach(_) | Command::Completion { .. } => {
             unreachable!("answered without a daemon")

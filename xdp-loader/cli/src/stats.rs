@@ -21,10 +21,15 @@ struct Rates {
     per_second: Stats,
 }
 
-pub(super) async fn run(rate: Option<u64>, client: &Client, output: &mut Output<impl Write>) -> anyhow::Result<()> {
+pub(super) async fn run(
+    all: bool,
+    rate: Option<u64>,
+    client: &Client,
+    output: &mut Output<impl Write>,
+) -> anyhow::Result<()> {
     let first: Stats = client.get("/v1/stats").await?;
     let Some(rate) = rate else {
-        return output.answer(&first, |output| show(output, &first));
+        return output.answer(&first, |output| show(output, &first, all));
     };
     let begun = Instant::now();
     tokio::time::sleep(Duration::from_secs(rate)).await;
@@ -37,14 +42,15 @@ pub(super) async fn run(rate: Option<u64>, client: &Client, output: &mut Output<
     };
     output.answer(&rates, |output| {
         output.line(&format!("per second, over {seconds:.1} s"))?;
-        show(output, &rates.per_second)
+        show(output, &rates.per_second, all)
     })
 }
 
-fn show(output: &mut Output<impl Write>, stats: &Stats) -> io::Result<()> {
+/// Prints the tables; rows in which nothing was counted only if `all` are wanted.
+fn show(output: &mut Output<impl Write>, stats: &Stats, all: bool) -> io::Result<()> {
     let mut verdicts = Table::new(&["INTERFACE", "VERDICT", ">PACKETS"]);
     for interface in &stats.interfaces {
-        for count in &interface.verdicts {
+        for count in interface.verdicts.iter().filter(|count| all || count.packets > 0) {
             verdicts.row([(&interface.name).into(), (&count.verdict).into(), count.packets.into()]);
         }
     }
@@ -65,8 +71,11 @@ fn show(output: &mut Output<impl Write>, stats: &Stats) -> io::Result<()> {
     ];
     let mut services = Table::new(&titles);
     for service in &stats.services {
-        row(&mut services, service, "(all)".to_owned(), service.traffic);
-        for backend in &service.backends {
+        let is_shown = |traffic: Traffic| all || traffic != Traffic::default();
+        if is_shown(service.traffic) {
+            row(&mut services, service, "(all)".to_owned(), service.traffic);
+        }
+        for backend in service.backends.iter().filter(|backend| is_shown(backend.traffic)) {
             row(&mut services, service, backend.address.to_string(), backend.traffic);
         }
     }
@@ -148,6 +157,48 @@ fn rate(before: u64, after: u64, seconds: f64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::Form;
+
+    fn shown(stats: &Stats, all: bool) -> String {
+        let mut text = Vec::new();
+        let mut output = Output::new(&mut text, Form::Table, false);
+        show(&mut output, stats, all).expect("memory takes everything");
+        String::from_utf8(text).expect("text")
+    }
+
+    #[test]
+    fn rows_of_zeros_are_hidden_unless_all_are_wanted() {
+        let verdict = |verdict: &str, packets| VerdictCount {
+            verdict: verdict.to_owned(),
+            packets,
+        };
+        let backend = |address: &str, packets_in| BackendStats {
+            address: address.parse().expect("an address"),
+            traffic: Traffic {
+                packets_in,
+                ..Traffic::default()
+            },
+        };
+        let stats = Stats {
+            interfaces: vec![InterfaceStats {
+                name: "lan0".to_owned(),
+                verdicts: vec![verdict("passed_not_ip", 3), verdict("flow_evicted", 0)],
+            }],
+            services: vec![ServiceStats {
+                address: "tcp://10.0.0.100:80".parse().expect("a service"),
+                traffic: backend("10.0.0.11:80", 5).traffic,
+                backends: vec![backend("10.0.0.11:80", 5), backend("10.0.0.12:80", 0)],
+            }],
+        };
+        let zeros = ["flow_evicted", "10.0.0.12:80"];
+        let (some, all) = (shown(&stats, false), shown(&stats, true));
+        assert!(
+            some.contains("passed_not_ip") && some.contains("10.0.0.11:80") && some.contains("(all)"),
+            "{some}"
+        );
+        assert!(zeros.iter().all(|zero| !some.contains(zero)), "{some}");
+        assert!(zeros.iter().all(|zero| all.contains(zero)), "{all}");
+    }
 
     #[test]
     fn a_rate_is_the_difference_by_time_and_survives_a_reset() {

@@ -8,7 +8,7 @@ use super::{
     output::Output,
     table::{Cell, Table},
 };
-use lvx_api::{BackendState, BackendStatus, InterfaceStatus, ServiceStatus, Status, VipState};
+use lvx_api::{BackendState, BackendStatus, InterfaceStatus, ReconcileFailure, ServiceStatus, Status, VipState};
 use lvx_model::{health::Serving, settings::AttachMode};
 
 pub(super) async fn run(client: &Client, output: &mut Output<impl Write>) -> anyhow::Result<()> {
@@ -28,6 +28,9 @@ fn show(output: &mut Output<impl Write>, status: &Status) -> io::Result<()> {
         "flows: IPv4 {} of {}, IPv6 {} of {}",
         v4.used, v4.capacity, v6.used, v6.capacity
     ))?;
+    if let Some(failure) = &status.reconcile_failure {
+        output.coloured(Colour::Bad, &not_in_place(failure))?;
+    }
     output.line("")?;
     output.table(&interfaces(&status.interfaces))?;
     if status.services.is_empty() {
@@ -46,6 +49,12 @@ fn show(output: &mut Output<impl Write>, status: &Status) -> io::Result<()> {
     }
     output.line("")?;
     output.table(&backends(&status.services))
+}
+
+fn not_in_place(failure: &ReconcileFailure) -> String {
+    let (since, next) = (duration(failure.since_seconds), failure.retry_seconds.ceil() as u64);
+    let (error, times) = (&failure.error, failure.failures);
+    format!("what is desired is not in place for {since}, tried {times} times, again in {next}s: {error}")
 }
 
 fn interfaces(interfaces: &[InterfaceStatus]) -> Table {
@@ -141,7 +150,7 @@ fn backends(services: &[ServiceStatus]) -> Table {
             table.row([
                 service.address.into(),
                 backend.address.into(),
-                backend.weight.into(),
+                weight(backend).into(),
                 backend.forward.into(),
                 state(backend),
                 count(backend.active_connections).into(),
@@ -151,6 +160,18 @@ fn backends(services: &[ServiceStatus]) -> Table {
         }
     }
     table
+}
+
+/// The weight in effect, and the configured one where that differs.
+fn weight(backend: &BackendStatus) -> String {
+    let (configured, effective) = (backend.weight, backend.effective_weight);
+    if effective == f64::from(configured) {
+        configured.to_string()
+    } else if effective.fract() == 0.0 {
+        format!("{effective:.0} of {configured}")
+    } else {
+        format!("{effective:.2} of {configured}")
+    }
 }
 
 fn count(connections: Option<u64>) -> String {

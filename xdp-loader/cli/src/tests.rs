@@ -6,6 +6,7 @@ mod connections;
 mod fields;
 
 use clap::CommandFactory as _;
+use hyper::Method;
 use serde_json::Value;
 
 use super::{
@@ -14,6 +15,7 @@ use super::{
     client::Client,
     one_line,
     output::Output,
+    usage,
 };
 use lvx_server::test_daemon::TestDaemon;
 
@@ -53,6 +55,58 @@ async fn with_web() -> TestDaemon {
 }
 
 #[test]
+fn wrong_usage_is_one_line_that_names_the_fault_and_whose_help_says_more() {
+    for (line, expected) in [
+        (
+            "service remove x",
+            "unrecognized subcommand 'remove'; see `lvx service --help`",
+        ),
+        ("service add --quickly", "unexpected argument '--quickly' found"),
+        (
+            "backend add tcp://10.0.0.100:80",
+            "<BACKEND>; see `lvx backend add --help`",
+        ),
+        (
+            "service add tcp://10.0.0.100:80 --scheduler x",
+            "invalid value 'x' for '--scheduler",
+        ),
+        ("service set tcp://10.0.0.100:80", "`lvx service set --help`"),
+    ] {
+        let words = ["lvx"].into_iter().chain(line.split_whitespace()).map(Into::into);
+        let said = usage(&args::parse(words).unwrap_err().to_string());
+        assert!(said.contains(expected), "{said:?} does not say {expected:?}");
+        assert!(
+            !said.contains('\n') && said.ends_with("--help`") && !said.contains("error:"),
+            "{said:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_document_with_a_byte_order_mark_is_read() {
+    let daemon = TestDaemon::start(9);
+    let file = daemon.path().join("services");
+    for text in [
+        "{\"service\": [{\"address\": \"tcp://10.0.0.100:80\"}]}",
+        "[[service]]\naddress = \"tcp://10.0.0.101:80\"\n",
+    ] {
+        std::fs::write(&file, format!("\u{feff}{text}")).unwrap();
+        lvx(&daemon, &format!("apply {}", file.display())).await.unwrap();
+        let added = daemon.recording.last().services().keys().next().unwrap().to_string();
+        assert!(text.contains(&added), "{added}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_too_large_is_refused_with_the_limit() {
+    let daemon = TestDaemon::start(9);
+    let client = Client::new(Some(daemon.socket()));
+    let body = vec![b' '; lvx_api::BODY_LIMIT + 1].into();
+    let refused = client.request(Method::POST, "/v1/apply", body).await.unwrap_err();
+    assert!(refused.to_string().contains("larger than the 16 MiB"), "{refused}");
+}
+
+#[test]
 fn the_command_line_is_consistent() {
     Cli::command().debug_assert();
 }
@@ -80,7 +134,7 @@ async fn lists_and_status_are_tables() {
         "lvx 0.0.0, pid 7, up 1h 1m",
         "IPv4 3 of 100",
         "generic  up    the driver has no XDP",
-        "10.0.0.11:80         2  nat      drained       2         1  asked to drain",
+        "10.0.0.11:80    0 of 2  nat      drained       2         1  asked to drain",
         "10.0.0.12:8080       1  nat      up            2         1\n",
     ] {
         assert!(status.contains(part), "no {part:?} in\n{status}");
@@ -126,7 +180,7 @@ async fn health_is_asked_for_by_options_and_shown_as_a_table() {
     }
     let details = lvx(&daemon, "health tcp://10.0.0.100:80").await.unwrap();
     for part in [
-        "quorum 3 of 1",
+        "healthy weights 3, quorum 1",
         "tcp says down",
         "connection refused",
         "12s ago  up -> down",

@@ -68,6 +68,11 @@ impl Announcer {
         }
     }
 
+    /// Waits until the task that manages the VIPs has ended.
+    pub(crate) async fn stopped(&self) {
+        self.vips.stopped().await;
+    }
+
     /// Takes all VIPs off.
     ///
     /// # Errors

@@ -1,11 +1,14 @@
 //! The one place where the desired state changes: validated whole, persisted, reconciled, and only then acknowledged.
 
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
-use futures::future::BoxFuture;
+use futures::{FutureExt as _, future::BoxFuture};
 use tokio::sync::{Mutex, mpsc, watch};
 
-use crate::store::{Store, StoreError};
+use crate::{
+    store::{Store, StoreError},
+    tasks::TaskDied,
+};
 use lvx_api::{Conn, ConnCount, ConnFilter, Stats, Status, health::HealthReport};
 use lvx_model::{
     Desired, Refusal, ServiceAddress,
@@ -13,6 +16,7 @@ use lvx_model::{
     document::Document,
     exec::Author,
     health::HealthView,
+    settings::Settings,
 };
 
 /// What the control plane knows of the kernel.
@@ -23,11 +27,26 @@ pub trait Dataplane: Send + Sync + 'static {
     /// When it cannot; what packets meet is then as it was before, as far as the kernel allowed.
     fn reconcile(&self, desired: Arc<Desired>) -> BoxFuture<'_, Result<(), DataplaneError>>;
 
+    /// Takes in what of the node's settings can be changed while the daemon runs.
+    ///
+    /// # Errors
+    /// When the maps cannot be made to follow; it is tried again.
+    fn configure<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<(), DataplaneError>>;
+
+    /// Waits until one of the tasks has ended that it cannot do without.
+    fn died(&self) -> BoxFuture<'_, TaskDied>;
+
+    /// Has a new value again and again, for as long as the reconciler gets on.
+    fn heartbeat(&self) -> watch::Receiver<()>;
+
     /// Takes the program off the interfaces and removes pins and VIPs; the daemon ends after it.
     ///
     /// # Errors
     /// When something cannot be removed; what could be is.
     fn detach(&self) -> BoxFuture<'_, Result<(), DataplaneError>>;
+
+    /// Undoes what a start that has failed attached, pinned and added, where nothing was there before it.
+    fn take_back(&self) -> BoxFuture<'_, ()>;
 
     /// What is attached and healthy.
     fn status(&self) -> BoxFuture<'_, Status>;
@@ -85,6 +104,9 @@ pub enum ChangeError {
     /// It could not be persisted.
     #[error("nothing was changed: {0}")]
     Store(#[from] StoreError),
+    /// It was written and could not be synced: what is on disk is not certain.
+    #[error("{0}")]
+    Unsynced(String),
     /// The dataplane refused it, and everything is as it was.
     #[error("nothing was changed: {0}")]
     Dataplane(#[from] DataplaneError),
@@ -94,7 +116,7 @@ pub enum ChangeError {
         /// Why the change failed.
         cause: DataplaneError,
         /// Why the file is not what it was.
-        source: StoreError,
+        source: Box<StoreError>,
     },
     /// The task that made the change died.
     #[error("the change was interrupted: {0}")]
@@ -115,6 +137,8 @@ struct Shared {
     dataplane: Arc<dyn Dataplane>,
     /// Programs that probes may run, whoever gave them.
     exec_allow: Vec<String>,
+    /// The change that panicked, if one has.
+    died: watch::Sender<Option<TaskDied>>,
 }
 
 impl Controller {
@@ -135,6 +159,7 @@ impl Controller {
             desired: watch::Sender::new(desired),
             dataplane,
             exec_allow,
+            died: watch::Sender::new(None),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -154,6 +179,22 @@ impl Controller {
     /// What the reports are read from.
     pub fn dataplane(&self) -> &Arc<dyn Dataplane> {
         &self.shared.dataplane
+    }
+
+    /// Waits until a task has died that the daemon cannot do without.
+    pub async fn died(&self) -> TaskDied {
+        let mut died = self.shared.died.subscribe();
+        let panicked = async {
+            match died.wait_for(Option::is_some).await.ok().and_then(|died| died.clone()) {
+                Some(died) => died,
+                // The sender is ours, and never dropped before.
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            died = panicked => died,
+            died = self.shared.dataplane.died() => died,
+        }
     }
 
     /// Waits for a change in progress; none begins after.
@@ -177,7 +218,16 @@ impl Controller {
         edit: impl FnOnce(&mut Desired) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, ChangeError> {
         let shared = Arc::clone(&self.shared);
-        let change = tokio::spawn(async move { shared.change(author, edit).await });
+        let change = tokio::spawn(async move {
+            let made = AssertUnwindSafe(shared.change(author, edit)).catch_unwind().await;
+            made.unwrap_or_else(|panic| {
+                // Nobody knows what it left half done: the daemon is not to go on with it.
+                let died = TaskDied::panicked("change", &*panic);
+                let interrupted = ChangeError::Interrupted(died.to_string());
+                shared.died.send_replace(Some(died));
+                Err(interrupted)
+            })
+        });
         change
             .await
             .map_err(|error| ChangeError::Interrupted(error.to_string()))?
@@ -223,7 +273,9 @@ impl Shared {
             return Ok(answer);
         }
         let after = Arc::new(edited);
-        save(&store, &after).await?;
+        if let Err(error) = save(&store, &after).await {
+            return Err(take_back(&store, &before, error).await);
+        }
         match self.dataplane.reconcile(Arc::clone(&after)).await {
             Ok(()) => {
                 log(&before, &after);
@@ -242,7 +294,10 @@ impl Shared {
             tracing::warn!(%error, "the dataplane stays as it was before that change, and does not follow what changes around it");
         }
         match save(store, &before).await {
-            Err(ChangeError::Store(source)) => ChangeError::Torn { cause, source },
+            Err(ChangeError::Store(source)) => ChangeError::Torn {
+                cause,
+                source: Box::new(source),
+            },
             Err(other) => other,
             Ok(()) => ChangeError::Dataplane(cause),
         }
@@ -261,6 +316,22 @@ fn log(before: &Desired, after: &Desired) {
     }
 }
 
+/// Puts the previous state back on disk where the next one could not be saved for certain.
+async fn take_back(store: &Arc<Store>, before: &Arc<Desired>, error: ChangeError) -> ChangeError {
+    let ChangeError::Store(unsynced @ StoreError::Unsynced { .. }) = error else {
+        return error;
+    };
+    match save(store, before).await {
+        Ok(()) => ChangeError::Store(unsynced),
+        Err(ChangeError::Store(StoreError::Unsynced { .. })) => ChangeError::Unsynced(format!(
+            "the change was taken back, but after a power cut it may be there (look at `lvx service list` then): {unsynced}"
+        )),
+        Err(again) => ChangeError::Unsynced(format!(
+            "the change is not in force, but on disk, and will be when lvx is started again: {unsynced} ({again})"
+        )),
+    }
+}
+
 /// Saves without holding up the threads that serve requests: syncing a disk takes its time.
 async fn save(store: &Arc<Store>, desired: &Arc<Desired>) -> Result<(), ChangeError> {
     let (store, desired) = (Arc::clone(store), Arc::clone(desired));
@@ -273,8 +344,6 @@ async fn save(store: &Arc<Store>, desired: &Arc<Desired>) -> Result<(), ChangeEr
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test that fails should fail loudly")]
-
-    use futures::FutureExt as _;
 
     use super::*;
     use crate::recording::Recording;
@@ -336,6 +405,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_change_that_cannot_be_synced_is_taken_back_and_says_that_it_may_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let recording = Arc::new(Recording::with_room_for(9));
+        let mut store = Store::open(dir.path()).unwrap();
+        store.break_sync();
+        let dataplane = Arc::clone(&recording) as Arc<dyn Dataplane>;
+        let controller = Controller::start(store, Desired::default(), dataplane, Vec::new())
+            .await
+            .unwrap();
+        let message = add(&controller, "tcp://10.0.0.100:80").await.unwrap_err().to_string();
+        assert!(!message.contains("nothing was changed"), "{message}");
+        assert!(
+            message.contains("cannot sync") && message.contains("power cut"),
+            "{message}"
+        );
+        assert_eq!((controller.desired().services().len(), recording.count()), (0, 1));
+        let on_disk = std::fs::read_to_string(dir.path().join("state.json")).unwrap();
+        assert!(!on_disk.contains("10.0.0.100"), "{on_disk}");
+    }
+
+    #[tokio::test]
     async fn a_change_that_the_dataplane_refuses_is_undone_on_disk() {
         let dir = tempfile::tempdir().unwrap();
         let (controller, recording) = controller(dir.path(), 1).await;
@@ -388,6 +478,18 @@ mod tests {
         add(&controller, "tcp://10.0.0.101:80").await.unwrap();
         assert_eq!(controller.desired().services().len(), 2);
         assert_eq!(recording.last(), controller.desired());
+    }
+
+    #[tokio::test]
+    async fn a_change_that_panics_is_the_daemons_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let (controller, _) = controller(dir.path(), 9).await;
+        let error = controller
+            .change::<()>(Author::Root, |_| panic!("a bug"))
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("a bug"), "{error}");
+        assert_eq!(controller.died().await.task, "change");
     }
 
     #[tokio::test]

@@ -7,5 +7,6 @@ pub mod reconcile;
 #[cfg(any(test, feature = "recording"))]
 pub mod recording;
 pub mod store;
+pub mod tasks;
 
 pub use controller::{ChangeError, Controller, Dataplane, DataplaneError};

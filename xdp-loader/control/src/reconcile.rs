@@ -2,6 +2,7 @@
 //! one function and one writer.
 
 use std::{
+    panic::resume_unwind,
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
     time::Instant,
@@ -11,20 +12,28 @@ use aya_log::EbpfLogger;
 use futures::future::BoxFuture;
 use tokio::{
     sync::{Mutex, OwnedMutexGuard, mpsc, watch},
-    task::{JoinSet, spawn_blocking},
+    task::spawn_blocking,
     time::{MissedTickBehavior, interval},
 };
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use self::{interfaces::Interfaces, snapshot::Published};
+use self::{
+    heartbeat::{BEAT, Heartbeat},
+    interfaces::Interfaces,
+    retry::Retry,
+    snapshot::Published,
+};
 use crate::{
     Dataplane, DataplaneError,
     announce::Announcer,
     offer::{Withdraw, offered},
+    tasks::{TaskDied, Tasks},
 };
 use lvx_api::{Conn, ConnCount, ConnFilter, Stats, Status, health::HealthReport};
 use lvx_dataplane::{
     Error, Maps, Node, Sizes, Tables, attach,
+    claim::Claim,
+    error::chain,
     image::{LeftOut, Room, World},
 };
 use lvx_health::{Health, HealthError};
@@ -37,9 +46,11 @@ use lvx_netlink::{Link, LinkError, LinkTable, Links, NetlinkError, NextHopTracke
 
 mod conns;
 mod egress;
+mod heartbeat;
 mod interfaces;
 mod packet_log;
 mod report;
+mod retry;
 mod snapshot;
 mod sweep;
 mod take_down;
@@ -78,7 +89,7 @@ pub enum StartError {
 /// The dataplane of this node, kept as desired until it is dropped. The packets go on without it.
 pub struct Reconciler {
     shared: Arc<Shared>,
-    _tasks: JoinSet<()>,
+    tasks: Mutex<Tasks>,
 }
 
 /// What the reconciler's tasks share.
@@ -90,9 +101,17 @@ struct Shared {
     health: Health,
     announcer: Announcer,
     pins: PathBuf,
+    /// No other daemon has the pins.
+    claim: Mutex<Claim>,
+    /// Whether nothing was pinned before this daemon started.
+    is_first: bool,
     interfaces: Interfaces,
     /// What drivers can do, as the kernel said last.
     features: RwLock<Arc<XdpFeatures>>,
+    /// What was last asked for, whether it could be put in place or not; locked while it is.
+    wanted: Mutex<Option<Arc<Desired>>>,
+    retry: Retry,
+    heartbeat: Heartbeat,
     published: Published,
     started: Instant,
 }
@@ -106,15 +125,24 @@ impl Reconciler {
     /// If an interface does not exist or does not take the program, or the kernel refuses something. Then nothing has
     /// changed for packets.
     pub async fn start(object: &'static [u8], settings: &Settings, desired: &Arc<Desired>) -> Result<Self, StartError> {
-        let begun = Self::begin(object, settings, desired).await;
-        if begun.is_err() {
+        let claim = Claim::take(&settings.pin_dir)?;
+        let begun = Self::begin(object, settings, desired, claim).await;
+        if begun.is_err()
+            // Claimed again, so that a directory that another daemon has just made is left alone.
+            && let Ok(Some(_claim)) = Claim::of(&settings.pin_dir)
+        {
             // Where nothing was pinned before, nothing is left; elsewhere the directory is not empty.
             let _ = std::fs::remove_dir(&settings.pin_dir);
         }
         begun
     }
 
-    async fn begin(object: &'static [u8], settings: &Settings, desired: &Arc<Desired>) -> Result<Self, StartError> {
+    async fn begin(
+        object: &'static [u8],
+        settings: &Settings,
+        desired: &Arc<Desired>,
+        claim: Claim,
+    ) -> Result<Self, StartError> {
         let links = Links::follow().await?;
         let interfaces = present(settings, &links.table())?;
         let features = spawn_blocking(XdpFeatures::ask).await?;
@@ -127,11 +155,14 @@ impl Reconciler {
         tracker.set_targets(desired.backend_addresses());
         let announcer = Announcer::start(settings.vip_interface.clone()).await?;
         let mut tables = open(object, settings, &interfaces).await?;
-        let mut tasks = JoinSet::new();
-        match EbpfLogger::init(tables.ebpf()) {
-            Ok(logger) => drop(tasks.spawn(packet_log::follow(logger))),
-            Err(error) => warn!(%error, "what the packet path logs will not be seen"),
+        let mut tasks = Tasks::default();
+        let unseen = |error: &dyn std::fmt::Display| warn!(%error, "what the packet path logs will not be seen");
+        match EbpfLogger::init(tables.ebpf()).map(packet_log::open) {
+            Ok(Ok(log)) => tasks.spawn("packet log", packet_log::follow(log)),
+            Ok(Err(error)) => unseen(&error),
+            Err(error) => unseen(&error),
         }
+        let is_first = tables.predecessor().is_none();
         let published = Published::new(tables.snapshot());
         let shared = Arc::new(Shared {
             maps: Arc::clone(tables.maps()),
@@ -141,17 +172,33 @@ impl Reconciler {
             tracker,
             announcer,
             pins: settings.pin_dir.clone(),
+            claim: Mutex::new(claim),
+            is_first,
             interfaces: Interfaces::new(&settings.interfaces, (mode, note), settings.pin_dir.clone()),
             features: RwLock::new(Arc::new(features)),
+            wanted: Mutex::default(),
+            retry: Retry::default(),
+            heartbeat: Heartbeat::default(),
             published,
             started: Instant::now(),
         });
         // The configuration is whole before a packet comes to it.
         shared.desire(desired, Room::LeaveOut).await?;
         shared.take_over(interfaces, mode).await?;
-        tasks.spawn(Arc::clone(&shared).follow());
-        tasks.spawn(Arc::clone(&shared).sweep());
-        Ok(Self { shared, _tasks: tasks })
+        tasks.spawn("reconciler", Arc::clone(&shared).follow());
+        tasks.spawn("sweep", Arc::clone(&shared).sweep());
+        Ok(Self {
+            shared,
+            tasks: Mutex::new(tasks),
+        })
+    }
+}
+
+/// What the settings say of connections.
+fn node(settings: &Settings) -> Node {
+    Node {
+        timeouts: settings.timeouts,
+        unknown_fragments: settings.unknown_fragments,
     }
 }
 
@@ -183,10 +230,7 @@ async fn open(object: &'static [u8], settings: &Settings, interfaces: &[Link]) -
         settings.flows_v4,
         settings.flows_v6,
     );
-    let node = Node {
-        timeouts: settings.timeouts,
-        unknown_fragments: settings.unknown_fragments,
-    };
+    let node = node(settings);
     let pins = settings.pin_dir.clone();
     let indices: Vec<u32> = interfaces.iter().map(|link| link.index).collect();
     let tables = spawn_blocking(move || -> Result<_, Error> {
@@ -317,7 +361,11 @@ impl Shared {
             (tables, made)
         })
         .await
-        .map_err(|error| DataplaneError::Kernel(error.to_string()))?;
+        .map_err(|error| match error.try_into_panic() {
+            // Nobody knows what it left half done: this task is not to go on either.
+            Ok(panic) => resume_unwind(panic),
+            Err(error) => DataplaneError::Kernel(error.to_string()),
+        })?;
         made?;
         let read = tables.snapshot();
         self.published.set(|snapshot| {
@@ -365,57 +413,103 @@ impl Shared {
         }
     }
 
+    /// Puts all in place: maps, then VIPs.
+    async fn put_in_place(&self, desired: &Arc<Desired>) -> Result<(), DataplaneError> {
+        match self.desire(desired, self.room_for(desired)).await {
+            Ok(()) => {
+                self.offer(desired).await;
+                self.retry.succeeded();
+                Ok(())
+            }
+            Err(error) => {
+                self.retry.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Tries again what has failed, unless something newer has succeeded meanwhile.
+    async fn try_again(&self) {
+        let wanted = self.wanted.lock().await;
+        if let Some(wanted) = wanted.as_ref().filter(|_| self.retry.is_failing()) {
+            // What went wrong is told by `retry`.
+            let _ = self.put_in_place(wanted).await;
+        }
+    }
+
     /// Follows health and the network: next hops and interfaces.
     async fn follow(self: Arc<Self>) {
         let mut hops = self.tracker.subscribe();
         let mut links = self.links.subscribe();
         let mut health = self.health.subscribe();
+        let mut beat = interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut look = interval(interfaces::LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let links_changed = tokio::select! {
+            let followed = tokio::select! {
+                _ = beat.tick() => {
+                    self.heartbeat.beat(&self.tables).await;
+                    continue;
+                }
+                () = self.retry.due() => {
+                    self.try_again().await;
+                    continue;
+                }
                 changed = health.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    if let Err(error) = self.make_healthy().await {
-                        error!(%error, "the maps could not follow health");
-                    }
-                    continue;
+                    self.make_healthy().await
                 }
                 changed = hops.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    if let Err(error) = self.make_reachable().await {
-                        error!(%error, "the maps could not follow the next hops");
-                    }
-                    continue;
+                    self.make_reachable().await
                 }
                 changed = links.changed() => {
                     if changed.is_err() {
                         return;
                     }
-                    true
+                    self.follow_links(true).await
                 }
-                _ = look.tick() => false,
+                _ = look.tick() => self.follow_links(false).await,
             };
-            let changed = self.ask_features().await || links_changed;
-            if changed && let Err(error) = self.make().await {
-                error!(%error, "the maps could not follow the network");
-            }
-            let attached = self.keep_attached().await;
-            // Other ways out may be open, or blocked, now.
-            if attached && let Err(error) = self.make().await {
-                error!(%error, "the maps could not follow the interfaces");
-            }
-            if !attached && !links_changed {
-                continue;
-            }
-            if let Some(desired) = self.published.get().desired.clone() {
-                self.offer(&desired).await;
+            if let Err(error) = followed {
+                self.retry.failed(&error);
             }
         }
+    }
+
+    /// Makes maps, programs and VIPs follow the interfaces, of which something was announced or not. What fails keeps nothing else
+    /// from being done.
+    async fn follow_links(&self, is_announced: bool) -> Result<(), DataplaneError> {
+        let mut made = Ok(());
+        if self.ask_features().await || is_announced {
+            made = self.make().await;
+        }
+        let is_attached = self.keep_attached().await;
+        if is_attached {
+            // Other ways out may be open, or blocked, now.
+            made = self.make().await;
+        }
+        if (is_attached || is_announced)
+            && let Some(desired) = self.published.get().desired.clone()
+        {
+            self.offer(&desired).await;
+        }
+        made
+    }
+
+    /// Takes in the node's settings that can be changed while the daemon runs.
+    async fn configure(&self, settings: &Settings) -> Result<(), DataplaneError> {
+        self.health.set_hooks(settings.health.notify.clone());
+        let mut tables = Arc::clone(&self.tables).lock_owned().await;
+        tables.set_node(node(settings));
+        self.make_in(tables, None, Room::LeaveOut)
+            .await
+            .inspect_err(|error| self.retry.failed(error))
     }
 }
 
@@ -423,7 +517,7 @@ impl From<Error> for DataplaneError {
     fn from(error: Error) -> Self {
         match error {
             Error::Full { what, limit, setting } => Self::Full { what, limit, setting },
-            other => Self::Kernel(other.to_string()),
+            other => Self::Kernel(chain(&other)),
         }
     }
 }
@@ -431,16 +525,45 @@ impl From<Error> for DataplaneError {
 impl Dataplane for Reconciler {
     fn reconcile(&self, desired: Arc<Desired>) -> BoxFuture<'_, Result<(), DataplaneError>> {
         Box::pin(async move {
-            self.shared.desire(&desired, self.shared.room_for(&desired)).await?;
-            self.shared.offer(&desired).await;
-            Ok(())
+            let mut wanted = self.shared.wanted.lock().await;
+            self.shared.put_in_place(wanted.insert(desired)).await
         })
+    }
+
+    fn configure<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<(), DataplaneError>> {
+        Box::pin(self.shared.configure(settings))
+    }
+
+    fn died(&self) -> BoxFuture<'_, TaskDied> {
+        Box::pin(async {
+            let mut tasks = self.tasks.lock().await;
+            tokio::select! {
+                died = tasks.died() => died,
+                () = self.shared.announcer.stopped() => TaskDied::returned("VIPs"),
+            }
+        })
+    }
+
+    fn heartbeat(&self) -> watch::Receiver<()> {
+        self.shared.heartbeat.subscribe()
     }
 
     fn detach(&self) -> BoxFuture<'_, Result<(), DataplaneError>> {
         Box::pin(async {
             self.shared.interfaces.let_go().await;
             Ok(take_down::take_down(self.shared.announcer.withdraw_all(), &self.shared.pins).await?)
+        })
+    }
+
+    fn take_back(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if !self.shared.is_first {
+                return info!("the dataplane that was there before goes on, as this start left it");
+            }
+            let vips = self.shared.announcer.withdraw_all();
+            if let Err(error) = take_down::take_down(vips, &self.shared.pins).await {
+                warn!(%error, "something stays of a start that failed: `lvx detach` takes it down");
+            }
         })
     }
 

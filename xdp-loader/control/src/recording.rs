@@ -4,14 +4,14 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
 use futures::future::{self, BoxFuture};
 use tokio::sync::{mpsc, watch};
 
-use crate::{Dataplane, DataplaneError};
+use crate::{Dataplane, DataplaneError, tasks::TaskDied};
 use lvx_api::{
     BackendState, BackendStats, BackendStatus, Conn, ConnCount, ConnFilter, ConnState, FlowTables, InterfaceStats,
     InterfaceStatus, ServiceStats, ServiceStatus, Stats, Status, TableUse, Traffic, VerdictCount, VipState, VipStatus,
@@ -20,7 +20,7 @@ use lvx_api::{
 use lvx_model::{
     CheckType, Desired, Service, ServiceAddress,
     health::{HealthView, ProbeVerdict, Serving, State},
-    settings::AttachMode,
+    settings::{AttachMode, Settings},
 };
 
 /// A dataplane that only records.
@@ -29,6 +29,11 @@ pub struct Recording {
     seen: Mutex<Vec<Arc<Desired>>>,
     /// Backends whose connection was flushed.
     flushed: Mutex<Vec<SocketAddr>>,
+    /// The settings that it was given.
+    settings: watch::Sender<Vec<Settings>>,
+    died: watch::Sender<Option<TaskDied>>,
+    heartbeat: watch::Sender<()>,
+    taken_back: AtomicBool,
 }
 
 impl Recording {
@@ -38,12 +43,31 @@ impl Recording {
             limit: AtomicUsize::new(limit),
             seen: Mutex::default(),
             flushed: Mutex::default(),
+            settings: watch::Sender::default(),
+            died: watch::Sender::default(),
+            heartbeat: watch::Sender::default(),
+            taken_back: AtomicBool::default(),
         }
     }
 
     /// Has room for so many services from now on, however many it has.
     pub fn shrink_to(&self, limit: usize) {
         self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// Whether it was told to undo a start that failed.
+    pub fn is_taken_back(&self) -> bool {
+        self.taken_back.load(Ordering::SeqCst)
+    }
+
+    /// The settings that it was given, one after the other.
+    pub fn settings(&self) -> watch::Receiver<Vec<Settings>> {
+        self.settings.subscribe()
+    }
+
+    /// One of its tasks dies.
+    pub fn die(&self, task: &'static str) {
+        self.died.send_replace(Some(TaskDied::returned(task)));
     }
 
     /// What it was last made equal to.
@@ -106,8 +130,32 @@ fn backend_report(address: SocketAddr) -> BackendReport {
 }
 
 impl Dataplane for Recording {
+    fn configure<'a>(&'a self, settings: &'a Settings) -> BoxFuture<'a, Result<(), DataplaneError>> {
+        self.settings.send_modify(|given| given.push(settings.clone()));
+        Box::pin(future::ready(Ok(())))
+    }
+
+    fn died(&self) -> BoxFuture<'_, TaskDied> {
+        let mut died = self.died.subscribe();
+        Box::pin(async move {
+            match died.wait_for(Option::is_some).await.ok().and_then(|died| died.clone()) {
+                Some(died) => died,
+                None => future::pending().await,
+            }
+        })
+    }
+
+    fn heartbeat(&self) -> watch::Receiver<()> {
+        self.heartbeat.subscribe()
+    }
+
     fn detach(&self) -> BoxFuture<'_, Result<(), DataplaneError>> {
         Box::pin(future::ready(Ok(())))
+    }
+
+    fn take_back(&self) -> BoxFuture<'_, ()> {
+        self.taken_back.store(true, Ordering::SeqCst);
+        Box::pin(future::ready(()))
     }
 
     fn reconcile(&self, desired: Arc<Desired>) -> BoxFuture<'_, Result<(), DataplaneError>> {
@@ -147,6 +195,7 @@ impl Dataplane for Recording {
                 .map(|backend| BackendStatus {
                     address: SocketAddr::new(backend.address, backend.port(service)),
                     weight: backend.weight,
+                    effective_weight: if backend.drain { 0.0 } else { f64::from(backend.weight) },
                     forward: backend.forward(service),
                     state: if backend.drain {
                         BackendState::Drained
@@ -172,6 +221,7 @@ impl Dataplane for Recording {
                 note: Some("the driver has no XDP".into()),
                 link_up: true,
             }],
+            reconcile_failure: None,
             vip_interface: Some("lan0".into()),
             services: services.collect(),
             flows: FlowTables {

@@ -14,7 +14,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use lvx_model::{Desired, Refusal, Service, document::Document, exec, located::LocatedError};
+use lvx_model::{
+    Desired, Refusal, Service,
+    document::Document,
+    exec,
+    located::{LocatedError, without_bom},
+};
 
 /// The form of the state file; a daemon refuses one that is newer than its own.
 const VERSION: u32 = 1;
@@ -35,8 +40,19 @@ pub enum StoreError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The new state is in place of the old one, but the directory could not be synced.
+    #[error("cannot sync {dir}: {source}; is the disk full, or broken?")]
+    Unsynced {
+        /// The directory.
+        dir: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// There is something else where the state file should be.
+    #[error("{0} is a directory, where lvx keeps its state in a file: move it away to start with no services")]
+    Directory(PathBuf),
     /// Another process holds the directory's lock.
-    #[error("another lvx daemon uses {0}: stop it first, or give this one its own --state-dir")]
+    #[error("another lvx daemon uses {0}: a node has one daemon; stop that one first")]
     Locked(PathBuf),
     /// The state file is not what a daemon wrote.
     #[error(
@@ -83,6 +99,8 @@ struct StateVersion {
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
+    /// Syncs a directory.
+    sync: fn(&Path) -> io::Result<()>,
     /// Open and locked; the kernel drops the lock with the process, however it ends.
     _lock: File,
 }
@@ -109,6 +127,7 @@ impl Store {
         match lock.try_lock() {
             Ok(()) => Ok(Self {
                 dir: dir.to_owned(),
+                sync: |dir| File::open(dir)?.sync_all(),
                 _lock: lock,
             }),
             Err(TryLockError::WouldBlock) => Err(StoreError::Locked(dir.to_owned())),
@@ -127,17 +146,21 @@ impl Store {
     /// When the file is there and is not a valid state. It is never changed by reading.
     pub fn load(&self) -> Result<Desired, StoreError> {
         let path = self.path();
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Desired::default()),
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => return Err(StoreError::Directory(path)),
             Err(error) => return Err(failed("read", &path)(error)),
         };
+        let text = String::from_utf8(bytes)
+            .map_err(|error| StoreError::Corrupt(LocatedError::not_utf8(&path.to_string_lossy(), &error)))?;
+        let text = without_bom(&text);
         let corrupt = |error| StoreError::Corrupt(LocatedError::from_json(&path.to_string_lossy(), &error));
-        let found = serde_json::from_str::<StateVersion>(&text).map_err(corrupt)?.version;
+        let found = serde_json::from_str::<StateVersion>(text).map_err(corrupt)?.version;
         if found > VERSION {
             return Err(StoreError::Version { path, found });
         }
-        let file: StateFile<Service> = serde_json::from_str(&text).map_err(corrupt)?;
+        let file: StateFile<Service> = serde_json::from_str(text).map_err(corrupt)?;
         Desired::from_document(Document {
             services: file.services,
         })
@@ -148,7 +171,7 @@ impl Store {
     /// Writes the state and returns when it would survive a power cut.
     ///
     /// # Errors
-    /// When it could not be written; the file then still holds what it held.
+    /// When it could not be written; the file then still holds what it held, unless it is [`StoreError::Unsynced`].
     pub fn save(&self, desired: &Desired) -> Result<(), StoreError> {
         let path = self.path();
         let file = StateFile {
@@ -160,9 +183,16 @@ impl Store {
         let beside = self.dir.join("state.json.tmp");
         write_synced(&beside, &file).map_err(failed("write", &beside))?;
         fs::rename(&beside, &path).map_err(failed("replace", &path))?;
-        File::open(&self.dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(failed("sync", &self.dir))
+        (self.sync)(&self.dir).map_err(|source| StoreError::Unsynced {
+            dir: self.dir.clone(),
+            source,
+        })
+    }
+
+    /// Has syncing the directory fail from now on.
+    #[cfg(test)]
+    pub(crate) fn break_sync(&mut self) {
+        self.sync = |_| Err(io::ErrorKind::StorageFull.into());
     }
 }
 
@@ -228,6 +258,33 @@ mod tests {
         assert_eq!(store.load().unwrap(), some());
         store.save(&Desired::default()).unwrap();
         assert_eq!(store.load().unwrap(), Desired::default());
+    }
+
+    #[test]
+    fn a_state_that_is_no_text_or_no_file_is_named_and_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        fs::write(store.path(), b"{\n\xff}").unwrap();
+        let message = store.load().unwrap_err().to_string();
+        assert!(message.contains("state.json:2: not UTF-8 text"), "{message}");
+        assert!(message.contains("move it away"), "{message}");
+        fs::remove_file(store.path()).unwrap();
+        fs::create_dir(store.path()).unwrap();
+        let message = store.load().unwrap_err().to_string();
+        assert!(
+            message.contains("is a directory") && message.contains("move it away"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_state_with_a_byte_order_mark_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.save(&some()).unwrap();
+        let text = fs::read_to_string(store.path()).unwrap();
+        fs::write(store.path(), format!("\u{feff}{text}")).unwrap();
+        assert_eq!(store.load().unwrap(), some());
     }
 
     #[test]

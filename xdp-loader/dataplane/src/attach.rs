@@ -17,6 +17,7 @@ use aya::{
         xdp::XdpLink,
     },
 };
+use rustix::net::{AddressFamily, SocketType, netdevice::index_to_name, socket};
 use tracing::{info, warn};
 
 use crate::{
@@ -206,9 +207,16 @@ fn restore(program: &mut Xdp, predecessor: Option<&mut Xdp>, pins: &Path, before
             false => create_in(program, pins, *ifindex, *mode).map_err(Error::from),
         };
         if let Err(error) = restored {
-            warn!(%error, ifindex, "an interface could not be left as it was");
+            warn!(%error, interface = name_of(*ifindex), "an interface could not be left as it was");
         }
     }
+}
+
+/// The name of an interface, which is what people know it by.
+fn name_of(ifindex: u32) -> String {
+    let socket = socket(AddressFamily::UNIX, SocketType::DGRAM, None);
+    let name = socket.and_then(|socket| index_to_name(socket, ifindex));
+    name.unwrap_or_else(|_| format!("interface {ifindex}"))
 }
 
 /// Takes the program off all interfaces but these.

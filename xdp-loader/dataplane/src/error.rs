@@ -21,6 +21,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// Another daemon has the pins.
+    #[error("another lvx daemon{holder} has the dataplane that is pinned in {}: a node has one daemon; stop that one first", .pins.display())]
+    Claimed {
+        /// The directory of the pins.
+        pins: PathBuf,
+        /// Its process, in brackets, if the kernel tells.
+        holder: String,
+    },
     /// The process may not do what it must.
     #[error("lvx run may not {0}: run it as root, or give it CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW and CAP_PERFMON")]
     NotPermitted(&'static str),

@@ -6,6 +6,7 @@
 pub mod attach;
 pub mod blocks;
 pub mod census;
+pub mod claim;
 pub mod clock;
 mod connections;
 mod copy;

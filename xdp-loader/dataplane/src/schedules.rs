@@ -1,13 +1,14 @@
 //! Scheduling tables: built aside, kept while nothing that they are made of changes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, btree_map::Entry},
+    io,
     num::NonZero,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, OwnedFd},
     thread,
 };
 
-use aya::maps::{Array, ArrayOfMaps, Map, MapData};
+use aya::maps::{Array, ArrayOfMaps, IterableMap as _, Map, MapData};
 use xdp_common::{
     hash::mix,
     layout::{self, CHUNK, CHUNKS_PER_SEGMENT, Chunk, MEMBERS_PER_CHUNK, SEGMENTS, SLOTS_PER_CHUNK},
@@ -89,28 +90,40 @@ struct Placed {
 }
 
 /// Where all scheduling tables are.
-#[derive(Debug, Default)]
-pub struct Schedules {
+#[derive(Debug)]
+pub struct Schedules<S = OwnedFd> {
     placed: BTreeMap<u32, Placed>,
     blocks: Blocks,
-    /// The segments that there are.
-    segments: BTreeSet<u32>,
+    /// The segments that there are, by their descriptors: to find one again by its number takes CAP_SYS_ADMIN.
+    segments: BTreeMap<u32, S>,
     /// Blocks that the bank in use may still point to until the next switch.
     leaving: Vec<Block>,
     /// Blocks that no bank points to, but a packet under way may.
     left: Vec<Block>,
 }
 
-impl Schedules {
+impl<S> Default for Schedules<S> {
+    fn default() -> Self {
+        Self {
+            placed: BTreeMap::new(),
+            blocks: Blocks::default(),
+            segments: BTreeMap::new(),
+            leaving: Vec::new(),
+            left: Vec::new(),
+        }
+    }
+}
+
+impl<S: Segment> Schedules<S> {
     /// Writes the tables that are new or have changed where no packet looks yet, and enters into `services` where each
     /// service's table is.
     ///
     /// # Errors
     ///
-    /// If there is no room, or the kernel refuses a segment.
+    /// If there is no room, or the kernel refuses a segment. What packets use, and what is free, is then what it was.
     pub fn build(
         &mut self,
-        map: &mut Map,
+        map: &mut S::Outer,
         schedules: &BTreeMap<u32, Schedule>,
         services: &mut BTreeMap<u32, layout::Service>,
     ) -> Result<(), Error> {
@@ -173,7 +186,13 @@ impl Schedules {
     }
 
     /// Writes a table into a free block.
-    fn place(&mut self, map: &mut Map, schedule: &Schedule, fingerprint: u64, ring: &[u16]) -> Result<Placed, Error> {
+    fn place(
+        &mut self,
+        map: &mut S::Outer,
+        schedule: &Schedule,
+        fingerprint: u64,
+        ring: &[u16],
+    ) -> Result<Placed, Error> {
         let members_length = schedule.members.len() as u32;
         let slots = ring.len() as u32;
         let mut placed = Placed {
@@ -190,17 +209,61 @@ impl Schedules {
             limit: SEGMENTS,
             setting: "mh_slots (of the services)",
         };
-        let wanted = chunks(members_length, slots);
-        let block = self.blocks.take(wanted).ok_or_else(full)?;
-        let segment = block.start.segment();
-        if self.segments.insert(segment) {
-            let mut outer = ArrayOfMaps::<&mut MapData, Array<MapData, PodChunk>>::try_from(&mut *map)?;
-            outer.set(segment, &Array::create(CHUNKS_PER_SEGMENT, MMAPABLE)?, 0)?;
+        let block = self.blocks.take(chunks(members_length, slots)).ok_or_else(full)?;
+        if let Err(error) = self.write(map, block, schedule, ring) {
+            // No packet has come to know the block.
+            self.blocks.give(block);
+            return Err(error);
         }
-        let outer = ArrayOfMaps::<&mut MapData, MapData>::try_from(map)?;
-        write(&outer.get(&segment, 0)?, block, schedule, ring)?;
         placed.block = Some(block);
         Ok(placed)
+    }
+
+    /// Writes a table into a block, whose segment is made if it is not there yet.
+    fn write(&mut self, map: &mut S::Outer, block: Block, schedule: &Schedule, ring: &[u16]) -> Result<(), Error> {
+        let segment = match self.segments.entry(block.start.segment()) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(place) => {
+                let segment = S::create(map, *place.key())?;
+                place.insert(segment)
+            }
+        };
+        segment.write(block, schedule, ring)
+    }
+}
+
+/// A part of the scheduling tables' memory.
+pub trait Segment: Sized {
+    /// The map of all segments.
+    type Outer;
+
+    /// Makes one in its place of the map.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses it.
+    fn create(outer: &mut Self::Outer, number: u32) -> Result<Self, Error>;
+
+    /// Writes a table: its members, then its ring.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not map it into memory.
+    fn write(&self, block: Block, schedule: &Schedule, ring: &[u16]) -> Result<(), Error>;
+}
+
+impl Segment for OwnedFd {
+    type Outer = Map;
+
+    fn create(outer: &mut Map, number: u32) -> Result<Self, Error> {
+        let segment = Array::create(CHUNKS_PER_SEGMENT, MMAPABLE)?;
+        let mut outer = ArrayOfMaps::<&mut MapData, Array<MapData, PodChunk>>::try_from(outer)?;
+        outer.set(number, &segment, 0)?;
+        segment.map().fd().as_fd().try_clone_to_owned().map_err(unmapped)
+    }
+
+    fn write(&self, block: Block, schedule: &Schedule, ring: &[u16]) -> Result<(), Error> {
+        write(self, block, schedule, ring)
     }
 }
 
@@ -242,14 +305,11 @@ fn rings(schedules: &BTreeMap<u32, Schedule>, wanted: &[u32]) -> Vec<(u32, Vec<u
 }
 
 /// Writes a table: its members, then its ring.
-fn write(segment: &MapData, block: Block, schedule: &Schedule, ring: &[u16]) -> Result<(), Error> {
+fn write(segment: &OwnedFd, block: Block, schedule: &Schedule, ring: &[u16]) -> Result<(), Error> {
     let first = block.start.place() as usize / CHUNKS_PER_PAGE * CHUNKS_PER_PAGE;
     let offset = block.start.place() as usize - first;
     let window: Memory<Chunk> =
-        Memory::map(segment.fd().as_fd(), first, offset + block.chunks as usize).map_err(|source| Error::Memory {
-            map: "SCHEDULES",
-            source,
-        })?;
+        Memory::map(segment.as_fd(), first, offset + block.chunks as usize).map_err(unmapped)?;
     let members: Vec<u64> = schedule.members.iter().map(|(member, _)| member.0).collect();
     let members = members
         .chunks(MEMBERS_PER_CHUNK as usize)
@@ -261,6 +321,13 @@ fn write(segment: &MapData, block: Block, schedule: &Schedule, ring: &[u16]) -> 
         window.write(place, &chunk);
     }
     Ok(())
+}
+
+fn unmapped(source: io::Error) -> Error {
+    Error::Memory {
+        map: "SCHEDULES",
+        source,
+    }
 }
 
 /// Some numbers as the bytes of a chunk.
@@ -315,6 +382,47 @@ mod tests {
         for other in others {
             assert_ne!(base.fingerprint(), other.fingerprint(), "{other:?}");
         }
+    }
+
+    /// What the kernel does to segments.
+    #[derive(Default)]
+    struct Kernel {
+        refuses: bool,
+        created: Vec<u32>,
+    }
+
+    struct Made;
+
+    impl Segment for Made {
+        type Outer = Kernel;
+
+        fn create(kernel: &mut Kernel, number: u32) -> Result<Self, Error> {
+            if kernel.refuses {
+                return Err(unmapped(io::ErrorKind::OutOfMemory.into()));
+            }
+            kernel.created.push(number);
+            Ok(Self)
+        }
+
+        fn write(&self, _: Block, _: &Schedule, _: &[u16]) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_segment_that_the_kernel_refuses_leaves_everything_free() {
+        let (mut schedules, mut kernel) = (Schedules::<Made>::default(), Kernel::default());
+        let wanted: BTreeMap<u32, Schedule> = [(1, schedule(Scheduler::Mh, &[1, 2]))].into();
+        let mut entries = BTreeMap::new();
+        kernel.refuses = true;
+        for _ in 0..3 {
+            assert!(schedules.build(&mut kernel, &wanted, &mut entries).is_err());
+        }
+        kernel.refuses = false;
+        assert!(schedules.build(&mut kernel, &wanted, &mut entries).is_ok());
+        assert_eq!(kernel.created, [0], "the first segment is made, when it can be");
+        let start = schedules.placed[&1].block.map(|block| block.start);
+        assert_eq!(start, Some(layout::ChunkIndex::new(0, 0)), "its first chunk was free");
     }
 
     #[test]

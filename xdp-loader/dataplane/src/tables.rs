@@ -199,6 +199,11 @@ impl Tables {
         self.clock
     }
 
+    /// Has the node's settings be these from the next [`Self::apply`] on.
+    pub fn set_node(&mut self, node: Node) {
+        self.node = node;
+    }
+
     /// The numbers of services and backends.
     #[must_use]
     pub fn ids(&self) -> &Ids {

@@ -32,7 +32,11 @@ use super::{
     vip_probe::{Job, Reachable, VipProber},
 };
 use lvx_api::health::HealthReport;
-use lvx_model::{BackendKey, Desired, Service, ServiceAddress, exec, health::HealthView, settings::HealthSettings};
+use lvx_model::{
+    BackendKey, Desired, Service, ServiceAddress, exec,
+    health::HealthView,
+    settings::{HealthSettings, Hook},
+};
 use lvx_netlink::NextHops;
 
 /// How often time is let pass for hold-outs and slow starts.
@@ -59,6 +63,8 @@ pub(super) enum Command {
     Targets(Arc<Desired>, oneshot::Sender<()>),
     /// What it knows.
     Report(Detail, oneshot::Sender<HealthReport>),
+    /// To tell these of changes from now on.
+    Hooks(Vec<Hook>),
     /// To keep its results on disk; answered when they are.
     Save(oneshot::Sender<()>),
 }
@@ -216,6 +222,8 @@ impl Engine {
             Command::Report(detail, answer) => {
                 let _ = answer.send(self.report(detail));
             }
+            // The old hooks are still told what was on its way to them.
+            Command::Hooks(hooks) => self.notifier = Notifier::start(hooks),
             Command::Save(done) => {
                 self.save();
                 let _ = done.send(());

@@ -30,7 +30,11 @@ use self::{
     persist::ResultsFile,
 };
 use lvx_api::health::HealthReport;
-use lvx_model::{Desired, ServiceAddress, health::HealthView, settings::HealthSettings};
+use lvx_model::{
+    Desired, ServiceAddress,
+    health::HealthView,
+    settings::{HealthSettings, Hook},
+};
 use lvx_netlink::NextHops;
 
 /// Why health cannot be watched.
@@ -107,6 +111,14 @@ impl Health {
         self.ask(|answer| Command::Report(Detail::Brief, answer))
             .await
             .unwrap_or_default()
+    }
+
+    /// Tells these of changes from now on, in place of those before.
+    pub fn set_hooks(&self, hooks: Vec<Hook>) {
+        if let Some(commands) = &self.commands {
+            // An engine that died is noticed by who follows its view.
+            let _ = commands.send(Command::Hooks(hooks));
+        }
     }
 
     /// Keeps what is known for a restart, now.

@@ -4,7 +4,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Service, located::LocatedError};
+use crate::{
+    Service,
+    located::{LocatedError, without_bom},
+};
 
 /// A list of services, syntactically right but not yet validated: see [`crate::Desired::from_document`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +34,7 @@ impl Format {
         match path.and_then(Path::extension).and_then(|extension| extension.to_str()) {
             Some("toml") => Self::Toml,
             Some("json") => Self::Json,
-            _ if text.trim_start().starts_with('{') => Self::Json,
+            _ if without_bom(text).trim_start().starts_with('{') => Self::Json,
             _ => Self::Toml,
         }
     }
@@ -43,6 +46,7 @@ impl Document {
     /// # Errors
     /// When the text is not in that format, has a field that does not exist, or a value that cannot be; with the line.
     pub fn parse(text: &str, format: Format, file: &str) -> Result<Self, LocatedError> {
+        let text = without_bom(text);
         let parsed = match format {
             Format::Toml => toml::from_str(text).map_err(|error| LocatedError::from_toml(file, text, &error)),
             Format::Json => serde_json::from_str(text).map_err(|error| LocatedError::from_json(file, &error)),

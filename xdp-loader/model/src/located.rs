@@ -1,6 +1,6 @@
 //! Where in a file something is wrong.
 
-use std::fmt;
+use std::{fmt, string::FromUtf8Error};
 
 /// What is wrong in a text, and where, in one line: `lvx.toml:3: unknown field ...`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +36,16 @@ impl LocatedError {
         }
     }
 
+    /// Places the first byte that is no text.
+    pub fn not_utf8(file: &str, error: &FromUtf8Error) -> Self {
+        let text = error.as_bytes().iter().take(error.utf8_error().valid_up_to());
+        Self {
+            file: file.to_owned(),
+            line: Some(1 + text.filter(|byte| **byte == b'\n').count()),
+            message: "not UTF-8 text".to_owned(),
+        }
+    }
+
     /// Places an error of the JSON parser.
     pub fn from_json(file: &str, error: &serde_json::Error) -> Self {
         let line = Some(error.line()).filter(|line| *line > 0);
@@ -45,6 +55,11 @@ impl LocatedError {
             message: json_message(error),
         }
     }
+}
+
+/// A text without the byte order mark that some editors write before it. RFC 8259, section 8.1, lets a reader ignore it.
+pub fn without_bom(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
 /// What a JSON error says, without the place that serde_json appends.

@@ -10,10 +10,17 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use self::health::HealthFile;
-pub use self::health::{HealthSettings, Hook, ProbeAddress};
-use crate::{Timeouts, located::LocatedError};
+pub use self::{
+    health::{HealthSettings, Hook, ProbeAddress},
+    reload::Reload,
+};
+use crate::{
+    Timeouts,
+    located::{LocatedError, without_bom},
+};
 
 mod health;
+mod reload;
 
 /// Where settings are read from when no file is named; it need not exist.
 pub const DEFAULT_CONFIG: &str = "/etc/lvx/lvx.toml";
@@ -128,6 +135,8 @@ pub struct Settings {
     pub unknown_fragments: UnknownFragments,
     /// How health is watched.
     pub health: HealthSettings,
+    /// What the command line said, for when the file is read again.
+    overrides: Overrides,
 }
 
 /// What the command line says; what is absent is left to the file or the default.
@@ -180,6 +189,7 @@ impl Settings {
     /// be (with its line), when an interface cannot be called that or is listed twice.
     pub fn load(overrides: Overrides) -> Result<Self, ConfigError> {
         let file = read(overrides.config.as_deref())?;
+        let said = overrides.clone();
         let interfaces = if overrides.interfaces.is_empty() {
             file.interfaces
         } else {
@@ -214,7 +224,18 @@ impl Settings {
             max_backends: file.max_backends.map_or(16_384, NonZeroU32::get),
             timeouts: file.timeouts.or(Timeouts::IPVS),
             unknown_fragments: file.unknown_fragments,
+            overrides: said,
         })
+    }
+
+    /// Reads the file again and lets the same command line win over it.
+    ///
+    /// # Errors
+    /// As [`Self::load`], and when no interface is named any more.
+    pub fn read_again(&self) -> Result<Self, ConfigError> {
+        let read = Self::load(self.overrides.clone())?;
+        read.require_interface()?;
+        Ok(read)
     }
 
     /// Checks that there is something to attach to.
@@ -248,6 +269,7 @@ fn read(named: Option<&Path>) -> Result<ConfigFile, ConfigError> {
 }
 
 fn parse(text: &str, file: &str) -> Result<ConfigFile, LocatedError> {
+    let text = without_bom(text);
     toml::from_str(text).map_err(|error| LocatedError::from_toml(file, text, &error))
 }
 

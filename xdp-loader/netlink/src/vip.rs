@@ -226,6 +226,11 @@ impl Vips {
         self.call(|reply| Command::Owned { reply }).await
     }
 
+    /// Waits until the manager has ended, which it does only in a panic.
+    pub async fn stopped(&self) {
+        self.commands.closed().await;
+    }
+
     async fn call<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<Result<T, VipError>>) -> Command,

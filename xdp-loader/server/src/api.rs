@@ -16,18 +16,17 @@ use axum::{
 };
 use tokio::sync::watch;
 
+use crate::end::End;
+use lvx_api::BODY_LIMIT;
 use lvx_control::{ChangeError, Controller};
-
-/// The largest body that is read, in bytes.
-const BODY_LIMIT: usize = 16 * 1024 * 1024;
 
 /// What every handler may use.
 #[derive(Clone)]
 pub struct Api {
     /// The owner of the desired state.
     pub controller: Controller,
-    /// Becomes true when the daemon should stop.
-    pub stop: watch::Sender<bool>,
+    /// Says how the daemon is to end, when it is.
+    pub stop: watch::Sender<Option<End>>,
 }
 
 /// The API's routes.
@@ -60,7 +59,7 @@ pub fn router(api: Api) -> Router {
 
 /// Asks the daemon to stop as SIGTERM does: the dataplane goes on.
 async fn stop(axum::extract::State(api): axum::extract::State<Api>) -> StatusCode {
-    api.stop.send_replace(true);
+    api.stop.send_replace(Some(End::Stopped));
     StatusCode::ACCEPTED
 }
 
@@ -69,7 +68,7 @@ async fn detach(axum::extract::State(api): axum::extract::State<Api>) -> Result<
     // No change begins any more: what it would write to is going away.
     api.controller.finish().await;
     let detached = api.controller.dataplane().detach().await;
-    api.stop.send_replace(true);
+    api.stop.send_replace(Some(End::Detached));
     detached.map_err(ChangeError::Dataplane)?;
     Ok(StatusCode::OK)
 }

@@ -1,27 +1,28 @@
 //! The daemon's life: claim what one daemon may own, bring the dataplane up, serve the API, stop.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures::{FutureExt as _, future::FusedFuture as _};
 use sd_notify::NotifyState;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-};
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     api::{
         self, Api,
         socket::{Socket, SocketError},
     },
+    end::End,
     listener::{self, Limits},
-    metrics::{self, MetricsError},
-    pick::{self, PickError, Rate},
+    listeners::{Bound, ListenError, Listeners},
+    reload::reload,
+    signals::{self, Hangup, Told},
+    watchdog,
 };
 use lvx_control::{
     Controller, Dataplane, DataplaneError,
     reconcile::StartError,
     store::{Store, StoreError},
+    tasks::{TaskDied, Tasks},
 };
 use lvx_model::{
     Desired,
@@ -51,12 +52,9 @@ pub enum DaemonError {
     /// The dataplane cannot be made as the state says.
     #[error("the desired state could not be put in place: {0}")]
     Dataplane(#[from] DataplaneError),
-    /// Metrics cannot be served.
+    /// Metrics or picks cannot be served.
     #[error(transparent)]
-    Metrics(#[from] MetricsError),
-    /// Picks cannot be served.
-    #[error(transparent)]
-    Pick(#[from] PickError),
+    Listen(#[from] ListenError),
     /// Signals cannot be caught.
     #[error("cannot catch signals: {0}")]
     Signals(io::Error),
@@ -66,6 +64,9 @@ pub enum DaemonError {
     /// The dataplane cannot be brought up or taken down.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// A task has ended that the daemon cannot do without.
+    #[error(transparent)]
+    Task(#[from] TaskDied),
 }
 
 /// A daemon that owns its state directory and its socket, and does not serve yet.
@@ -75,11 +76,9 @@ pub enum DaemonError {
 pub struct Daemon {
     store: Store,
     desired: Desired,
-    exec_allow: Vec<String>,
     socket: Socket,
-    metrics: Option<TcpListener>,
-    /// Where picks are served, and how many a second.
-    picks: Option<(TcpListener, u32)>,
+    bound: Bound,
+    settings: Settings,
 }
 
 impl Daemon {
@@ -91,16 +90,12 @@ impl Daemon {
         // The lock first: of two that start at the same moment, one never gets as far as the other's socket.
         let store = Store::open(&settings.state_dir)?;
         let desired = store.load()?;
-        let socket = Socket::bind(&settings.socket)?;
-        let metrics = settings.metrics.map(metrics::listen).transpose()?;
-        let picks = settings.health.pick.map(pick::listen).transpose()?;
         Ok(Self {
             store,
             desired,
-            exec_allow: settings.health.exec_allow.clone(),
-            socket,
-            metrics,
-            picks: picks.map(|listener| (listener, settings.health.pick_rate)),
+            socket: Socket::bind(&settings.socket)?,
+            bound: Bound::to(settings)?,
+            settings: settings.clone(),
         })
     }
 
@@ -111,84 +106,116 @@ impl Daemon {
 
     /// Where metrics are served, if they are.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.metrics.as_ref().and_then(|listener| listener.local_addr().ok())
+        self.bound.metrics_address()
     }
 
-    /// Reconciles, serves the API and tells systemd, until SIGTERM, SIGINT or `POST /v1/stop`; the dataplane goes on.
+    /// Reconciles, serves the API and tells systemd, until SIGTERM, SIGINT, `POST /v1/stop` or `POST /v1/detach`. SIGHUP has the
+    /// settings read again.
     ///
     /// # Errors
-    /// When the first reconcile fails or the API cannot be served.
-    pub async fn serve(self, dataplane: Arc<dyn Dataplane>) -> Result<(), DaemonError> {
-        let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
-        let told = async move {
-            tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
+    /// When the first reconcile fails, the API cannot be served, or a task dies.
+    pub async fn serve(self, dataplane: Arc<dyn Dataplane>, hangup: Hangup) -> Result<End, DaemonError> {
+        match signals::follow(hangup) {
+            Ok(told) => self.serve_until(dataplane, told).await,
+            Err(error) => {
+                dataplane.take_back().await;
+                Err(DaemonError::Signals(error))
             }
-        };
-        self.serve_until(dataplane, told).await
+        }
     }
 
-    /// [`Daemon::serve`] with something else in the place of signals; `told` ends with the reason to stop.
+    /// [`Daemon::serve`] with something else in the place of signals.
     pub async fn serve_until(
         self,
         dataplane: Arc<dyn Dataplane>,
-        told: impl Future<Output = &'static str>,
-    ) -> Result<(), DaemonError> {
+        mut told: mpsc::Receiver<Told>,
+    ) -> Result<End, DaemonError> {
+        let mut settings = self.settings;
+        let exec_allow = settings.health.exec_allow.clone();
         let services = self.desired.services().len();
-        let controller = Controller::start(self.store, self.desired, dataplane, self.exec_allow).await?;
         let (listener, socket_file) = self.socket.into_parts();
+        let mut tasks = Tasks::default();
+        let begun = async {
+            let controller = Controller::start(self.store, self.desired, Arc::clone(&dataplane), exec_allow).await?;
+            let listeners = Listeners::start(self.bound, &settings, controller.clone(), &mut tasks)?;
+            Ok((controller, listeners))
+        };
+        let (controller, mut listeners) = match begun.await {
+            Ok(begun) => begun,
+            Err(error) => {
+                dataplane.take_back().await;
+                return Err(error);
+            }
+        };
+        let heartbeat = controller.dataplane().heartbeat();
+        tasks.spawn(
+            "watchdog",
+            watchdog::feed(heartbeat, || notify(&[NotifyState::Watchdog])),
+        );
 
-        // These end with the process; nothing that they answer needs to be finished.
-        if let Some(listener) = self.metrics {
-            let address = listener.local_addr();
-            metrics::start(listener, Arc::clone(controller.dataplane())).map_err(|source| MetricsError {
-                address: address.unwrap_or(([0, 0, 0, 0], 0).into()),
-                source,
-            })?;
-        }
-        if let Some((listener, per_second)) = self.picks {
-            let source = pick::Source {
-                view: controller.dataplane().health_view(),
-                desired: controller.subscribe(),
-                rate: Rate::new(per_second),
-            };
-            tokio::spawn(pick::serve(listener, source));
-        }
-
-        let (stop, _) = watch::channel(false);
+        let (stop, stopping) = watch::channel(None);
         let router = api::router(Api {
             controller: controller.clone(),
             stop: stop.clone(),
         });
-        let server = listener::serve(listener, router, LIMITS, stopped(stop.subscribe()));
+        let told_to_stop = stopped(stop.subscribe()).map(drop);
+        let server = listener::serve(listener, router, LIMITS, told_to_stop).fuse();
         let mut server = std::pin::pin!(server);
-        notify(NotifyState::Ready);
+        notify(&[NotifyState::Ready]);
         tracing::info!(services, "ready");
-        let reason = tokio::select! {
-            () = &mut server => "the control API ended",
-            reason = told => reason,
-            () = stopped(stop.subscribe()) => "a request to stop",
+        let ended = loop {
+            tokio::select! {
+                // It ends by itself only when it is told to.
+                () = &mut server => break stopping.borrow().map_or(Err(TaskDied::returned("API")), |end| Ok(("a request", end))),
+                died = tasks.died() => break Err(died),
+                died = controller.died() => break Err(died),
+                told = told.recv() => match told {
+                    Some(Told::Reload) => {
+                        notify_reloading();
+                        reload(&mut settings, &mut listeners, &**controller.dataplane(), &mut tasks).await;
+                        notify(&[NotifyState::Ready]);
+                    }
+                    Some(Told::Stop(reason)) => break Ok((reason, End::Stopped)),
+                    None => break Ok(("nobody can tell it to any more", End::Stopped)),
+                },
+                end = stopped(stopping.clone()) => break Ok(("a request", end)),
+            }
         };
-        tracing::info!(reason, "stopping; the dataplane goes on forwarding");
-        notify(NotifyState::Stopping);
+        match &ended {
+            Ok((reason, End::Stopped)) => tracing::info!(reason, "stopping; the dataplane goes on forwarding"),
+            Ok((reason, End::Detached)) => tracing::info!(reason, "stopping; the dataplane is taken down"),
+            Err(died) => tracing::error!("{died}"),
+        }
+        notify(&[NotifyState::Stopping]);
         drop(socket_file);
-        stop.send_replace(true);
-        let _ = tokio::time::timeout(GRACE, server).await;
+        stop.send_if_modified(|stop| stop.is_none() && stop.replace(End::Stopped).is_none());
+        let (_, end) = ended?;
+        if !server.is_terminated() {
+            let _ = tokio::time::timeout(GRACE, server).await;
+        }
         // Already finished, if the daemon was told to detach.
         let _ = tokio::time::timeout(GRACE, controller.finish()).await;
-        Ok(())
+        Ok(end)
     }
 }
 
-async fn stopped(mut stop: watch::Receiver<bool>) {
+/// Waits until the daemon is told to end, and how.
+async fn stopped(mut stop: watch::Receiver<Option<End>>) -> End {
     // An error means that the sender is gone, and with it the daemon.
-    let _ = stop.wait_for(|stop| *stop).await;
+    let stop = stop.wait_for(Option::is_some).await;
+    stop.ok().and_then(|stop| *stop).unwrap_or(End::Stopped)
 }
 
-fn notify(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(false, &[state]) {
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(false, state) {
         tracing::warn!(%error, "systemd could not be told");
+    }
+}
+
+/// Tells systemd that the settings are read again. It wants to know when that began.
+fn notify_reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!(%error, "systemd could not be told"),
     }
 }

@@ -75,6 +75,9 @@ impl From<ChangeError> for ApiError {
     }
 }
 
+/// The byte order mark that some programs write before a text.
+const BOM: &[u8] = "\u{feff}".as_bytes();
+
 /// A JSON body, whatever its content type says; what is wrong with it is answered in our form.
 pub(crate) struct Body<T>(pub(crate) T);
 
@@ -83,7 +86,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let bytes = bytes(request, state).await?;
-        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
+        let text = bytes.strip_prefix(BOM).unwrap_or(&bytes);
+        serde_json::from_slice(text).map(Self).map_err(|error| {
             let status = if error.is_data() {
                 StatusCode::UNPROCESSABLE_ENTITY
             } else {
@@ -111,7 +115,10 @@ impl<S: Send + Sync> FromRequest<S> for Text {
 async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
     Bytes::from_request(request, state)
         .await
-        .map_err(|error| ApiError::new(error.status(), error.body_text()))
+        .map_err(|error| match error.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, lvx_api::too_large()),
+            status => ApiError::new(status, error.body_text()),
+        })
 }
 
 /// The query of a URL; what is wrong with it is answered in our form.

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    future, io,
+    io,
     net::SocketAddr,
     sync::Arc,
     thread,
@@ -13,9 +13,13 @@ use axum::{Router, body::Bytes, extract::State, http::header::CONTENT_TYPE, resp
 use lvx_api::{BackendState, BackendStatus, Stats, Status, Traffic};
 use lvx_control::Dataplane;
 use lvx_model::settings::AttachMode;
-use tokio::{net::TcpListener, runtime, sync::Mutex};
+use tokio::{
+    net::TcpListener,
+    runtime,
+    sync::{Mutex, oneshot, watch},
+};
 
-use crate::listener::{self, Limits};
+use crate::listener::{self, Limits, until_dropped};
 
 /// What clients may take: a Prometheus or two, and somebody with curl.
 const LIMITS: Limits = Limits {
@@ -48,13 +52,19 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, MetricsError> {
     listener::bind(address).map_err(|source| MetricsError { address, source })
 }
 
-/// Answers `GET /metrics` for as long as the process lives, on a thread that yields to all others of the daemon: who collects the
-/// metrics of a large configuration, however often, holds up no change.
+/// Answers `GET /metrics` until the sender of `stop` is dropped, on a thread that yields to all others of the daemon: who collects the
+/// metrics of a large configuration, however often, holds up no change. What is returned is told when it has stopped, and is
+/// dropped untold if the thread panics.
 ///
 /// # Errors
 /// When there is no thread or no runtime to be had.
-pub fn start(listener: TcpListener, dataplane: Arc<dyn Dataplane>) -> io::Result<()> {
+pub fn start(
+    listener: TcpListener,
+    dataplane: Arc<dyn Dataplane>,
+    stop: watch::Receiver<()>,
+) -> io::Result<oneshot::Receiver<()>> {
     let listener = listener.into_std()?;
+    let (stopped, ended) = oneshot::channel();
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let serve = move || {
         if let Err(error) = rustix::process::nice(NICE) {
@@ -67,14 +77,17 @@ pub fn start(listener: TcpListener, dataplane: Arc<dyn Dataplane>) -> io::Result
                 latest: Mutex::default(),
             });
             let router = Router::new().route("/metrics", get(answer)).with_state(page);
-            listener::serve(listener, router, LIMITS, future::pending()).await;
+            listener::serve(listener, router, LIMITS, until_dropped(stop)).await;
             io::Result::Ok(())
         });
-        if let Err(error) = served {
-            tracing::error!(%error, "metrics are not served");
+        match served {
+            // Whoever asked may be gone.
+            Ok(()) => drop(stopped.send(())),
+            Err(error) => tracing::error!(%error, "metrics are not served"),
         }
     };
-    thread::Builder::new().name("lvx-metrics".into()).spawn(serve).map(drop)
+    thread::Builder::new().name("lvx-metrics".into()).spawn(serve)?;
+    Ok(ended)
 }
 
 /// What is answered.
@@ -140,6 +153,12 @@ fn render(status: &Status, stats: &Stats) -> String {
             interface.link_up.into(),
         );
     }
+    page.family(
+        "lvx_reconcile_failed",
+        "gauge",
+        "1 while what is desired is not in place, as the last reconcile failed.",
+    );
+    page.sample(&[], status.reconcile_failure.is_some().into());
     let flows = [("ipv4", status.flows.v4), ("ipv6", status.flows.v6)];
     page.family("lvx_flow_table_entries", "gauge", "Entries in the flow table.");
     flows

@@ -1,7 +1,7 @@
 //! `GET /v1/pick?service=...`: one healthy backend's address, by weight and load, for clients that connect directly.
 
 use std::{
-    future, io,
+    io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -75,28 +75,39 @@ pub fn pick(view: &HealthView, service: &Service, dice: u64) -> Option<SocketAdd
 
 /// A bucket of tokens: so many per second, and as many at once.
 #[derive(Debug)]
-pub struct Rate {
+pub struct Rate(Mutex<Bucket>);
+
+#[derive(Debug)]
+struct Bucket {
     per_second: f64,
-    state: Mutex<(f64, Instant)>,
+    tokens: f64,
+    /// When it had that many.
+    at: Instant,
 }
 
 impl Rate {
     /// A full bucket.
     pub fn new(per_second: u32) -> Self {
-        Self {
+        Self(Mutex::new(Bucket {
             per_second: f64::from(per_second),
-            state: Mutex::new((f64::from(per_second), Instant::now())),
-        }
+            tokens: f64::from(per_second),
+            at: Instant::now(),
+        }))
+    }
+
+    /// From now on so many per second.
+    pub fn set(&self, per_second: u32) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).per_second = f64::from(per_second);
     }
 
     /// Takes a token, if there is one.
     pub fn take(&self, now: Instant) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (tokens, last) = *state;
-        let filled =
-            (tokens + now.saturating_duration_since(last).as_secs_f64() * self.per_second).min(self.per_second);
+        let mut bucket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let elapsed = now.saturating_duration_since(bucket.at).as_secs_f64();
+        let filled = (bucket.tokens + elapsed * bucket.per_second).min(bucket.per_second);
         let taken = filled >= 1.0;
-        *state = (if taken { filled - 1.0 } else { filled }, now);
+        bucket.tokens = if taken { filled - 1.0 } else { filled };
+        bucket.at = now;
         taken
     }
 }
@@ -108,12 +119,12 @@ pub struct Source {
     /// Which there are.
     pub desired: watch::Receiver<Arc<Desired>>,
     /// How many may be had.
-    pub rate: Rate,
+    pub rate: Arc<Rate>,
 }
 
-/// Serves picks for as long as the process lives.
-pub async fn serve(listener: TcpListener, source: Source) {
-    listener::serve(listener, router(source), LIMITS, future::pending()).await;
+/// Serves picks until `stop` ends.
+pub async fn serve(listener: TcpListener, source: Source, stop: impl Future<Output = ()>) {
+    listener::serve(listener, router(source), LIMITS, stop).await;
 }
 
 fn router(source: Source) -> Router {

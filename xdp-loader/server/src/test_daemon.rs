@@ -7,9 +7,13 @@ use std::{
 };
 
 use tempfile::TempDir;
-use tokio::{sync::oneshot, task::JoinHandle};
+use tokio::{sync::mpsc, task::JoinHandle};
 
-use crate::daemon::{Daemon, DaemonError};
+use crate::{
+    daemon::{Daemon, DaemonError},
+    end::End,
+    signals::Told,
+};
 use lvx_control::{Dataplane, recording::Recording};
 use lvx_model::settings::{Overrides, Settings};
 
@@ -19,8 +23,8 @@ pub struct TestDaemon {
     /// What its dataplane was asked for.
     pub recording: Arc<Recording>,
     metrics: SocketAddr,
-    stop: oneshot::Sender<()>,
-    served: JoinHandle<Result<(), DaemonError>>,
+    tell: mpsc::Sender<Told>,
+    served: JoinHandle<Result<End, DaemonError>>,
 }
 
 impl TestDaemon {
@@ -34,16 +38,13 @@ impl TestDaemon {
         let metrics = daemon.metrics_address().expect("metrics were asked for");
         let recording = Arc::new(Recording::with_room_for(limit));
         let dataplane = Arc::clone(&recording) as Arc<dyn Dataplane>;
-        let (stop, stopped) = oneshot::channel::<()>();
-        let served = tokio::spawn(daemon.serve_until(dataplane, async {
-            let _ = stopped.await;
-            "the test's end"
-        }));
+        let (tell, told) = mpsc::channel(1);
+        let served = tokio::spawn(daemon.serve_until(dataplane, told));
         Self {
             dir,
             recording,
             metrics,
-            stop,
+            tell,
             served,
         }
     }
@@ -63,9 +64,15 @@ impl TestDaemon {
         settings(self.path())
     }
 
+    /// Replaces its `lvx.toml`, and has it read that again.
+    pub async fn reload(&self, text: &str) {
+        std::fs::write(self.dir.path().join("lvx.toml"), text).expect("a writable directory");
+        self.tell.send(Told::Reload).await.expect("a running daemon");
+    }
+
     /// Waits until it ends by itself.
     pub async fn ended(self) -> Result<TempDir, DaemonError> {
-        self.served.await.expect("no panic").map(|()| self.dir)
+        self.served.await.expect("no panic").map(|_| self.dir)
     }
 
     /// Where its metrics are.
@@ -75,7 +82,7 @@ impl TestDaemon {
 
     /// Stops it and starts another in its place.
     pub async fn restart(self, limit: usize) -> Self {
-        self.stop.send(()).expect("a running daemon");
+        self.tell.send(Told::Stop("the test")).await.expect("a running daemon");
         self.served.await.expect("no panic").expect("a clean end");
         Self::start_in(self.dir, limit)
     }

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lvx_dataplane::attach::{self, Attachment};
+use lvx_dataplane::{
+    attach::{self, Attachment},
+    claim::Claim,
+};
 use lvx_model::settings::XdpMode;
 use lvx_netlink::{Link, LinkTable, Places};
 use tokio::{sync::Mutex, task::spawn_blocking};
@@ -203,8 +206,22 @@ impl Shared {
             .map_err(|error| error.to_string())
     }
 
+    /// Claims the directory of the pins again if somebody has removed it.
+    async fn keep_claim(&self) {
+        let mut claim = self.claim.lock().await;
+        if !claim.is_of(&self.interfaces.pins) {
+            match Claim::take(&self.interfaces.pins) {
+                Ok(again) => *claim = again,
+                Err(error) => {
+                    warn!(%error, "the directory of the pins has been removed, and is not this daemon's any more");
+                }
+            }
+        }
+    }
+
     /// Puts back pins that somebody has removed: the next daemon takes over by them.
     async fn restore_pins(&self) {
+        self.keep_claim().await;
         let tables = Arc::clone(&self.tables).lock_owned().await;
         let list = self.interfaces.get();
         let restored = spawn_blocking(move || {

@@ -1,16 +1,21 @@
 //! What the packet path logs: rare things, at most one a second.
 
+use std::io;
+
 use aya_log::EbpfLogger;
 use tokio::io::{Interest, unix::AsyncFd};
-use tracing::warn;
+
+/// The packet path's messages.
+pub(super) type PacketLog = AsyncFd<EbpfLogger<&'static dyn log::Log>>;
+
+/// Has it be read when there is something.
+pub(super) fn open(logger: EbpfLogger<&'static dyn log::Log>) -> io::Result<PacketLog> {
+    // SAFETY: the logger owns its descriptor, and is owned by what is returned.
+    Ok(unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) }?)
+}
 
 /// Passes it on to the daemon's log.
-pub(super) async fn follow(logger: EbpfLogger<&'static dyn log::Log>) {
-    // SAFETY: the logger owns its descriptor, and both live in this task.
-    let mut logger = match unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) } {
-        Ok(logger) => logger,
-        Err(error) => return warn!(%error, "what the packet path logs will not be seen"),
-    };
+pub(super) async fn follow(mut logger: PacketLog) {
     while let Ok(mut guard) = logger.readable_mut().await {
         guard.get_inner_mut().flush();
         guard.clear_ready();

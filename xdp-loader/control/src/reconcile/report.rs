@@ -50,13 +50,14 @@ pub(super) async fn status(shared: &Shared) -> Status {
         backends: service
             .backends
             .iter()
-            .map(|backend| {
+            .zip(snapshot.health.effective_weights(service))
+            .map(|(backend, weight)| {
                 let address = SocketAddr::new(backend.address, backend.port(service));
                 let health = health
                     .get(&service.address)
                     .and_then(|health| health.backends.iter().find(|backend| backend.address == address));
                 let full = is_full(service, backend);
-                backend_status(&snapshot, service, backend, health, full)
+                backend_status(&snapshot, service, (backend, weight), health, full)
             })
             .collect(),
     });
@@ -75,6 +76,7 @@ pub(super) async fn status(shared: &Shared) -> Status {
             .iter()
             .map(|it| interface_status(it, &links, shared.interfaces.note.as_ref()))
             .collect(),
+        reconcile_failure: shared.retry.report(),
         vip_interface: shared.announcer.interface().map(str::to_owned),
         services: services.collect(),
         flows: FlowTables {
@@ -106,7 +108,7 @@ fn interface_status(interface: &Interface, links: &LinkTable, mode_note: Option<
 fn backend_status(
     snapshot: &Snapshot,
     service: &Service,
-    backend: &Backend,
+    (backend, weight): (&Backend, f64),
     health: Option<&BackendReport>,
     full: bool,
 ) -> BackendStatus {
@@ -152,6 +154,10 @@ fn backend_status(
     BackendStatus {
         address: SocketAddr::new(backend.address, backend.port(service)),
         weight: backend.weight,
+        effective_weight: match state {
+            BackendState::Unreachable | BackendState::Full => 0.0,
+            _ => weight,
+        },
         forward: backend.forward(service),
         state,
         reason,

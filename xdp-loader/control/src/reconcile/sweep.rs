@@ -1,6 +1,6 @@
 //! Sweeps of the flow tables: counted every second, and those that are over forgotten.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::resume_unwind, sync::Arc, time::Duration};
 
 use lvx_dataplane::{Error, flows};
 use tokio::{
@@ -25,7 +25,10 @@ impl Shared {
             match spawn_blocking(move || shared.sweep_once()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => error!(%error, "the flows could not be counted"),
-                Err(error) => error!(%error, "the flows could not be counted"),
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => resume_unwind(panic),
+                    Err(error) => error!(%error, "the flows could not be counted"),
+                },
             }
         }
     }

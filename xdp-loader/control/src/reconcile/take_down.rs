@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use lvx_dataplane::{Error, attach, succession};
+use lvx_dataplane::{Error, attach, claim::Claim, succession};
 use lvx_model::settings::Settings;
 use lvx_netlink::{VipError, Vips};
 use tokio::task::spawn_blocking;
@@ -14,8 +14,9 @@ use super::StartError;
 ///
 /// # Errors
 ///
-/// If something is there and cannot be removed.
+/// If a daemon runs, or something is there and cannot be removed.
 pub async fn detach(settings: &Settings) -> Result<(), StartError> {
+    let _claim = Claim::of(&settings.pin_dir)?;
     Ok(take_down(Vips::start().await?.remove_all(), &settings.pin_dir).await?)
 }
 

@@ -30,7 +30,7 @@ impl Engine {
             let takes = group.quorum.decide(&candidates, policy);
             let after = group.quorum;
             if (before.serving, before.lost) != (after.serving, after.lost) {
-                tell_service(&address, after, policy.quorum);
+                tell_service(&address, after, policy.quorum, candidates.is_empty());
             }
             let mut healths = ServiceHealth::new();
             for (watched, takes_new) in group.backends.iter_mut().zip(takes) {
@@ -122,15 +122,20 @@ impl Engine {
 }
 
 /// Tells the log who serves now.
-fn tell_service(service: &ServiceAddress, quorum: Quorum, needed: u32) {
+fn tell_service(service: &ServiceAddress, quorum: Quorum, needed: u32, is_empty: bool) {
     let Quorum { available, serving, .. } = quorum;
     match (serving, quorum.lost) {
+        // It just began, or its last backend was deleted.
+        _ if is_empty => tracing::info!(%service, "the service has no backends"),
         // So it is with every service that has no probes, or whose probes were not answered yet.
         (Serving::Healthy | Serving::Unproven, false) => {
             tracing::info!(%service, ?serving, available, needed, "quorum of the service is there");
         }
-        (serving, lost) => {
-            tracing::warn!(%service, ?serving, available, needed, lost, "who serves has changed");
+        (serving, true) => {
+            tracing::warn!(%service, ?serving, available, needed, "the service has lost its quorum");
+        }
+        (serving, false) => {
+            tracing::warn!(%service, ?serving, available, needed, "who serves has changed");
         }
     }
 }

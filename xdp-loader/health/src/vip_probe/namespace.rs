@@ -163,7 +163,7 @@ impl Namespace {
         let message = LinkMacVlan::new(&name, below, MacVlanMode::Private)
             .setns_by_fd(self.own.as_raw_fd())
             .build();
-        let what = format!("put a macvlan on interface {below}");
+        let what = format!("put a macvlan on {}", self.name_outside(below).await);
         done(&what, self.outside.requests().link().add(message).execute())
             .await
             .map_err(refuse)?;
@@ -176,6 +176,18 @@ impl Namespace {
             .await
             .map_err(refuse)?;
         Ok(macvlan)
+    }
+
+    /// The name of an interface outside, as people know it.
+    async fn name_outside(&self, index: u32) -> String {
+        let mut links = self.outside.requests().link().get().match_index(index).execute();
+        let link = links.try_next().await.ok().flatten();
+        let attributes = link.into_iter().flat_map(|link| link.attributes);
+        let mut names = attributes.filter_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        });
+        names.next().unwrap_or_else(|| format!("interface {index}"))
     }
 
     async fn find(&self, name: &str) -> Option<Macvlan> {

@@ -156,10 +156,10 @@ fn picks_name_only_healthy_backends_and_are_limited() {
         let source = pick::Source {
             view: watch.health.subscribe(),
             desired: tokio::sync::watch::Sender::new(Arc::clone(&watch.desired)).subscribe(),
-            rate: pick::Rate::new(100),
+            rate: Arc::new(pick::Rate::new(100)),
         };
         let listener = pick::listen("10.9.0.1:9107".parse().unwrap()).unwrap();
-        tokio::spawn(pick::serve(listener, source));
+        tokio::spawn(pick::serve(listener, source, std::future::pending()));
         watch.until("10.9.0.11", State::Up).await;
         watch.until("10.9.0.12", State::Up).await;
         let path = "/v1/pick?service=tcp%3A%2F%2F10.9.0.100%3A80";

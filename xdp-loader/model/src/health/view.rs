@@ -41,39 +41,51 @@ impl HealthView {
             .is_some_and(|health| health.state == State::Down && !health.takes_new)
     }
 
-    /// The weights that new connections are to be spread by, in the order of the service's backends.
-    ///
-    /// The configured ones where every backend has its full share; else all are multiplied, so that small weights can
-    /// be divided too.
-    pub fn weights(&self, service: &Service) -> Vec<u16> {
+    /// The weights in effect, in the units of the configured ones: less than these where a backend gets a part of its share only.
+    pub fn effective_weights(&self, service: &Service) -> Vec<f64> {
+        let parts = self.parts(service).into_iter();
+        let weight = |(weight, share): (u16, u32)| f64::from(weight) * f64::from(share.min(100)) / 100.0;
+        parts.map(weight).collect()
+    }
+
+    /// The weight of each backend, and how many percent of it it gets.
+    fn parts(&self, service: &Service) -> Vec<(u16, u32)> {
+        const NOTHING: (u16, u32) = (0, 100);
         let of_service = self.0.get(&service.address);
         let of = |backend: &Backend| of_service?.get(&(backend.address, backend.port(service)));
         let healths: Vec<_> = service.backends.iter().map(|backend| (backend, of(backend))).collect();
         let served = healths
             .iter()
             .any(|(backend, health)| health.is_some_and(|health| health.takes_new && backend.weight > 0));
-        let whole = healths
-            .iter()
-            .all(|(_, health)| health.is_none_or(|health| !health.takes_new || health.share >= 100));
-        let weight = |(backend, health): &(&Backend, Option<&BackendHealth>)| -> u32 {
+        let part = |(backend, health): &(&Backend, Option<&BackendHealth>)| -> (u16, u32) {
             if backend.drain || backend.disabled {
-                return 0;
+                return NOTHING;
             }
-            let (weight, share) = match health {
-                Some(health) if !health.takes_new => return 0,
+            match health {
+                Some(health) if !health.takes_new => NOTHING,
                 Some(health) => (health.weight.unwrap_or(backend.weight), health.share),
-                None if backend.sorry => return 0,
+                None if backend.sorry => NOTHING,
                 // Probed, and not heard of yet: it waits, unless nobody else serves.
-                None if served && !backend.checks(service).is_empty() => return 0,
+                None if served && !backend.checks(service).is_empty() => NOTHING,
                 None => (backend.weight, 100),
-            };
-            match (u32::from(weight), whole) {
-                (weight, true) => weight,
-                (0, false) => 0,
-                (weight, false) => (weight * PARTS * share.min(100)).div_ceil(100).max(1),
             }
         };
-        let weights: Vec<u32> = healths.iter().map(weight).collect();
+        healths.iter().map(part).collect()
+    }
+
+    /// The weights that new connections are to be spread by, in the order of the service's backends.
+    ///
+    /// The configured ones where every backend has its full share; else all are multiplied, so that small weights can
+    /// be divided too.
+    pub fn weights(&self, service: &Service) -> Vec<u16> {
+        let parts = self.parts(service);
+        let whole = parts.iter().all(|(_, share)| *share >= 100);
+        let weight = |(weight, share): &(u16, u32)| match (u32::from(*weight), whole) {
+            (weight, true) => weight,
+            (0, false) => 0,
+            (weight, false) => (weight * PARTS * share.min(&100)).div_ceil(100).max(1),
+        };
+        let weights: Vec<u32> = parts.iter().map(weight).collect();
         let divisor = weights
             .iter()
             .max()
@@ -141,6 +153,9 @@ mod tests {
         assert_eq!(view(&service, &[share(10), UP]).weights(&service), [2, 60]);
         assert_eq!(view(&service, &[share(1), UP]).weights(&service), [1, 60]);
         assert_eq!(view(&service, &[share(50), DOWN]).weights(&service), [10, 0]);
+        let in_effect = view(&service, &[share(50), share(50)]).effective_weights(&service);
+        assert_eq!(in_effect, [0.5, 1.5]);
+        assert_eq!(view(&service, &[UP, DOWN]).effective_weights(&service), [1.0, 0.0]);
     }
 
     #[test]

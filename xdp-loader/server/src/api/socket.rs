@@ -20,7 +20,7 @@ const MODE: u32 = 0o660;
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// Somebody answers there.
-    #[error("another lvx daemon answers at {0}: stop it first, or give this one its own --socket")]
+    #[error("another lvx daemon answers at {0}: a node has one daemon; stop that one first")]
     InUse(PathBuf),
     /// Something else is there.
     #[error("{0} is there and is no socket: move it away, or give another --socket")]

@@ -12,6 +12,7 @@ use tokio::{
 };
 
 use crate::{daemon::Daemon, test_daemon::TestDaemon};
+use lvx_model::settings::UnknownFragments;
 
 const WEB: &str = "/v1/services/tcp%3A%2F%2F10.0.0.100%3A80";
 
@@ -271,6 +272,13 @@ async fn export_is_what_apply_reads_in_both_formats() {
 }
 
 #[tokio::test]
+async fn a_body_with_a_byte_order_mark_is_read() {
+    let daemon = with_web().await;
+    let (status, answer) = call_raw(&daemon, "PATCH", WEB, "\u{feff}{\"forward\": \"nat\"}").await;
+    assert_eq!(status, 200, "{answer}");
+}
+
+#[tokio::test]
 async fn a_dry_run_tells_the_difference_and_changes_nothing() {
     let daemon = with_web().await;
     let (status, answer) = call_raw(&daemon, "POST", "/v1/apply?dry_run=true", "service = []").await;
@@ -303,6 +311,47 @@ async fn a_second_daemon_is_refused_and_the_first_goes_on() {
     let message = Daemon::claim(&other).unwrap_err().to_string();
     assert!(message.contains("another lvx daemon answers at"), "{message}");
     assert_eq!(call(&daemon, "GET", "/v1/status", Value::Null).await.0, 200);
+}
+
+#[tokio::test]
+async fn settings_that_are_read_again_take_effect_and_wrong_ones_do_not() {
+    let daemon = with_web().await;
+    let mut given = daemon.recording.settings();
+    let lan = "interfaces = [\"lan0\"]\n";
+    daemon.reload(&format!("{lan}[timeouts]\nudp = \"7s\"\n")).await;
+    let udp = given.wait_for(|given| !given.is_empty()).await.unwrap()[0].timeouts.udp;
+    assert_eq!(udp, Some("7s".parse().unwrap()));
+    for wrong in ["[timeouts]\nudp = \"never\"\n", "interfaces = []\n"] {
+        // The third is taken when the first has been read.
+        for _ in 0..3 {
+            daemon.reload(wrong).await;
+        }
+    }
+    assert_eq!(given.borrow().len(), 1, "what is wrong changes nothing");
+    daemon.reload(&format!("{lan}unknown_fragments = \"drop\"\n")).await;
+    let last = given.wait_for(|given| given.len() > 1).await.unwrap()[1].clone();
+    assert_eq!(last.timeouts.udp, lvx_model::Timeouts::IPVS.udp);
+    assert_eq!(last.unknown_fragments, UnknownFragments::Drop);
+    assert_eq!(call(&daemon, "GET", "/v1/status", Value::Null).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_daemon_whose_task_dies_ends_and_names_it() {
+    let daemon = with_web().await;
+    daemon.recording.die("reconciler");
+    let message = daemon.ended().await.unwrap_err().to_string();
+    assert!(message.contains("task `reconciler` has ended"), "{message}");
+}
+
+#[tokio::test]
+async fn a_start_that_fails_is_taken_back_and_an_end_is_not() {
+    let daemon = with_web().await;
+    let recording = std::sync::Arc::clone(&daemon.recording);
+    let daemon = daemon.restart(0).await;
+    assert!(!recording.is_taken_back());
+    let recording = std::sync::Arc::clone(&daemon.recording);
+    assert!(daemon.ended().await.is_err(), "there is no room for the service");
+    assert!(recording.is_taken_back());
 }
 
 #[tokio::test]
