@@ -83,11 +83,11 @@ pub const fn interface(ifindex: u32) -> u32 {
     ifindex.wrapping_mul(0x9e37_79b1) >> 22
 }
 
-/// The bucket of a MAC (its first byte lowest) and an interface's index in the table of the host's MACs.
+/// The bucket of a MAC ([`crate::layout::HostMac::word`]) and an interface's index in the table of the host's MACs.
 #[inline(always)]
 #[must_use]
 pub const fn host_mac(mac: u64, ifindex: u32) -> u32 {
-    ((mac ^ (ifindex as u64) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u32
+    ((mac ^ ifindex as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u32
 }
 
 const _: () = assert!(crate::layout::INTERFACE_BUCKETS == 1 << 10, "interface");

@@ -48,6 +48,7 @@ use crate::{
     layout::{Backend, TailCall},
     tcp_state::SYN,
     verdict::Verdict,
+    wire::protocol,
 };
 
 /// The program that is attached to interfaces.
@@ -130,18 +131,20 @@ fn follow<P: Platform>(
 /// A packet as most are: whole, and TCP or UDP.
 #[inline(always)]
 fn common<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>) -> Result<Outcome, Outcome> {
-    if header.protocol == F::ICMP || header.piece != Piece::Whole {
+    let is_authenticated = header.protocol == protocol::AUTHENTICATION;
+    if header.protocol == F::ICMP || is_authenticated || header.piece != Piece::Whole {
         return Err(match header.piece {
-            Piece::Whole => handover::tail_call(env, TailCall::Icmp),
+            Piece::Whole if !is_authenticated => handover::tail_call(env, TailCall::Icmp),
             _ => handover::tail_call(env, TailCall::Fragment),
         });
     }
     transport(env, header)
 }
 
-/// A fragment: the first one goes as a whole packet would; the others follow it.
+/// A fragment: the first one goes as a whole packet would; the others follow it. So does what IPv4 authenticates, which is as rare.
 #[inline(always)]
 fn any_fragment<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>) -> Result<Outcome, Outcome> {
+    let header = &F::authenticated(env, header)?;
     match header.piece {
         Piece::Later(identification) => fragment::later(env, header, identification),
         _ if header.protocol == F::ICMP => Err(Outcome::Pass(Verdict::PassedFragment)),
@@ -153,7 +156,7 @@ fn any_fragment<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>) -> Result<
 #[inline(always)]
 fn transport<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>) -> Result<Outcome, Outcome> {
     let packet = parse::transport(env, header)?;
-    match service::role(env, &packet.tuple)? {
+    match service::role(env, &packet.tuple) {
         Role::Inbound(service) => inbound(env, &packet, service),
         Role::Outbound => outbound(env, &packet),
         Role::Direct if conflict::concerns(&packet) => Err(handover::tail_call(env, TailCall::Direct)),
@@ -164,6 +167,7 @@ fn transport<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>) -> Result<Out
 /// A client's packet: its flow, or a new one; the backend; out.
 #[inline(always)]
 fn inbound<P: Platform, F: Ip>(env: &Env<P>, packet: &Packet<F>, service: u32) -> Result<Outcome, Outcome> {
+    ingress::addressed(env)?;
     let Some(place) = Place::<F>::of(env, packet.tuple.source, packet.tuple.source_port) else {
         return Err(Outcome::Drop(Verdict::DroppedNoBackend));
     };
@@ -188,6 +192,7 @@ fn inbound<P: Platform, F: Ip>(env: &Env<P>, packet: &Packet<F>, service: u32) -
 /// A NAT backend's packet: its flow; the service's address; back to the client.
 #[inline(always)]
 fn outbound<P: Platform, F: Ip>(env: &Env<P>, packet: &Packet<F>) -> Result<Outcome, Outcome> {
+    ingress::addressed(env)?;
     let Some(place) = Place::<F>::of(env, packet.tuple.destination, packet.tuple.destination_port) else {
         return Err(Outcome::Pass(Verdict::PassedNoService));
     };

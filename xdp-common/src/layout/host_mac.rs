@@ -3,13 +3,26 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct HostMac {
-    /// The MAC, its first byte lowest.
+    /// The MAC: [`HostMac::word`].
     pub mac: u64,
     /// The interface's index; 0 where the place is free.
     pub ifindex: u64,
 }
 
 impl HostMac {
+    /// A MAC as packets compare it: the first eight bytes of a frame, of which the last two are not its.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(frame: [u8; 8]) -> u64 {
+        u64::from_le_bytes(frame) << 16
+    }
+
+    /// [`Self::word`] of a MAC.
+    #[must_use]
+    pub const fn word_of([a, b, c, d, e, f]: [u8; 6]) -> u64 {
+        Self::word([a, b, c, d, e, f, 0, 0])
+    }
+
     /// No frame has this MAC.
     pub const NONE: Self = Self {
         mac: u64::MAX,

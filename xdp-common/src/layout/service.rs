@@ -56,7 +56,7 @@ pub enum Overload {
 pub struct Service {
     /// [`Scheduler`].
     pub scheduler: u8,
-    /// [`Service::ONE_PACKET`], [`Service::PERSISTENT`].
+    /// [`Service::ONE_PACKET`], [`Service::PERSISTENT`], [`Service::SHARED`].
     pub flags: u8,
     /// [`Overload`].
     pub overload: u8,
@@ -94,6 +94,8 @@ impl Service {
     pub const ONE_PACKET: u8 = 1;
     /// In `flags`: a client's connections go where its last one went.
     pub const PERSISTENT: u8 = 1 << 1;
+    /// In `flags`: some of its backends answer for other services too ([`super::Backend::SHARED`]).
+    pub const SHARED: u8 = 1 << 2;
 }
 
 const _: () = assert!(size_of::<Service>() == 56 + 8 * ROOM);

@@ -17,9 +17,9 @@ use crate::{
     wire::protocol,
 };
 
-/// The backend that a new flow gets, of which `chosen` was the scheduler's or the persistent one. The client's flow with the same
-/// backend through another service is ended if it is over; else the new one gets another backend. If there is none, a datagram,
-/// whose service has no connections, ends the other flow.
+/// The backend that a new flow gets where other services have some of the backends too ([`Service::SHARED`]); `chosen` was the
+/// scheduler's or the persistent one. The client's flow with the same backend through another service is ended if it is over; else
+/// the new one gets another backend. If there is none, a datagram, whose service has no connections, ends the other flow.
 ///
 /// # Errors
 ///
@@ -74,7 +74,7 @@ pub fn direct<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>) -> Result<Ou
         return Err(pass);
     }
     let packet = parse::transport(env, header)?;
-    if let Role::Direct = service::role(env, &packet.tuple)?
+    if let Role::Direct = service::role(env, &packet.tuple)
         && let Some(place) = Place::<F>::of(env, packet.tuple.source, packet.tuple.source_port)
         && let Some((found, backend)) = place.with_backend_at(env, &packet.tuple.reversed())
         && (packet.tuple.protocol == protocol::UDP || place.is_over(env, &found, backend))

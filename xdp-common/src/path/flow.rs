@@ -239,7 +239,10 @@ impl<F: Family> Place<F> {
         }
         if state.is_closed() {
             if opens {
-                if begins_anew(env, backend, found.flow, age) {
+                // A SYN may be anybody's, as may the FIN or RST before it: while only one end has closed the flow, its
+                // backend is asked, which knows. A backend that drains is not to have new connections.
+                let is_new = state == State::TimeWait || backend.flags & Backend::QUIESCED != 0;
+                if is_new || is_quiet(env, backend, found.flow, age) {
                     return reuse;
                 }
             } else if packet.flags & (FIN | SYN | RST) == 0 && packet.has_data(env) {
@@ -439,16 +442,18 @@ pub fn idle_timeout<P: Platform>(env: &Env<P>, backend: &Backend, state: State) 
 /// Whether a flow of this age has been idle for longer than a closed one is remembered.
 #[inline(always)]
 fn is_quiet<P: Platform>(env: &Env<P>, backend: &Backend, flow: FlowEntry, age: u32) -> bool {
-    flow.seen()
-        .is_expired(age, env.tick(), idle_timeout(env, backend, State::Closed))
+    let set = u32::from(backend.timeouts()) << 1 | env.bank;
+    is_idle_as_closed(env.platform, set, flow.seen(), age, env.tick())
 }
 
-/// Whether a SYN for a closed flow of this age begins a new one. It may be anybody's, as may the FIN or RST before it: while only
-/// one end has closed the flow, its backend is asked, which knows. A backend that drains is not to have new connections. A
-/// function of its own, as few packets need it.
+/// The same in a function of its own, as few packets need it: of plain numbers, so that nothing else is put on the stack.
 #[inline(never)]
-fn begins_anew<P: Platform>(env: &Env<P>, backend: &Backend, flow: FlowEntry, age: u32) -> bool {
-    flow.state() == State::TimeWait || backend.flags & Backend::QUIESCED != 0 || is_quiet(env, backend, flow, age)
+fn is_idle_as_closed<P: Platform>(platform: P, set: u32, seen: Seen, age: u32, tick: u32) -> bool {
+    match platform.timeouts(set) {
+        // SAFETY: a bank is not written while packets may read it.
+        Some(timeouts) => seen.is_expired(age, tick, unsafe { (*timeouts)[State::Closed as usize] }),
+        None => true,
+    }
 }
 
 /// Whether the answers of two backends of different services look the same until their flow is known.

@@ -32,9 +32,7 @@ pub fn later<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>, identificatio
     if !still {
         return Err(unknown);
     }
-    if !ingress::is_for_this_host(env) {
-        return Err(Outcome::Pass(Verdict::PassedOtherHost));
-    }
+    ingress::addressed(env)?;
     if route.inbound == 0 {
         rewrite::fragment_outbound(header, backend)?;
         count::outbound(env, route.backend, bytes);

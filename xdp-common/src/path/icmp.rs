@@ -8,7 +8,7 @@ use super::{
     Env, Frame, Outcome, count,
     deliver::Ip,
     flow::Place,
-    handover,
+    handover, ingress,
     parse::{self, Header, Piece, Tuple},
     platform::Platform,
     scheduler,
@@ -68,10 +68,14 @@ pub fn error<P: Platform, F: Ip>(env: &Env<P>, outer: &Header<F>) -> Result<Outc
         quoted,
         end,
     };
-    match service::role(env, &tuple)? {
+    let role = service::role(env, &tuple);
+    if let Role::Direct | Role::Unmatched = role {
+        return Err(Outcome::Pass(Verdict::PassedNoService));
+    }
+    ingress::addressed(env)?;
+    match role {
         Role::Inbound(service) => to_backend(env, &error, &tuple, service),
-        Role::Outbound => to_client(env, &error, &tuple),
-        Role::Direct | Role::Unmatched => Err(Outcome::Pass(Verdict::PassedNoService)),
+        _ => to_client(env, &error, &tuple),
     }
 }
 

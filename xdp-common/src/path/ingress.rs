@@ -1,9 +1,12 @@
 //! Ingress: where a packet came from, which is also where its answers go.
 
-use super::{Env, platform::Platform};
+use super::{Env, Outcome, platform::Platform};
 use crate::{
     hash,
-    layout::{HOST_MAC_BUCKETS, HOST_MAC_REACH, Hop, INTERFACES_PER_BUCKET, InterfaceSlot, MAX_INTERFACES, OWN_MACS},
+    layout::{
+        HOST_MAC_BUCKETS, HOST_MAC_REACH, Hop, HostMac, INTERFACES_PER_BUCKET, InterfaceSlot, MAX_INTERFACES, OWN_MACS,
+    },
+    verdict::Verdict,
     wire::Ethernet,
 };
 
@@ -29,13 +32,16 @@ pub fn interface<P: Platform>(env: &Env<P>) -> u32 {
     0
 }
 
-/// Whether the frame is addressed to this host: to the interface that it came in by, or to a device above that.
+/// Whether the frame of a packet of ours is addressed to this host: to the interface that it came in by, or to a device above that.
+///
+/// # Errors
+///
+/// The outcome for a frame that is for another host, or for nobody. Who sees such frames (a hub, a switch that floods, another
+/// node on the same network) leaves them alone, as the kernel does.
 #[inline(always)]
-pub fn is_for_this_host<P: Platform>(env: &Env<P>) -> bool {
-    let ethernet: *mut Ethernet = env.frame.ethernet();
-    // SAFETY: parsing has checked the Ethernet header.
-    let [a, b, c, ..] = unsafe { (*ethernet).addresses };
-    let mac = u64::from(a.0) | u64::from(b.0) << 16 | u64::from(c.0) << 32;
+pub fn addressed<P: Platform>(env: &Env<P>) -> Result<(), Outcome> {
+    // SAFETY: parsing has checked the Ethernet header, which has more than eight bytes.
+    let mac = HostMac::word(unsafe { env.frame.ethernet().cast::<[u8; 8]>().read_unaligned() });
     let ifindex = u64::from(ifindex(env));
     for place in 0..OWN_MACS {
         // SAFETY: the words are a table's. An entry that changes is nobody's until no packet reads what it was.
@@ -47,10 +53,13 @@ pub fn is_for_this_host<P: Platform>(env: &Env<P>) -> bool {
             )
         };
         if its_mac == mac && its_ifindex == ifindex {
-            return true;
+            return Ok(());
         }
     }
-    is_known(env.platform, env.bank, mac, ifindex)
+    match is_known(env.platform, env.bank, mac, ifindex) {
+        true => Ok(()),
+        false => Err(Outcome::Pass(Verdict::PassedOtherHost)),
+    }
 }
 
 /// Whether a MAC is in the table of the host's MACs. A function of its own, as few packets need it.

@@ -65,7 +65,10 @@ fn begin<'a, P: Platform, F: Ip>(
         0 => scheduler::choose(env, number, service, &packet.tuple)?,
         persistent => persistent,
     };
-    let chosen = conflict::resolve(env, handover, place, chosen)?;
+    let chosen = match service.flags & Service::SHARED {
+        0 => chosen,
+        _ => conflict::resolve(env, handover, place, chosen)?,
+    };
     let chosen = env
         .platform
         .bounded::<{ MAX_BACKENDS as usize - 1 }>(chosen as usize, packet.bytes as usize) as u32;

@@ -23,6 +23,13 @@ pub trait Parse: Family {
     ///
     /// The outcome for a packet whose header is cut short, contradicts itself or leads too far.
     fn header<P: Platform>(env: &Env<P>, at: usize) -> Result<Header<Self>, Outcome>;
+
+    /// Follows an authentication header that [`Self::header`] has left.
+    ///
+    /// # Errors
+    ///
+    /// The outcome for a packet whose header is cut short.
+    fn authenticated<P: Platform>(env: &Env<P>, header: &Header<Self>) -> Result<Header<Self>, Outcome>;
 }
 
 impl Parse for V4 {
@@ -30,12 +37,37 @@ impl Parse for V4 {
     fn header<P: Platform>(env: &Env<P>, at: usize) -> Result<Header<Self>, Outcome> {
         ipv4(env, at)
     }
+
+    #[inline(always)]
+    fn authenticated<P: Platform>(env: &Env<P>, header: &Header<Self>) -> Result<Header<Self>, Outcome> {
+        if header.protocol != protocol::AUTHENTICATION || matches!(header.piece, Piece::Later(_)) {
+            return Ok(*header);
+        }
+        let extension: *mut ExtensionHeader = env
+            .frame
+            .view(header.at)
+            .ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
+        // SAFETY: the view was checked.
+        let extension = unsafe { &*extension };
+        let at = header.at + extension.length(header.protocol);
+        Ok(Header {
+            protocol: extension.next_header,
+            at: env.platform.bounded::<0x7ff>(at, usize::from(extension.next_header)),
+            ..*header
+        })
+    }
 }
 
 impl Parse for V6 {
     #[inline(always)]
     fn header<P: Platform>(env: &Env<P>, at: usize) -> Result<Header<Self>, Outcome> {
         ipv6(env, at)
+    }
+
+    #[inline(always)]
+    fn authenticated<P: Platform>(_env: &Env<P>, header: &Header<Self>) -> Result<Header<Self>, Outcome> {
+        // It is one of the extension headers.
+        Ok(*header)
     }
 }
 
@@ -203,21 +235,10 @@ fn ipv4<P: Platform>(env: &Env<P>, at: usize) -> Result<Header<V4>, Outcome> {
         (true, false) => Piece::First(identification),
         (true, true) => Piece::Later(identification),
     };
-    let (mut next, mut at) = (header.protocol, at + length);
-    if next == protocol::AUTHENTICATION && !matches!(piece, Piece::Later(_)) {
-        let extension: *mut ExtensionHeader = env
-            .frame
-            .view(env.platform.bounded::<0xfff>(at, identification as usize))
-            .ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
-        // SAFETY: the view was checked.
-        let extension = unsafe { &*extension };
-        at += extension.length(next);
-        next = extension.next_header;
-    }
     Ok(Header {
         ip,
-        protocol: next,
-        at: env.platform.bounded::<0xfff>(at, identification as usize),
+        protocol: header.protocol,
+        at: env.platform.bounded::<255>(at + length, usize::from(header.protocol)),
         end,
         piece,
     })
@@ -236,38 +257,41 @@ fn ipv6<P: Platform>(env: &Env<P>, at: usize) -> Result<Header<V6>, Outcome> {
     let mut piece = Piece::Whole;
     let mut at = at + size_of::<Ipv6>();
     let end = at + header.payload_length.get() as usize;
-    for _ in 0..EXTENSIONS {
-        if ExtensionHeader::follows(next) {
-            let extension: *mut ExtensionHeader = env.frame.view(at).ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
-            // SAFETY: the view was checked.
-            let extension = unsafe { &*extension };
-            if extension.leads_elsewhere(next) {
-                return Err(Outcome::Pass(Verdict::PassedOtherProtocol));
-            }
-            at += extension.length(next);
-            next = extension.next_header;
-        } else if next == protocol::FRAGMENT {
-            let fragment: *mut Fragment = env.frame.view(at).ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
-            // SAFETY: the view was checked.
-            let fragment = unsafe { &*fragment };
-            piece = match (fragment.is_atomic(), fragment.is_later_fragment()) {
-                (true, _) => Piece::Whole,
-                (false, false) => Piece::First(u64::from(fragment.identification.0)),
-                (false, true) => Piece::Later(u64::from(fragment.identification.0)),
-            };
-            next = fragment.next_header;
-            at += FRAGMENT_HEADER;
-            if matches!(piece, Piece::Later(_)) {
-                // What follows is data, whatever the header says.
+    if next != protocol::TCP && next != protocol::UDP {
+        for _ in 0..EXTENSIONS {
+            if ExtensionHeader::follows(next) {
+                let extension: *mut ExtensionHeader =
+                    env.frame.view(at).ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
+                // SAFETY: the view was checked.
+                let extension = unsafe { &*extension };
+                if extension.leads_elsewhere(next) {
+                    return Err(Outcome::Pass(Verdict::PassedOtherProtocol));
+                }
+                at += extension.length(next);
+                next = extension.next_header;
+            } else if next == protocol::FRAGMENT {
+                let fragment: *mut Fragment = env.frame.view(at).ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
+                // SAFETY: the view was checked.
+                let fragment = unsafe { &*fragment };
+                piece = match (fragment.is_atomic(), fragment.is_later_fragment()) {
+                    (true, _) => Piece::Whole,
+                    (false, false) => Piece::First(u64::from(fragment.identification.0)),
+                    (false, true) => Piece::Later(u64::from(fragment.identification.0)),
+                };
+                next = fragment.next_header;
+                at += FRAGMENT_HEADER;
+                if matches!(piece, Piece::Later(_)) {
+                    // What follows is data, whatever the header says.
+                    break;
+                }
+            } else {
                 break;
             }
-        } else {
-            break;
         }
-    }
-    let leads_on = ExtensionHeader::follows(next) || next == protocol::FRAGMENT;
-    if leads_on && !matches!(piece, Piece::Later(_)) {
-        return Err(Outcome::Pass(Verdict::PassedTooDeep));
+        let leads_on = ExtensionHeader::follows(next) || next == protocol::FRAGMENT;
+        if leads_on && !matches!(piece, Piece::Later(_)) {
+            return Err(Outcome::Pass(Verdict::PassedTooDeep));
+        }
     }
     let at = env.platform.bounded::<0x7fff>(at, usize::from(next));
     Ok(Header {

@@ -1,10 +1,7 @@
 //! Service: what a packet's two ends stand for.
 
-use super::{Env, Outcome, family::Family, ingress, parse::Tuple, platform::Platform};
-use crate::{
-    layout::{Target, port_protocol},
-    verdict::Verdict,
-};
+use super::{Env, family::Family, parse::Tuple, platform::Platform};
+use crate::layout::{Target, port_protocol};
 
 /// What a packet is, seen from the services.
 pub enum Role {
@@ -19,35 +16,24 @@ pub enum Role {
 }
 
 /// Finds the service that a packet goes to, or the backend that it comes from.
-///
-/// # Errors
-///
-/// The outcome for a packet of ours in a frame for another host, or for nobody: who sees such frames (a hub, a switch that
-/// floods, another node on the same network) leaves them alone, as the kernel does.
 #[inline(always)]
-pub fn role<P: Platform, F: Family>(env: &Env<P>, tuple: &Tuple<F>) -> Result<Role, Outcome> {
+pub fn role<P: Platform, F: Family>(env: &Env<P>, tuple: &Tuple<F>) -> Role {
     let (platform, bank) = (env.platform, env.bank);
     let destination = port_protocol(tuple.destination_port, tuple.protocol);
     let to = F::endpoint(platform, bank, tuple.destination, destination);
-    let role = if let Some(service) = to.service() {
-        Role::Inbound(service)
-    } else if !env.answers() {
-        return Ok(Role::Unmatched);
-    } else if F::endpoint(
-        platform,
-        bank,
-        tuple.source,
-        port_protocol(tuple.source_port, tuple.protocol),
-    ) == Target::REAL
-    {
-        Role::Outbound
-    } else if to == Target::REAL {
-        return Ok(Role::Direct);
+    if let Some(service) = to.service() {
+        return Role::Inbound(service);
+    }
+    if !env.answers() {
+        return Role::Unmatched;
+    }
+    let source = port_protocol(tuple.source_port, tuple.protocol);
+    if F::endpoint(platform, bank, tuple.source, source) == Target::REAL {
+        return Role::Outbound;
+    }
+    if to == Target::REAL {
+        Role::Direct
     } else {
-        return Ok(Role::Unmatched);
-    };
-    match ingress::is_for_this_host(env) {
-        true => Ok(role),
-        false => Err(Outcome::Pass(Verdict::PassedOtherHost)),
+        Role::Unmatched
     }
 }

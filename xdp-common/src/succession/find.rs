@@ -59,7 +59,7 @@ fn leave<P: Platform>(env: &Env<P>, found: Option<(u32, State)>) -> Outcome {
 #[inline(always)]
 fn flow_of<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>) -> Option<(u32, State)> {
     let packet = parse::transport(env, header).ok()?;
-    let Ok(Role::Inbound(number)) = service::role(env, &packet.tuple) else {
+    let Role::Inbound(number) = service::role(env, &packet.tuple) else {
         return None;
     };
     let (source, port) = (packet.tuple.source, packet.tuple.source_port);

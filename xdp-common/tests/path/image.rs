@@ -186,7 +186,7 @@ pub fn interface(tables: &Tables, ifindex: u32, slot: u32) {
     for bank in 0..BANKS {
         for mac in [HOST, mac(ifindex)] {
             let host = HostMac {
-                mac: mac.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+                mac: HostMac::word_of(mac),
                 ifindex: u64::from(ifindex),
             };
             let bucket = (hash::host_mac(host.mac, ifindex) << 1 | bank) as usize;

@@ -16,7 +16,7 @@ pub fn write_own(control: &Memory<Control>, interfaces: impl Iterator<Item = (u3
     let mut interfaces: Vec<_> = interfaces.collect();
     interfaces.sort_unstable_by_key(|(_, slot)| *slot);
     let mut own = interfaces.into_iter().filter_map(|(ifindex, _)| {
-        let mac = word(links.get(ifindex).ok()?.mac?);
+        let mac = HostMac::word_of(links.get(ifindex).ok()?.mac?);
         let ifindex = u64::from(ifindex);
         Some(HostMac { mac, ifindex })
     });
@@ -41,11 +41,6 @@ pub fn write_own(control: &Memory<Control>, interfaces: impl Iterator<Item = (u3
     }
 }
 
-/// A MAC as packets compare it.
-fn word(mac: [u8; 6]) -> u64 {
-    mac.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte))
-}
-
 /// Writes the MACs to which frames are this host's, where they come in by these interfaces, into a bank that is not in use.
 pub fn write(table: &Memory<HostMacBucket>, bank: u32, interfaces: impl Iterator<Item = u32>, links: &LinkTable) {
     let mut buckets = [[HostMac::default(); HOST_MACS_PER_BUCKET]; HOST_MAC_BUCKETS as usize];
@@ -68,7 +63,7 @@ pub fn write(table: &Memory<HostMacBucket>, bank: u32, interfaces: impl Iterator
 
 /// Enters a MAC, if there is room.
 fn enter(buckets: &mut [HostMacBucket], ifindex: u32, mac: [u8; 6]) -> bool {
-    let mac = word(mac);
+    let mac = HostMac::word_of(mac);
     let number = hash::host_mac(mac, ifindex);
     let free = (0..HOST_MAC_REACH)
         .map(|step| ((number + step) % HOST_MAC_BUCKETS) as usize)

@@ -255,20 +255,21 @@ pub fn compile(
             .schedules
             .insert(number, Schedule::new(service.scheduler, service.mh_slots, members));
     }
-    mark_shared(&mut image.backends);
+    mark_shared(&mut image.backends, &mut image.services);
     Ok(image)
 }
 
-/// Marks the backends whose answers come from an address and port from which those of another service's backend come too.
-fn mark_shared(backends: &mut BTreeMap<u32, layout::Backend>) {
+/// Marks the backends whose answers come from an address and port from which those of another service's backend come too, and their
+/// services.
+fn mark_shared(backends: &mut BTreeMap<u32, layout::Backend>, services: &mut BTreeMap<u32, layout::Service>) {
     let answering = || {
         backends
             .iter()
             .filter(|(_, backend)| backend.method.has(Method::SEES_ANSWERS))
     };
-    let mut services = answering().map(|(_, backend)| backend.service);
-    let first = services.next();
-    if services.all(|service| Some(service) == first) {
+    let mut numbers = answering().map(|(_, backend)| backend.service);
+    let first = numbers.next();
+    if numbers.all(|number| Some(number) == first) {
         return;
     }
     let mut ends: Vec<_> = answering()
@@ -280,6 +281,9 @@ fn mark_shared(backends: &mut BTreeMap<u32, layout::Backend>) {
             for (.., number) in shared {
                 if let Some(backend) = backends.get_mut(number) {
                     backend.flags |= layout::Backend::SHARED;
+                    if let Some(service) = services.get_mut(&u32::from(backend.service)) {
+                        service.flags |= layout::Service::SHARED;
+                    }
                 }
             }
         }
