@@ -246,7 +246,11 @@ impl<F: Family> Place<F> {
                     return reuse;
                 }
             } else if packet.flags & (FIN | SYN | RST) == 0 && packet.has_data(env) {
-                state = state.revived();
+                // To the verifier the flow goes on here as in any state: it has walked that already.
+                let revived = env
+                    .platform
+                    .bounded::<{ STATES - 1 }>(state.revived() as usize, now as usize);
+                state = State::from_bits(revived as u8);
             }
         }
         let next = match packet.tuple.protocol {

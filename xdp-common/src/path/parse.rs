@@ -40,19 +40,17 @@ impl Parse for V4 {
 
     #[inline(always)]
     fn authenticated<P: Platform>(env: &Env<P>, header: &Header<Self>) -> Result<Header<Self>, Outcome> {
-        if header.protocol != protocol::AUTHENTICATION || matches!(header.piece, Piece::Later(_)) {
-            return Ok(*header);
+        let (mut at, mut next) = (header.at, header.protocol);
+        if next == protocol::AUTHENTICATION && !matches!(header.piece, Piece::Later(_)) {
+            let extension: *mut ExtensionHeader = env.frame.view(at).ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
+            // SAFETY: the view was checked.
+            let extension = unsafe { &*extension };
+            at += extension.length(next);
+            next = extension.next_header;
         }
-        let extension: *mut ExtensionHeader = env
-            .frame
-            .view(header.at)
-            .ok_or(Outcome::Pass(Verdict::PassedMalformed))?;
-        // SAFETY: the view was checked.
-        let extension = unsafe { &*extension };
-        let at = header.at + extension.length(header.protocol);
         Ok(Header {
-            protocol: extension.next_header,
-            at: env.platform.bounded::<0x7ff>(at, usize::from(extension.next_header)),
+            protocol: next,
+            at: env.platform.bounded::<0x7ff>(at, header.end),
             ..*header
         })
     }

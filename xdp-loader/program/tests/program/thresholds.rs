@@ -103,12 +103,14 @@ fn without_a_lower_threshold_it_is_three_quarters_of_the_upper_one() {
 #[test]
 fn a_closed_connection_counts_until_it_is_forgotten() {
     // The scheduler is asked before the old connection's entry is used again.
-    let mut balancer = Balancer::serving(SERVICE, Forward::Dr, Scheduler::Rr, &["10.0.1.11", "10.0.1.12"]);
+    let mut balancer = Balancer::serving(SERVICE, Forward::Nat, Scheduler::Rr, &["10.0.1.11", "10.0.1.12"]);
     limit(&mut balancer, "10.0.1.11", 1, 0);
     balancer.apply();
     assert_eq!(balancer.host(&syn(40_000)), 11);
     balancer.host(&client(40_000, ACK));
-    balancer.host(&client(40_000, RST));
+    balancer.host(&client(40_000, FIN | ACK));
+    let reset = tcp("10.0.1.11:80", "10.7.0.1:40000", RST);
+    assert_eq!(balancer.run(INSIDE, &reset.bytes()).0, Action::Redirect);
     assert_eq!(balancer.host(&syn(40_000)), 12);
     assert_eq!(balancer.load(SERVICE, "10.0.1.11:80"), (0, 0, false));
 }
