@@ -3,7 +3,7 @@
 use lvx_model::{BackendChange, Forward, Overload, Period, Scheduler, ServiceChange};
 use lvx_test_kit::{
     frame::{ACK, FIN, Frame, RST, SYN, socket, tcp, udp},
-    network::OUTSIDE,
+    network::{INSIDE, OUTSIDE},
 };
 use xdp_common::verdict::Verdict;
 
