@@ -172,9 +172,17 @@ impl<F: Family> Packet<F> {
     /// Whether a TCP segment has data.
     #[inline(always)]
     pub fn has_data<P: Platform>(&self, env: &Env<P>) -> bool {
-        // SAFETY: parsing has checked the view of the TCP header.
-        let words = unsafe { (*self.ports.cast::<Tcp>()).data_offset } >> 4;
-        let headers = env.frame.offset(self.ports) - env.frame.offset(self.ip) + usize::from(words) * 4;
+        // Viewed once more: kernel 6.1's verifier has forgotten here which packets are TCP's.
+        let at = env.frame.offset(self.ports);
+        let Some(tcp) = env
+            .frame
+            .view::<Tcp>(env.platform.bounded::<0x7fff>(at, self.bytes as usize))
+        else {
+            return false;
+        };
+        // SAFETY: the view was checked.
+        let words = unsafe { (*tcp).data_offset } >> 4;
+        let headers = at - env.frame.offset(self.ip) + usize::from(words) * 4;
         self.tuple.protocol == protocol::TCP && self.bytes > headers as u64
     }
 }
