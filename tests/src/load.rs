@@ -161,6 +161,11 @@ impl Held {
         client.inside(|| Self::with(connect(Some(SocketAddr::new(from, 0)), address)?))?
     }
 
+    /// Connects from an address and port that the client has.
+    pub fn open_at(client: &Namespace, from: SocketAddr, address: SocketAddr) -> Result<Self> {
+        client.inside(|| Self::with(connect(Some(from), address)?))?
+    }
+
     /// Opens several, one after the other.
     pub fn open_many(client: &Namespace, address: SocketAddr, count: usize) -> Result<Vec<Self>> {
         client.inside(|| (0..count).map(|_| Self::with(connect(None, address)?)).collect())?

@@ -169,10 +169,13 @@ fn a_port_that_is_used_again_is_answered(vip: IpAddr, forward: &str, from: IpAdd
         println!("{forward} {vip}, {end:?}: {ROUNDS} connections from port {port}, the slowest took {slowest:?}");
         // A SYN that is lost comes again after a second.
         ensure!(slowest < Duration::from_millis(500), "{end:?}: {slowest:?}");
-        ensure!(
-            backends > ROUNDS / 2,
-            "each is scheduled anew: {backends} of {ROUNDS} changed the backend"
-        );
+        // Where LVX has seen one end's FIN or RST only, the SYN goes to the backend that knows the port's last connection.
+        if forward == "nat" && end == End::Orderly {
+            ensure!(
+                backends > ROUNDS / 2,
+                "each is scheduled anew: {backends} of {ROUNDS} changed the backend"
+            );
+        }
     }
     Ok(())
 }
