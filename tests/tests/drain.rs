@@ -1,10 +1,12 @@
 //! Draining one of three backends under load: no request fails, its new connections stop at once, its old ones finish.
 
 use std::{
-    net::SocketAddr,
+    io::{Read as _, Write as _},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -15,6 +17,7 @@ use lvx_tests::{
     Balancer, Lab,
     client::Download,
     load::{self, Held},
+    process::wait_until,
     topology::{VIP_DR, VIP_NAT},
 };
 
@@ -180,5 +183,52 @@ fn a_backend_that_is_still_busy_when_the_time_is_up_stays_and_says_how_many_rema
     lvx.lvx(["backend", "drain", &service, &second, "--undo"])?;
     let again = Held::open_many(&lab.client, address, 6)?;
     assert_eq!(load::spread(&again).get("b2"), Some(&2), "{:?}", load::spread(&again));
+    Ok(())
+}
+
+#[test]
+fn an_answer_that_comes_long_after_the_client_has_closed_its_side_is_waited_for_under_nat() -> Result<()> {
+    let lab = Lab::two_armed()?;
+    let lvx = Balancer::start(&lab)?;
+    for (vip, backend) in [
+        (IpAddr::from(VIP_NAT.0), IpAddr::from(lab.backends[0].v4)),
+        (IpAddr::from(VIP_NAT.1), IpAddr::from(lab.backends[0].v6)),
+    ] {
+        let address = SocketAddr::new(vip, 7000);
+        let (service, backend) = (format!("tcp://{address}"), backend.to_string());
+        lvx.serve(&service, "nat", "rr", [backend.as_str()])?;
+        let listener = lab.backends[0]
+            .namespace
+            .inside(|| TcpListener::bind(SocketAddr::new(backend.parse()?, 7000)).map_err(anyhow::Error::from))??;
+        let (answer, told) = mpsc::channel();
+        let server = thread::spawn(move || -> Result<()> {
+            let (mut stream, _) = listener.accept()?;
+            let mut question = String::new();
+            stream.read_to_string(&mut question)?;
+            told.recv_timeout(LIMIT)?;
+            stream.write_all(format!("{question}!").as_bytes())?;
+            Ok(())
+        });
+        let mut client = lab.client.inside(|| TcpStream::connect(address))??;
+        client.set_read_timeout(Some(LIMIT))?;
+        client.write_all(b"well")?;
+        client.shutdown(Shutdown::Write)?;
+        let mut command = lvx.command(["backend", "del", &service, &backend, "--drain", "--timeout", "60s"]);
+        let removal = thread::spawn(move || lvx_tests::process::output_within(&mut command, LIMIT));
+        // Longer than a connection would count that nobody is to answer.
+        wait_until("the connection has been idle for some seconds", LIMIT, || {
+            let conns = lvx.lvx(["conns", "-o", "json"])?;
+            let conn: serde_json::Value = serde_json::from_str(conns.lines().next().context("no connection")?)?;
+            Ok(conn["state"] == "closing" && conn["idle_seconds"].as_u64() >= Some(4))
+        })?;
+        ensure!(!removal.is_finished(), "the backend was removed before it has answered");
+        answer.send(())?;
+        let mut answered = String::new();
+        client.read_to_string(&mut answered)?;
+        assert_eq!(answered, "well!");
+        server.join().map_err(|_| anyhow::anyhow!("the server panicked"))??;
+        let removed = removal.join().map_err(|_| anyhow::anyhow!("the command panicked"))??;
+        ensure!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
+    }
     Ok(())
 }

@@ -177,15 +177,19 @@ impl Lister {
     }
 }
 
-/// How long a connection that one side has closed still counts as one that its backend has to do with, seconds: the
-/// other side may go on sending, and then packets go on.
+/// How long a connection that the client has closed still counts as one that its backend has to do with, seconds, where the
+/// backend's side is not seen: if it goes on sending, the client's acknowledgements go on.
 const LINGER_SECONDS: u64 = 1;
 
 /// Whether a connection's backend has no more to do with it.
 fn is_over(flow: &Flow, conn: &Conn) -> bool {
     match flow.state {
         State::Udp | State::SynReceived | State::Established | State::Template => false,
-        State::FinClient | State::FinBackend => conn.idle_seconds > LINGER_SECONDS,
+        State::FinClient | State::FinBackend => match conn.forward {
+            Forward::Dr => conn.idle_seconds > LINGER_SECONDS,
+            // The other side's FIN is yet to come, however long it takes to answer; a flow that has none is forgotten in the end.
+            Forward::Nat => false,
+        },
         State::TimeWait | State::Closed => true,
     }
 }
