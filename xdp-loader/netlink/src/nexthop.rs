@@ -136,23 +136,42 @@ pub fn neighbour(target: IpAddr, route: &Route, links: &LinkTable) -> Option<Nei
     })
 }
 
-/// Puts the next hop of `target` together. `refused` is why the kernel would not resolve the neighbour, if it would not.
+/// Puts the next hop of `target` together by the first of its routes that leads there. `refused` says why the kernel would not resolve
+/// a neighbour, if it would not.
+///
+/// # Errors
+///
+/// What is missing on the first of them.
+pub fn resolve_first<'a>(
+    target: IpAddr,
+    routes: &Result<Vec<Route>, RouteError>,
+    links: &LinkTable,
+    neighbours: &NeighbourTable,
+    refused: impl Fn(Neighbour) -> Option<&'a str>,
+    now: Instant,
+) -> Result<NextHop, NextHopError> {
+    let routes = routes.as_ref().map_err(|error| no_way(target, error))?;
+    let mut hops = routes.iter().map(|route| {
+        let refused = neighbour(target, route, links).and_then(&refused);
+        resolve(target, *route, links, neighbours, refused, now)
+    });
+    let first = hops.next().unwrap_or(Err(NextHopError::InterfaceGone { target }));
+    first.or_else(|missing| hops.find_map(Result::ok).ok_or(missing))
+}
+
+/// Puts the next hop of `target` by a route together. `refused` is why the kernel would not resolve the neighbour, if it would not.
 ///
 /// # Errors
 ///
 /// The first thing on the way that is missing.
-pub fn resolve(
+fn resolve(
     target: IpAddr,
-    route: &Result<Route, RouteError>,
+    route: Route,
     links: &LinkTable,
     neighbours: &NeighbourTable,
     refused: Option<&str>,
     now: Instant,
 ) -> Result<NextHop, NextHopError> {
-    let route = match route {
-        Ok(route) => route,
-        Err(error) => return Err(no_way(target, error)),
-    };
     let Ok(link) = links.get(route.ifindex) else {
         return Err(NextHopError::InterfaceGone { target });
     };
@@ -276,7 +295,8 @@ mod tests {
         neighbours: &NeighbourTable,
     ) -> Result<NextHop, NextHopError> {
         let links = LinkTable::from_iter([link]);
-        resolve(ip(target), &route, &links, neighbours, None, Instant::now())
+        let routes = route.map(|route| vec![route]);
+        resolve_first(ip(target), &routes, &links, neighbours, |_| None, Instant::now())
     }
 
     #[test]
@@ -302,6 +322,29 @@ mod tests {
         assert_eq!(
             resolved("10.0.0.11", route, eth0(), &known("10.0.0.11")).unwrap().mtu,
             1400
+        );
+    }
+
+    #[test]
+    fn of_several_routers_one_that_answers_is_taken() {
+        let links = LinkTable::from_iter([eth0()]);
+        let routes = |gateways: &[&str]| Ok(gateways.iter().map(|it| way(Some(it)).unwrap()).collect());
+        let hop = |gateways: &[&str]| {
+            let known = known("10.0.0.2");
+            resolve_first(
+                ip("192.0.2.7"),
+                &routes(gateways),
+                &links,
+                &known,
+                |_| None,
+                Instant::now(),
+            )
+        };
+        assert_eq!(hop(&["10.0.0.1", "10.0.0.2"]).unwrap().mac, MAC);
+        assert_eq!(hop(&["10.0.0.2", "10.0.0.1"]).unwrap().mac, MAC);
+        assert_eq!(
+            hop(&["10.0.0.1", "10.0.0.3"]).unwrap_err().to_string(),
+            "no answer to ARP for gateway 10.0.0.1 on eth0 (the way to 192.0.2.7)"
         );
     }
 

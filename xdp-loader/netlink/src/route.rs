@@ -41,25 +41,59 @@ pub enum RouteError {
     Unanswered(String),
 }
 
-/// Asks the kernel for its way to `target`, now.
+/// Asks the kernel for its ways to `target`, now: the one that it would take, and the other next hops of that route. Of these the
+/// kernel takes one by a hash, whether its router lives or not.
 ///
 /// # Errors
 ///
 /// Why there is none.
-pub async fn lookup(kernel: &Kernel, target: IpAddr) -> Result<Route, RouteError> {
-    let request = kernel.requests().route().get(question(target));
-    match answers("look up a route", request.execute()).await {
+pub async fn lookup(kernel: &Kernel, target: IpAddr) -> Result<Vec<Route>, RouteError> {
+    let request = kernel.requests().route().get(question(target, RouteFlags::empty()));
+    let chosen = match answers("look up a route", request.execute()).await {
         Ok(replies) => replies.first().map_or_else(
             || Err(RouteError::Unanswered("the kernel's answer was empty".to_owned())),
             answer,
-        ),
-        Err(NetlinkError::Refused { source, .. }) => Err(RouteError::None(reason(&source))),
-        Err(error) => Err(RouteError::Unanswered(error.to_string())),
+        )?,
+        Err(NetlinkError::Refused { source, .. }) => return Err(RouteError::None(reason(&source))),
+        Err(error) => return Err(RouteError::Unanswered(error.to_string())),
+    };
+    let mut ways = vec![chosen];
+    if chosen.gateway.is_some() {
+        let request = kernel.requests().route().get(question(target, RouteFlags::FibMatch));
+        // Who does not tell of the whole route has told of the way that it takes.
+        let replies = answers("look up a whole route", request.execute())
+            .await
+            .unwrap_or_default();
+        let others = replies.first().map(next_hops).unwrap_or_default();
+        ways.extend(
+            others
+                .into_iter()
+                .filter(|other| (other.ifindex, other.gateway) != (chosen.ifindex, chosen.gateway)),
+        );
     }
+    Ok(ways)
 }
 
-fn question(target: IpAddr) -> RouteMessage {
+/// The next hops of a route that has several.
+fn next_hops(message: &RouteMessage) -> Vec<Route> {
+    let mtu = mtu(&message.attributes);
+    let several = message.attributes.iter().filter_map(|attribute| match attribute {
+        RouteAttribute::MultiPath(hops) => Some(hops),
+        _ => None,
+    });
+    several
+        .flatten()
+        .map(|hop| Route {
+            ifindex: hop.interface_index,
+            gateway: gateway(&hop.attributes),
+            mtu,
+        })
+        .collect()
+}
+
+fn question(target: IpAddr, flags: RouteFlags) -> RouteMessage {
     let mut message = RouteMessage::default();
+    message.header.flags = flags;
     (message.header.address_family, message.header.destination_prefix_length) = match target {
         IpAddr::V4(_) => (AddressFamily::Inet, 32),
         IpAddr::V6(_) => (AddressFamily::Inet6, 128),
@@ -84,33 +118,39 @@ fn answer(message: &RouteMessage) -> Result<Route, RouteError> {
         }
         other => return Err(RouteError::None(format!("the route is of type {other:?}"))),
     }
-    let mut route = Route {
-        ifindex: 0,
-        gateway: None,
-        mtu: None,
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Oif(index) => route.ifindex = *index,
-            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) | RouteAttribute::Via(RouteVia::Inet(gateway)) => {
-                route.gateway = Some((*gateway).into());
-            }
-            RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) | RouteAttribute::Via(RouteVia::Inet6(gateway)) => {
-                route.gateway = Some((*gateway).into());
-            }
-            RouteAttribute::Metrics(metrics) => {
-                route.mtu = metrics.iter().find_map(|metric| match metric {
-                    RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
-                    _ => None,
-                });
-            }
-            _ => {}
+    let ifindex = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    });
+    Ok(Route {
+        ifindex: ifindex.ok_or_else(|| RouteError::None("the route names no interface".to_owned()))?,
+        gateway: gateway(&message.attributes),
+        mtu: mtu(&message.attributes),
+    })
+}
+
+/// The router of a route or of one of its next hops.
+fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+    attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(gateway)) | RouteAttribute::Via(RouteVia::Inet(gateway)) => {
+            Some((*gateway).into())
         }
-    }
-    if route.ifindex == 0 {
-        return Err(RouteError::None("the route names no interface".to_owned()));
-    }
-    Ok(route)
+        RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) | RouteAttribute::Via(RouteVia::Inet6(gateway)) => {
+            Some((*gateway).into())
+        }
+        _ => None,
+    })
+}
+
+/// The limit of a route on the packet's length, if it has one.
+fn mtu(attributes: &[RouteAttribute]) -> Option<u32> {
+    attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Metrics(metrics) => metrics.iter().find_map(|metric| match metric {
+            RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
+            _ => None,
+        }),
+        _ => None,
+    })
 }
 
 /// The kernel's words for an error, without the "(os error N)".

@@ -25,8 +25,8 @@ use tracing::{debug, error};
 use super::{
     Event, Events, Kernel, LinkTable, NetlinkError, NextHopError, NextHops,
     freshness::Freshness,
-    neighbour::NeighbourTable,
-    nexthop::{neighbour, resolve},
+    neighbour::{Neighbour, NeighbourTable},
+    nexthop::{neighbour, resolve_first},
     route::{Route, RouteError, concerned, lookup},
     socket::AT_ONCE,
 };
@@ -140,7 +140,8 @@ struct Tracker {
     neighbours: NeighbourTable,
     number: u64,
     targets: BTreeSet<IpAddr>,
-    routes: BTreeMap<IpAddr, Result<Route, RouteError>>,
+    /// The routes to each target, the kernel's choice first.
+    routes: BTreeMap<IpAddr, Result<Vec<Route>, RouteError>>,
     fresh: Freshness,
     /// Targets whose route must be looked up.
     outdated: BTreeSet<IpAddr>,
@@ -327,7 +328,7 @@ impl Tracker {
         let needed = self
             .routes
             .iter()
-            .filter_map(|(target, route)| neighbour(*target, route.as_ref().ok()?, &self.links))
+            .flat_map(|(target, routes)| self.neighbours_to(*target, routes))
             .collect();
         let unknown = self.fresh.need(&needed, &self.neighbours, now);
         // A neighbour asked for just now usually answers within this time: nothing is reported missing before.
@@ -347,19 +348,24 @@ impl Tracker {
         Ok(())
     }
 
+    /// The neighbours that are asked for on the routes to a target.
+    fn neighbours_to(&self, target: IpAddr, routes: &Result<Vec<Route>, RouteError>) -> Vec<Neighbour> {
+        let routes = routes.as_deref().unwrap_or_default();
+        routes
+            .iter()
+            .filter_map(|route| neighbour(target, route, &self.links))
+            .collect()
+    }
+
     fn publish(&mut self, published: &watch::Sender<Arc<NextHops>>, settled: &watch::Sender<u64>) {
         let now = Instant::now();
         self.publish_at = None;
         let mut hops = BTreeMap::new();
         let mut all_settled = self.targets.iter().eq(self.routes.keys());
         for (target, route) in &self.routes {
-            let needed = route
-                .as_ref()
-                .ok()
-                .and_then(|route| neighbour(*target, route, &self.links));
-            let refused = needed.and_then(|neighbour| self.fresh.refused(neighbour));
-            let hop = resolve(*target, route, &self.links, &self.neighbours, refused, now);
-            if let Some(neighbour) = needed {
+            let refused = |neighbour| self.fresh.refused(neighbour);
+            let hop = resolve_first(*target, route, &self.links, &self.neighbours, refused, now);
+            for neighbour in self.neighbours_to(*target, route) {
                 if matches!(hop, Err(NextHopError::Unresolved { .. })) && !self.neighbours.has_failed(neighbour) {
                     all_settled = false;
                 }

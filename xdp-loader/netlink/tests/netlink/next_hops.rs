@@ -343,6 +343,57 @@ fn a_changed_nexthop_object_is_followed() {
 }
 
 #[test]
+fn of_a_route_with_two_routers_the_one_that_lives_is_used() {
+    let net = net();
+    net.balancer
+        .ip("route add 192.0.2.0/24 nexthop via 10.0.0.11 nexthop via 10.0.1.11")
+        .unwrap();
+    net.balancer
+        .ip6("route add 2001:db8:99::/64 nexthop via 2001:db8:0::11 nexthop via 2001:db8:1::11")
+        .unwrap();
+    let (balancer, backend) = (&net.balancer, &net.backends[0]);
+    let v4: Vec<String> = (1..=16).map(|host| format!("192.0.2.{host}")).collect();
+    let v6: Vec<String> = (1..=16).map(|host| format!("2001:db8:99::{host}")).collect();
+    net.balancer.block_on(async move || {
+        let targets: Vec<&str> = v4.iter().chain(&v6).map(String::as_str).collect();
+        let (_tracker, mut hops) = track(&targets).await;
+        let by =
+            |hops: &watch::Receiver<Arc<NextHops>>, mac| targets.iter().filter(|it| via(&now(hops, it), mac)).count();
+        // The kernel spreads them: each router has some, in both families.
+        for family in [&v4, &v6] {
+            for mac in BACKEND {
+                assert!(family.iter().any(|it| via(&now(&hops, it), mac)));
+            }
+        }
+        let before = by(&hops, BACKEND[0]);
+        backend.ip("addr flush dev eth0").unwrap();
+        for (family, router) in [("-4", "10.0.0.11"), ("-6", "2001:db8::11")] {
+            // What the kernel says when its probes were not answered.
+            let arguments = [family, "neigh", "change", router, "dev", "eth0", "nud", "failed"];
+            balancer.run("ip", arguments).unwrap();
+        }
+        for target in &targets {
+            until(&mut hops, target, PATIENCE, |hop| via(hop, BACKEND[1]))
+                .await
+                .unwrap();
+        }
+        backend.ip("addr add 10.0.0.11/24 dev eth0").unwrap();
+        backend.ip("addr add 2001:db8:0::11/64 dev eth0 nodad").unwrap();
+        let back = timeout(
+            PATIENCE,
+            hops.wait_for(|hops| {
+                let back = targets.iter().filter(|it| via(&hops.0[&ip(it)], BACKEND[0]));
+                back.count() == before
+            }),
+        );
+        assert!(
+            back.await.is_ok(),
+            "the router that has come back has what the kernel gives it"
+        );
+    });
+}
+
+#[test]
 fn lost_events_are_made_good_by_a_dump() {
     let net = net();
     net.balancer.ip("route add 192.0.2.0/24 via 10.0.0.11").unwrap();
