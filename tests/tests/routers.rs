@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
-use lvx_tests::{Balancer, Lab, load, topology::VIP_NAT};
+use anyhow::{Context as _, Result, ensure};
+use lvx_tests::{Balancer, Lab, load, process::wait_until, topology::VIP_NAT};
 
 /// Longer than anything here takes.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -32,7 +32,6 @@ fn what_a_backend_pushes_finds_the_router_that_has_taken_another_s_place() -> Re
         router.sysctl(&[("ipv4/ip_forward", "1"), ("ipv4/conf/eth0/arp_notify", "1")])?;
     }
     routers[0].ip("addr add 10.0.0.253/24 dev eth0\n")?;
-    routers[1].ip("link set eth0 down\naddr add 10.0.0.253/24 dev eth0\n")?;
     far.ip(&format!("route add default via 10.9.1.1 src {FAR}\n"))?;
     lab.balancer.ip("route add 10.9.0.0/24 via 10.0.0.253\n")?;
 
@@ -45,6 +44,8 @@ fn what_a_backend_pushes_finds_the_router_that_has_taken_another_s_place() -> Re
     let (push, told) = mpsc::channel();
     let server = thread::spawn(move || -> Result<()> {
         let (mut stream, _) = listener.accept()?;
+        stream.read_exact(&mut [0])?;
+        stream.write_all(b"!")?;
         told.recv_timeout(LIMIT)?;
         stream.write_all(b"news")?;
         Ok(())
@@ -52,10 +53,19 @@ fn what_a_backend_pushes_finds_the_router_that_has_taken_another_s_place() -> Re
     let mut client = far.inside(|| load::connect(Some(SocketAddr::new(FAR.into(), 0)), address))??;
     client.set_read_timeout(Some(LIMIT))?;
 
+    client.write_all(b"?")?;
+    client.read_exact(&mut [0])?;
+    wait_until("the client is silent", LIMIT, || {
+        let conns = lvx.lvx(["conns", "-o", "json"])?;
+        let conn: serde_json::Value = serde_json::from_str(conns.lines().next().context("no connection")?)?;
+        Ok(conn["idle_seconds"].as_u64() >= Some(2))
+    })?;
+
     // The client is silent while its router dies and another takes its address.
     routers[0].ip("link set eth0 down\n")?;
     far.ip(&format!("route replace default via 10.9.2.1 src {FAR}\n"))?;
-    routers[1].ip("link set eth0 up\n")?;
+    // Linux announces its addresses when an interface has got another MAC (`arp_notify`).
+    routers[1].ip("addr add 10.0.0.253/24 dev eth0\nlink set eth0 address 02:00:00:00:09:09\n")?;
     push.send(())?;
     let mut news = String::new();
     client.read_to_string(&mut news)?;
