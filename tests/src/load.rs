@@ -259,7 +259,7 @@ fn reconnect(from: SocketAddr, to: SocketAddr) -> Result<(TcpStream, Duration)> 
 /// look the second up while another puts the established socket into the place of the request that the first completed:
 /// Linux before 6.19 may find neither then, and resets (`inet_ehash_insert`). That is one of some 200,000 connections, and
 /// no balancer's fault.
-fn connect(from: Option<SocketAddr>, to: SocketAddr) -> Result<TcpStream> {
+pub fn connect(from: Option<SocketAddr>, to: SocketAddr) -> Result<TcpStream> {
     let family = match to {
         SocketAddr::V4(_) => AddressFamily::INET,
         SocketAddr::V6(_) => AddressFamily::INET6,

@@ -28,6 +28,15 @@ pub fn inbound<P: Platform>(env: &Env<P>, number: u32, bytes: u64, begins: bool)
     }
 }
 
+/// Counts a connection that begins in a flow that is there already.
+#[inline(always)]
+pub fn connection<P: Platform>(env: &Env<P>, number: u32) {
+    if let Some(counters) = backend(env, number) {
+        // SAFETY: as in `inbound`.
+        unsafe { (*counters).connections += 1 }
+    }
+}
+
 /// Counts a packet to a client.
 #[inline(always)]
 pub fn outbound<P: Platform>(env: &Env<P>, number: u32, bytes: u64) {

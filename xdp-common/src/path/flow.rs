@@ -3,7 +3,7 @@
 //! See [`crate::layout`] for how an entry is found, published and replaced without a lock.
 
 use super::{
-    Env, connections,
+    Env, connections, count,
     family::Family,
     ingress,
     parse::{Packet, Tuple},
@@ -245,6 +245,7 @@ impl<F: Family> Place<F> {
                 if is_new || is_quiet(env, backend, found.flow, age) {
                     return reuse;
                 }
+                count::connection(env, number);
             } else if packet.flags & (FIN | SYN | RST) == 0 && packet.has_data(env) {
                 // To the verifier the flow goes on here as in any state: it has walked that already.
                 let revived = env

@@ -34,6 +34,7 @@ use lvx_dataplane::{
     Error, Maps, Node, Sizes, Tables, attach,
     claim::Claim,
     error::chain,
+    flows,
     image::{LeftOut, Room, World},
 };
 use lvx_health::{Health, HealthError};
@@ -42,7 +43,9 @@ use lvx_model::{
     health::HealthView,
     settings::{Settings, XdpMode},
 };
-use lvx_netlink::{Link, LinkError, LinkTable, Links, NetlinkError, NextHopTracker, VipError, transmit::XdpFeatures};
+use lvx_netlink::{
+    Link, LinkError, LinkTable, Links, Move, NetlinkError, NextHopTracker, VipError, transmit::XdpFeatures,
+};
 
 mod conns;
 mod egress;
@@ -456,6 +459,10 @@ impl Shared {
                     self.try_again().await;
                     continue;
                 }
+                moved = self.tracker.moved() => {
+                    self.repoint(moved).await;
+                    continue;
+                }
                 changed = health.changed() => {
                     if changed.is_err() {
                         return;
@@ -479,6 +486,25 @@ impl Shared {
             if let Err(error) = followed {
                 self.retry.failed(&error);
             }
+        }
+    }
+
+    /// Has the answers of NAT flows, whose next hop is where the client's last packet came from, follow a neighbour that has moved: a
+    /// router may have taken another's place while the client was silent.
+    async fn repoint(&self, Move { ifindex, from, to }: Move) {
+        let Some(slot) = self.published.get().tables.interfaces.get(&ifindex).copied() else {
+            return;
+        };
+        let maps = Arc::clone(&self.maps);
+        let interface = self.links.table().name(ifindex);
+        match spawn_blocking(move || flows::repoint(&maps, slot, from, to)).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(flows)) => info!(
+                interface,
+                flows, "a neighbour has another MAC: the answers to clients behind it go there"
+            ),
+            Ok(Err(error)) => warn!(interface, %error, "answers could not follow a neighbour that has another MAC"),
+            Err(error) => warn!(interface, %error, "answers could not follow a neighbour that has another MAC"),
         }
     }
 

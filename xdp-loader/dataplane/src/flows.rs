@@ -11,7 +11,7 @@ use std::{
 };
 
 use xdp_common::{
-    layout::{self, BucketClients, BucketFlow, ClientId, ClientKeys},
+    layout::{self, BucketClients, BucketFlow, ClientId, ClientKeys, Hop},
     tcp_state::State,
 };
 
@@ -21,6 +21,29 @@ use crate::{
 
 /// Buckets of a flow table that are mapped at a time: 4 MiB of flows. Windows begin where pages do.
 const WINDOW: usize = (4 << 20) / size_of::<BucketFlow>();
+
+/// Has the answers of all flows that went to a neighbour behind an interface go to another; how many flows these were.
+///
+/// # Errors
+///
+/// If the kernel does not map a table.
+pub fn repoint(maps: &Maps, slot: u32, from: [u8; 6], to: [u8; 6]) -> Result<u64, Error> {
+    let [from, to] = [from, to].map(|mac| Hop::new(words::mac(mac), slot).0);
+    let mut repointed = 0;
+    for hops in [maps.hops_v4.whole()?, maps.hops_v6.whole()?] {
+        for bucket in 0..hops.len() {
+            for hop in hops.words(bucket) {
+                // A packet may write a newer one at the same moment: that holds.
+                let is_it = hop.load(Ordering::Relaxed) == from
+                    && hop
+                        .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)
+                        .is_ok();
+                repointed += u64::from(is_it);
+            }
+        }
+    }
+    Ok(repointed)
+}
 
 /// Numbers that were taken from their owners: flows that know them are forgotten.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

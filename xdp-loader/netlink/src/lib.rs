@@ -26,6 +26,7 @@ pub mod watch;
 pub use self::{
     address::OWNER,
     link::{Link, LinkError, LinkTable, Links},
+    neighbour::Move,
     nexthop::{NextHop, NextHopError, NextHops},
     placement::Places,
     socket::{Kernel, NetlinkError},

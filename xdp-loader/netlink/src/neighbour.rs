@@ -43,9 +43,35 @@ enum Knowledge {
     Failed(Option<([u8; 6], Instant)>),
 }
 
+/// A neighbour's address has come to another Ethernet address, as when a second router takes the first one's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Move {
+    /// Index of the interface.
+    pub ifindex: u32,
+    /// The Ethernet address that it had, and that no neighbour there has any more.
+    pub from: [u8; 6],
+    /// The one that it has.
+    pub to: [u8; 6],
+}
+
 /// What the kernel knows of all neighbours in this network namespace.
 #[derive(Debug, Clone, Default)]
-pub struct NeighbourTable(BTreeMap<Neighbour, Knowledge>);
+pub struct NeighbourTable {
+    known: BTreeMap<Neighbour, Knowledge>,
+    moves: Vec<Move>,
+}
+
+impl Knowledge {
+    /// The Ethernet address, that of now or the last one.
+    const fn mac(self) -> Option<[u8; 6]> {
+        match self {
+            Self::Known(mac) | Self::Fixed(mac) | Self::Resolving(Some((mac, _))) | Self::Failed(Some((mac, _))) => {
+                Some(mac)
+            }
+            Self::Resolving(None) | Self::Failed(None) => None,
+        }
+    }
+}
 
 impl NeighbourTable {
     /// Replaces everything by what the kernel knows now.
@@ -61,16 +87,18 @@ impl NeighbourTable {
     }
 
     fn replace(&mut self, messages: &[NeighbourMessage], now: Instant) {
-        let before = std::mem::take(&mut self.0);
+        let before = std::mem::take(&mut self.known);
         for message in messages {
             if let Some(neighbour) = identify(message) {
                 let old = before.get(&neighbour).copied();
-                self.0.insert(neighbour, learn(old, message, now));
+                let new = learn(old, message, now);
+                self.known.insert(neighbour, new);
+                self.note_move(neighbour, old, new);
             }
         }
         for (neighbour, old) in before {
             if let Some(forgotten) = forget(old, now) {
-                self.0.entry(neighbour).or_insert(forgotten);
+                self.known.entry(neighbour).or_insert(forgotten);
             }
         }
     }
@@ -80,16 +108,17 @@ impl NeighbourTable {
         match message {
             RouteNetlinkMessage::NewNeighbour(message) => {
                 let neighbour = identify(message)?;
-                let old = self.0.get(&neighbour).copied();
+                let old = self.known.get(&neighbour).copied();
                 let new = learn(old, message, now);
-                self.0.insert(neighbour, new);
+                self.known.insert(neighbour, new);
+                self.note_move(neighbour, old, new);
                 (old != Some(new)).then_some(neighbour)
             }
             RouteNetlinkMessage::DelNeighbour(message) => {
                 let neighbour = identify(message)?;
-                let old = self.0.remove(&neighbour)?;
+                let old = self.known.remove(&neighbour)?;
                 if let Some(forgotten) = forget(old, now) {
-                    self.0.insert(neighbour, forgotten);
+                    self.known.insert(neighbour, forgotten);
                 }
                 Some(neighbour)
             }
@@ -97,10 +126,32 @@ impl NeighbourTable {
         }
     }
 
+    /// Notes that a neighbour has another Ethernet address, unless somebody else still has the one that it had.
+    fn note_move(&mut self, neighbour: Neighbour, old: Option<Knowledge>, new: Knowledge) {
+        let (Some(from), Knowledge::Known(to) | Knowledge::Fixed(to)) = (old.and_then(Knowledge::mac), new) else {
+            return;
+        };
+        let Neighbour { ifindex, .. } = neighbour;
+        let is_in_use = || {
+            let mut others = self.known.iter().filter(|(other, _)| other.ifindex == ifindex);
+            others.any(
+                |(_, knowledge)| matches!(knowledge, Knowledge::Known(mac) | Knowledge::Fixed(mac) if *mac == from),
+            )
+        };
+        if from != to && !is_in_use() {
+            self.moves.push(Move { ifindex, from, to });
+        }
+    }
+
+    /// The moves since the last call.
+    pub fn take_moves(&mut self) -> Vec<Move> {
+        std::mem::take(&mut self.moves)
+    }
+
     /// The neighbour's Ethernet address, if it is known or was until a moment ago.
     #[must_use]
     pub fn mac(&self, neighbour: Neighbour, now: Instant) -> Option<[u8; 6]> {
-        match self.0.get(&neighbour)? {
+        match self.known.get(&neighbour)? {
             Knowledge::Known(mac) | Knowledge::Fixed(mac) => Some(*mac),
             Knowledge::Resolving(Some((mac, until))) if now < *until => Some(*mac),
             Knowledge::Resolving(_) | Knowledge::Failed(_) => None,
@@ -110,25 +161,28 @@ impl NeighbourTable {
     /// Whether the kernel itself has an address for the neighbour.
     #[must_use]
     pub fn is_known(&self, neighbour: Neighbour) -> bool {
-        matches!(self.0.get(&neighbour), Some(Knowledge::Known(_) | Knowledge::Fixed(_)))
+        matches!(
+            self.known.get(&neighbour),
+            Some(Knowledge::Known(_) | Knowledge::Fixed(_))
+        )
     }
 
     /// Whether the address is not to be asked for.
     #[must_use]
     pub fn is_fixed(&self, neighbour: Neighbour) -> bool {
-        matches!(self.0.get(&neighbour), Some(Knowledge::Fixed(_)))
+        matches!(self.known.get(&neighbour), Some(Knowledge::Fixed(_)))
     }
 
     /// Whether the neighbour was asked and did not answer.
     #[must_use]
     pub fn has_failed(&self, neighbour: Neighbour) -> bool {
-        matches!(self.0.get(&neighbour), Some(Knowledge::Failed(_)))
+        matches!(self.known.get(&neighbour), Some(Knowledge::Failed(_)))
     }
 
     /// When the neighbour loses the address that it had, unless it answers before.
     #[must_use]
     pub fn grace_ends(&self, neighbour: Neighbour, now: Instant) -> Option<Instant> {
-        match self.0.get(&neighbour)? {
+        match self.known.get(&neighbour)? {
             Knowledge::Resolving(Some((_, until))) if now < *until => Some(*until),
             _ => None,
         }
@@ -344,6 +398,35 @@ pub(super) mod tests {
         assert!(table.is_fixed(backend()) && table.is_known(backend()));
         table.apply(&new(NeighbourState::Stale, Some(MAC)), now);
         assert!(!table.is_fixed(backend()));
+    }
+
+    #[test]
+    fn a_move_is_told_once_nobody_has_the_old_address_any_more() {
+        const OTHER: [u8; 6] = [2, 0, 0, 0, 0, 0x12];
+        let now = Instant::now();
+        let moved = Move {
+            ifindex: 2,
+            from: MAC,
+            to: OTHER,
+        };
+        let mut table = NeighbourTable::default();
+        table.apply(&new(NeighbourState::Stale, Some(MAC)), now);
+        assert_eq!(table.take_moves(), []);
+        table.apply(&new(NeighbourState::Reachable, Some(OTHER)), now);
+        assert_eq!((table.take_moves(), table.take_moves()), (vec![moved], vec![]));
+        // As it fails, is asked for again and answers from elsewhere.
+        table.apply(&new(NeighbourState::Failed, Some(OTHER)), now);
+        table.apply(&new(NeighbourState::Incomplete, None), now);
+        table.apply(&new(NeighbourState::Reachable, Some(OTHER)), now);
+        assert_eq!(table.take_moves(), []);
+        let second = Neighbour {
+            address: IpAddr::from([10, 0, 0, 12]),
+            ..backend()
+        };
+        let second = message(second, NeighbourState::Stale, Some(OTHER));
+        table.apply(&RouteNetlinkMessage::NewNeighbour(second), now);
+        table.apply(&new(NeighbourState::Reachable, Some(MAC)), now);
+        assert_eq!(table.take_moves(), [], "the second one is still there");
     }
 
     #[test]

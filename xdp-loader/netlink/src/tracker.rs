@@ -16,7 +16,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::MulticastGroup;
 use tokio::{
     select,
-    sync::watch,
+    sync::{Mutex, mpsc, watch},
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -25,7 +25,7 @@ use tracing::{debug, error};
 use super::{
     Event, Events, Kernel, LinkTable, NetlinkError, NextHopError, NextHops,
     freshness::Freshness,
-    neighbour::{Neighbour, NeighbourTable},
+    neighbour::{Move, Neighbour, NeighbourTable},
     nexthop::{neighbour, resolve_first},
     route::{Route, RouteError, concerned, lookup},
     socket::AT_ONCE,
@@ -65,6 +65,7 @@ pub struct NextHopTracker {
     wanted: watch::Sender<Wanted>,
     settled: watch::Receiver<u64>,
     hops: watch::Receiver<Arc<NextHops>>,
+    moves: Mutex<mpsc::UnboundedReceiver<Move>>,
     _task: JoinSet<()>,
 }
 
@@ -78,11 +79,12 @@ impl NextHopTracker {
         let (wanted, mut requests) = watch::channel((0, BTreeSet::new()));
         let (published, hops) = watch::channel(Arc::default());
         let (settled_sender, settled) = watch::channel(0);
+        let (told, moves) = mpsc::unbounded_channel();
         let mut tracker = Tracker::open().await?;
         let mut task = JoinSet::new();
         task.spawn(async move {
             loop {
-                match tracker.run(&mut requests, &published, &settled_sender).await {
+                match tracker.run(&mut requests, &published, &settled_sender, &told).await {
                     // The handle was dropped.
                     Ok(()) => return,
                     Err(error) => error!(%error, "following the next hops failed, starting again in a second"),
@@ -100,6 +102,7 @@ impl NextHopTracker {
             wanted,
             settled,
             hops,
+            moves: Mutex::new(moves),
             _task: task,
         })
     }
@@ -121,6 +124,14 @@ impl NextHopTracker {
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Arc<NextHops>> {
         self.hops.clone()
+    }
+
+    /// Waits until a neighbour, of a target or not, has another Ethernet address; for ever once nobody follows them any more.
+    pub async fn moved(&self) -> Move {
+        match self.moves.lock().await.recv().await {
+            Some(moved) => moved,
+            None => std::future::pending().await,
+        }
     }
 
     /// Waits until the next hops of the targets set last are published: every one found, or known to be missing;
@@ -187,6 +198,7 @@ impl Tracker {
         requests: &mut watch::Receiver<Wanted>,
         published: &watch::Sender<Arc<NextHops>>,
         settled: &watch::Sender<u64>,
+        told: &mpsc::UnboundedSender<Move>,
     ) -> Result<(), NetlinkError> {
         self.take_targets(&requests.borrow_and_update().clone());
         loop {
@@ -208,6 +220,10 @@ impl Tracker {
             }
             if due(self.look_up_at) {
                 self.look_up().await?;
+            }
+            for moved in self.neighbours.take_moves() {
+                // Where nobody is told any more, everything is about to end.
+                let _ = told.send(moved);
             }
             self.ask_due().await?;
             if Instant::now() >= self.look_up_all_at {
