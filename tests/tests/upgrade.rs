@@ -382,7 +382,11 @@ fn an_xdp_mode_that_an_interface_does_not_take_leaves_all_interfaces_as_they_wer
     };
     let mut lvx = Balancer::start_with(&lab, options)?;
     let before = modes(&lvx)?;
-    assert_eq!((&*before[0].1, &*before[1].1), ("generic", "generic"), "one that cannot decides for all");
+    assert_eq!(
+        (&*before[0].1, &*before[1].1),
+        ("generic", "generic"),
+        "one that cannot decides for all"
+    );
     let backend = lab.backends[0].v4.to_string();
     lvx.serve("tcp://10.0.0.101:80", "nat", "rr", [backend.as_str()])?;
     let address = SocketAddr::new(VIP_NAT.0.into(), 80);
