@@ -128,6 +128,8 @@ pub fn attach(
         match attach_to(program, pins, link, known(link), choice) {
             Ok(attachment) => attachments.push(attachment),
             Err(error) => {
+                // A link that is held stays attached, whatever becomes of its pin.
+                drop(attachments);
                 restore(program, predecessor, pins, &before);
                 return Err(error);
             }
