@@ -9,6 +9,7 @@
 //! verifier to walk. Within a program everything is inlined; [`family`] lets IPv4 and IPv6 share each step. A packet that is
 //! not for a service is passed as it came; nothing is written into a packet before its fate is known.
 
+pub mod addressee;
 pub mod adopt;
 pub mod compare;
 pub mod conflict;
@@ -167,7 +168,7 @@ fn transport<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>) -> Result<Out
 /// A client's packet: its flow, or a new one; the backend; out.
 #[inline(always)]
 fn inbound<P: Platform, F: Ip>(env: &Env<P>, packet: &Packet<F>, service: u32) -> Result<Outcome, Outcome> {
-    ingress::addressed(env)?;
+    addressee::is_this_host(env)?;
     let Some(place) = Place::<F>::of(env, packet.tuple.source, packet.tuple.source_port) else {
         return Err(Outcome::Drop(Verdict::DroppedNoBackend));
     };
@@ -192,7 +193,7 @@ fn inbound<P: Platform, F: Ip>(env: &Env<P>, packet: &Packet<F>, service: u32) -
 /// A NAT backend's packet: its flow; the service's address; back to the client.
 #[inline(always)]
 fn outbound<P: Platform, F: Ip>(env: &Env<P>, packet: &Packet<F>) -> Result<Outcome, Outcome> {
-    ingress::addressed(env)?;
+    addressee::is_this_host(env)?;
     let Some(place) = Place::<F>::of(env, packet.tuple.destination, packet.tuple.destination_port) else {
         return Err(Outcome::Pass(Verdict::PassedNoService));
     };

@@ -1,7 +1,7 @@
 //! Fragment: only the first one of a datagram has the ports; the others go where it went.
 
 use super::{
-    Env, Outcome, count, deliver::Ip, handover, ingress, parse::Header, platform::Platform, rewrite, scheduler,
+    Env, Outcome, addressee, count, deliver::Ip, handover, parse::Header, platform::Platform, rewrite, scheduler,
     transmit,
 };
 use crate::{
@@ -32,7 +32,7 @@ pub fn later<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>, identificatio
     if !still {
         return Err(unknown);
     }
-    ingress::addressed(env)?;
+    addressee::is_this_host(env)?;
     if route.inbound == 0 {
         rewrite::fragment_outbound(header, backend)?;
         count::outbound(env, route.backend, bytes);

@@ -5,10 +5,10 @@
 //! client, from the service, with the quoted destination made the service's again (RFC 5508, section 4.2).
 
 use super::{
-    Env, Frame, Outcome, count,
+    Env, Frame, Outcome, addressee, count,
     deliver::Ip,
     flow::Place,
-    handover, ingress,
+    handover,
     parse::{self, Header, Piece, Tuple},
     platform::Platform,
     scheduler,
@@ -72,7 +72,7 @@ pub fn error<P: Platform, F: Ip>(env: &Env<P>, outer: &Header<F>) -> Result<Outc
     if let Role::Direct | Role::Unmatched = role {
         return Err(Outcome::Pass(Verdict::PassedNoService));
     }
-    ingress::addressed(env)?;
+    addressee::is_this_host(env)?;
     match role {
         Role::Inbound(service) => to_backend(env, &error, &tuple, service),
         _ => to_client(env, &error, &tuple),

@@ -2,7 +2,7 @@
 //!
 //! The kernel's links and neighbours are held as tables, from one dump and the events since. Routes are asked for, one
 //! lookup per target, and again only when an event may have changed the answer. What follows from them
-//! ([`resolve`]) is published when it differs from what was published before.
+//! ([`resolve_first`]) is published when it differs from what was published before.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
