@@ -12,6 +12,13 @@ pub const RST: u8 = 0x04;
 /// TCP's ACK flag.
 pub const ACK: u8 = 0x10;
 
+/// Whether a segment with these flags asks for a connection.
+#[inline(always)]
+#[must_use]
+pub const fn opens(flags: u8) -> bool {
+    flags & (SYN | ACK | RST) == SYN
+}
+
 /// Which side sent a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
@@ -110,7 +117,7 @@ impl State {
         }
         match (self, from) {
             (Self::SynReceived, From::Client) if flags & SYN == 0 => Self::Established,
-            (state, From::Client) if flags & (SYN | ACK) == SYN && state.is_closed() => Self::SynReceived,
+            (state, From::Client) if opens(flags) && state.is_closed() => Self::SynReceived,
             (state, _) => state,
         }
     }

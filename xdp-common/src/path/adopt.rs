@@ -13,7 +13,7 @@ use super::{
 use crate::{
     layout::{Backend, ClientId, Handover},
     succession::Found,
-    tcp_state::{ACK, From, RST, SYN, State},
+    tcp_state::{From, State, opens},
     verdict::Verdict,
     wire::protocol,
 };
@@ -28,7 +28,7 @@ pub fn go_on<P: Platform, F: Ip>(env: &Env<P>, handover: &Handover) -> Result<Ou
         && u32::from(backend.service) == handover.service
     {
         let state = State::from_bits(found.state as u8);
-        let opens = packet.flags & (SYN | ACK | RST) == SYN;
+        let opens = opens(packet.flags);
         if state == State::Template {
             let takes = backend.flags & (Backend::QUIESCED | Backend::UNUSABLE) == 0;
             handover::persist(env, if takes { found.backend } else { 0 });

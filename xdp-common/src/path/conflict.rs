@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     layout::{Backend, ClientId, FLOWS_PER_BUCKET, FlowEntry, Handover, MEMBERS_PER_CHUNK, Member, Service},
-    tcp_state::{ACK, RST, SYN, State},
+    tcp_state::{State, opens},
     verdict::Verdict,
     wire::protocol,
 };
@@ -87,7 +87,7 @@ pub fn direct<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>) -> Result<Ou
 /// Whether [`direct`] has to look at a packet.
 #[inline(always)]
 pub fn concerns<F: Family>(packet: &Packet<F>) -> bool {
-    packet.tuple.protocol == protocol::UDP || packet.flags & (SYN | ACK | RST) == SYN
+    packet.tuple.protocol == protocol::UDP || opens(packet.flags)
 }
 
 /// A search under way for a member of a service: as little as can be, as it is deep in the stack.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     layout::{Backend, BucketFlow, ClientId, FLOWS_PER_BUCKET, FlowEntry, Hop, Method, Seen},
-    tcp_state::{ACK, FIN, From, RST, STATES, SYN, State},
+    tcp_state::{FIN, From, RST, STATES, SYN, State, opens},
     wire::protocol,
 };
 
@@ -227,7 +227,7 @@ impl<F: Family> Place<F> {
         let reuse = Lookup::Miss { reuse: found.slot };
         let mut state = found.flow.state();
         let number = self.backend(env, found.flow);
-        let opens = packet.flags & (SYN | ACK | RST) == SYN;
+        let opens = opens(packet.flags);
         if backend.flags & Backend::UNUSABLE != 0 {
             let drops = backend.flags & Backend::DROPPING != 0;
             return if drops && !opens { Lookup::Lost } else { reuse };
