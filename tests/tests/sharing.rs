@@ -45,16 +45,29 @@ fn families(lab: &Lab) -> [Addresses; 2] {
     ]
 }
 
+/// Adds both services under NAT, with the same backends in turn; their addresses.
+fn serve(
+    lvx: &Balancer<'_>,
+    protocol: &str,
+    vips: [IpAddr; 2],
+    port: u16,
+    backends: &[IpAddr],
+) -> Result<[SocketAddr; 2]> {
+    let services = vips.map(|vip| SocketAddr::new(vip, port));
+    let backends: Vec<String> = backends.iter().map(ToString::to_string).collect();
+    for service in services {
+        let name = format!("{protocol}://{service}");
+        lvx.serve(&name, "nat", "rr", backends.iter().map(String::as_str))?;
+    }
+    Ok(services)
+}
+
 #[test]
 fn connections_from_one_port_to_two_services_are_all_answered() -> Result<()> {
     let lab = Lab::two_armed()?;
     let lvx = Balancer::start(&lab)?;
     for addresses in families(&lab) {
-        let services = addresses.vips.map(|vip| SocketAddr::new(vip, 80));
-        for service in services {
-            let name = format!("tcp://{service}");
-            lvx.serve(&name, "nat", "rr", [addresses.backend.to_string().as_str()])?;
-        }
+        let services = serve(&lvx, "tcp", addresses.vips, 80, &[addresses.backend])?;
         for port in 0..PORTS {
             for service in services.iter().cycle().take(6) {
                 let from = SocketAddr::new(addresses.client, 41_000 + port);
@@ -72,11 +85,7 @@ fn datagrams_from_one_port_to_two_services_are_answered_by_the_service_that_was_
     let lab = Lab::two_armed()?;
     let lvx = Balancer::start(&lab)?;
     for addresses in families(&lab) {
-        let services = addresses.vips.map(|vip| SocketAddr::new(vip, 7));
-        for service in services {
-            let name = format!("udp://{service}");
-            lvx.serve(&name, "nat", "rr", [addresses.backend.to_string().as_str()])?;
-        }
+        let services = serve(&lvx, "udp", addresses.vips, 7, &[addresses.backend])?;
         let _echo = Echo::start(&lab.backends[0], SocketAddr::new(addresses.backend, 7))?;
         let socket = lab
             .client
@@ -99,16 +108,14 @@ fn two_connections_from_one_port_that_live_at_once_meet_two_backends() -> Result
     let lab = Lab::two_armed()?;
     let lvx = Balancer::start(&lab)?;
     for addresses in families(&lab) {
-        let both = lab.backends[..2].iter().map(|backend| match addresses.client {
-            IpAddr::V4(_) => backend.v4.to_string(),
-            IpAddr::V6(_) => backend.v6.to_string(),
-        });
-        let both: Vec<String> = both.collect();
-        let services = addresses.vips.map(|vip| SocketAddr::new(vip, 80));
-        for service in services {
-            let name = format!("tcp://{service}");
-            lvx.serve(&name, "nat", "rr", both.iter().map(String::as_str))?;
-        }
+        let both: Vec<IpAddr> = lab.backends[..2]
+            .iter()
+            .map(|backend| match addresses.client {
+                IpAddr::V4(_) => backend.v4.into(),
+                IpAddr::V6(_) => backend.v6.into(),
+            })
+            .collect();
+        let services = serve(&lvx, "tcp", addresses.vips, 80, &both)?;
         for port in 0..20 {
             let from = SocketAddr::new(addresses.client, 42_000 + port);
             let mut held = Vec::new();

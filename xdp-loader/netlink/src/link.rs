@@ -39,7 +39,7 @@ pub enum LinkError {
 }
 
 /// An interface, as far as forwarding needs to know it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Link {
     /// Its name, which may change while its index stays.
     pub name: String,

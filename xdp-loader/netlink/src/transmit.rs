@@ -81,12 +81,9 @@ mod tests {
             name: kind.to_owned(),
             index,
             mac: Some([2, 0, 0, 0, 0, 1]),
-            mtu: 1500,
             up: true,
-            admin_up: true,
-            master: None,
-            base: None,
             kind: kind.to_owned(),
+            ..Link::default()
         }
     }
 

@@ -75,12 +75,9 @@ mod tests {
             name: format!("{kind}0"),
             index,
             mac: Some([2, 0, 0, 0, 0, 1]),
-            mtu: 1500,
             up: true,
-            admin_up: true,
-            master: None,
-            base: None,
             kind: kind.to_owned(),
+            ..Link::default()
         }
     }
 

@@ -283,12 +283,9 @@ mod tests {
             name: name.to_owned(),
             index: 2,
             mac,
-            mtu: 1500,
             up: true,
-            admin_up: true,
-            master: None,
-            base: None,
             kind: kind.to_owned(),
+            ..Link::default()
         }
     }
 
