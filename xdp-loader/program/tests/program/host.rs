@@ -231,7 +231,7 @@ fn compare(extent: &Extent) -> BTreeMap<&'static str, u64> {
         }
     }
     let frames = extent.rounds * CHANGES * extent.frames;
-    assert!(forwarded > frames / 5, "{forwarded} of {frames} frames were forwarded");
+    assert!(forwarded > frames / 4, "{forwarded} of {frames} frames were forwarded");
     let rows = (0..MAX_INTERFACES).map(|slot| both.verdicts.read((both.cpu * MAX_INTERFACES + slot) as usize));
     let rows: Vec<Verdicts> = rows.collect();
     let count = |verdict: Verdict| rows.iter().map(|row| row[verdict as usize]).sum();

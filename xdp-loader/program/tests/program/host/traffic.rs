@@ -46,7 +46,7 @@ impl<'a> Traffic<'a> {
         if self.random.happens(15) {
             self.damage(&mut frame);
         }
-        if self.random.happens(4) {
+        if self.random.happens(2) {
             let to = self
                 .random
                 .one(&[[0xff; 6], mac(OUTSIDE), mac(INSIDE), [2, 0, 0, 0, 0, 7]]);
@@ -89,7 +89,7 @@ impl<'a> Traffic<'a> {
         if self.random.happens(4) {
             vip.set_port(9);
         }
-        if self.random.happens(6) && !service.backends.is_empty() {
+        if self.random.happens(4) && !service.backends.is_empty() {
             // Straight to a backend.
             vip = self.random.one(&service.backends);
         }
