@@ -262,7 +262,7 @@ impl Shared {
             }
             attachments
         });
-        self.interfaces.attached(&attachments.await??);
+        self.interfaces.attached(&attachments.await??, &self.links.table());
         Ok(())
     }
 

@@ -73,12 +73,15 @@ impl Interfaces {
         *self.list.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(list);
     }
 
-    /// The program has been attached to those of them that are there.
-    pub(super) fn attached(&self, attachments: &[Attachment]) {
+    /// The program has been attached to those of them that are there; of the others it is known from the first moment on why it
+    /// is not.
+    pub(super) fn attached(&self, attachments: &[Attachment], links: &LinkTable) {
         let mut list = Vec::clone(&self.get());
         for interface in &mut list {
-            let attachment = attachments.iter().find(|it| it.name == interface.name);
-            interface.attachment = attachment.cloned();
+            interface.attachment = attachments.iter().find(|it| it.name == interface.name).cloned();
+            if interface.attachment.is_none() {
+                interface.error = links.find(&interface.name).err().map(|reason| reason.to_string());
+            }
         }
         self.set(list);
     }
