@@ -68,6 +68,14 @@ pub const fn inverse(delta: u16) -> u16 {
     !delta
 }
 
+/// The sum of the four 16-bit words of `word`.
+#[inline(always)]
+#[must_use]
+pub const fn word(word: u64) -> u32 {
+    let halves = (word & 0xffff_ffff) + (word >> 32);
+    ((halves & 0xffff) + ((halves >> 16) & 0xffff) + (halves >> 32)) as u32
+}
+
 /// The whole ones' complement sum over `bytes`, an odd last byte padded with zero, added to `sum`.
 #[must_use]
 pub fn sum(bytes: &[u8], sum: u32) -> u32 {

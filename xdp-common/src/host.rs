@@ -2,9 +2,12 @@
 
 mod table;
 
-use core::sync::atomic::{
-    AtomicU32, AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
+use core::{
+    cell::Cell,
+    sync::atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{AcqRel, Acquire, Relaxed, Release},
+    },
 };
 use std::{
     boxed::Box,
@@ -15,10 +18,10 @@ use std::{
 
 pub use self::table::Table;
 use crate::{
-    for_each_map, hash,
+    checksum, for_each_map, hash,
     layout::{
-        BANKS, Backend, BackendCounters, BucketClients, BucketFlow, BucketV4, BucketV6, CHUNKS_PER_SEGMENT, Chunk,
-        Connections, Control, FragmentRoute, FragmentV4, FragmentV6, HOST_MAC_BUCKETS, Handover, HopBucket,
+        Answers, BANKS, Backend, BackendCounters, BucketClients, BucketFlow, BucketV4, BucketV6, CHUNKS_PER_SEGMENT,
+        Chunk, Connections, Control, FragmentRoute, FragmentV4, FragmentV6, HOST_MAC_BUCKETS, Handover, HopBucket,
         HostMacBucket, INTERFACE_BUCKETS, Interface, InterfaceBucket, Limit, MAX_INTERFACES, SEGMENTS, Service, Sizes,
         TIMEOUT_SETS, TailCall, Timeouts, Underlay, Verdicts,
     },
@@ -133,26 +136,17 @@ impl Tables {
     /// # Panics
     ///
     /// If there is no such CPU.
-    pub fn run(&self, cpu: u32, ingress: u32, frame: &mut [u8]) -> u32 {
+    pub fn run(&self, cpu: u32, ingress: u32, frame: &mut Vec<u8>) -> u32 {
         let _one = self.cpus[cpu as usize].lock().unwrap_or_else(PoisonError::into_inner);
-        self.run_alone(cpu, ingress, frame)
-    }
-
-    fn run_alone(&self, cpu: u32, ingress: u32, frame: &mut [u8]) -> u32 {
-        // The packet path takes a checksum for an aligned word, which it is in every frame that begins at an even address.
-        if !frame.as_ptr().addr().is_multiple_of(2) {
-            let mut copy = std::vec![0; frame.len() + 1];
-            let start = copy.as_ptr().addr() % 2;
-            let even = &mut copy[start..start + frame.len()];
-            even.copy_from_slice(frame);
-            let action = self.run_alone(cpu, ingress, even);
-            frame.copy_from_slice(even);
-            return action;
-        }
-        let bytes = frame.as_mut_ptr_range();
-        let context = Ingress {
-            start: bytes.start.expose_provenance(),
-            end: bytes.end.expose_provenance(),
+        let mut buffer = Vec::with_capacity(HEADROOM + frame.len());
+        buffer.resize(HEADROOM, 0);
+        buffer.extend_from_slice(frame);
+        let bytes = buffer.as_mut_ptr_range();
+        let first = bytes.start.expose_provenance();
+        let bounds = Cell::new((first + HEADROOM, bytes.end.expose_provenance()));
+        let packet = Ingress {
+            bounds: &bounds,
+            first,
             ifindex: ingress,
         };
         let host = Host {
@@ -160,15 +154,24 @@ impl Tables {
             cpu,
             successor: None,
         };
-        path::lvx(host, context)
+        let action = path::lvx(host, packet);
+        let (start, end) = bounds.get();
+        frame.clear();
+        frame.extend_from_slice(&buffer[start - first..end - first]);
+        action
     }
 }
 
+/// Bytes that a frame can grow by at its front, as in the kernel (`XDP_PACKET_HEADROOM`).
+const HEADROOM: usize = 256;
+
 /// A packet on the host: it is borrowed for as long as its path takes.
 #[derive(Clone, Copy, Debug)]
-pub struct Ingress {
-    start: usize,
-    end: usize,
+pub struct Ingress<'a> {
+    /// Where its frame starts and ends.
+    bounds: &'a Cell<(usize, usize)>,
+    /// Where the frame may start at the earliest.
+    first: usize,
     ifindex: u32,
 }
 
@@ -240,31 +243,58 @@ impl Atomics for Host<'_> {
     }
 }
 
-impl Platform for Host<'_> {
-    type Context = Ingress;
+impl<'a> Platform for Host<'a> {
+    type Context = Ingress<'a>;
 
-    fn frame(self, context: Ingress) -> Frame {
+    fn frame(self, context: Ingress<'a>) -> Frame {
+        let (start, end) = context.bounds.get();
         // SAFETY: the frame is borrowed by `Tables::run` until the path ends.
-        unsafe { Frame::new(context.start, context.end) }
+        unsafe { Frame::new(start, end) }
     }
 
-    fn ingress(self, context: Ingress) -> u32 {
+    fn grow(self, context: Ingress<'a>, bytes: usize) -> bool {
+        let (start, end) = context.bounds.get();
+        let grows = start - bytes >= context.first;
+        if grows {
+            context.bounds.set((start - bytes, end));
+        }
+        grows
+    }
+
+    fn cut(self, context: Ingress<'a>, length: usize) -> bool {
+        let (start, end) = context.bounds.get();
+        let is_longer = end - start >= length;
+        if is_longer {
+            context.bounds.set((start, start + length));
+        }
+        is_longer
+    }
+
+    fn sum(self, context: Ingress<'a>, at: usize, length: usize) -> Option<u32> {
+        let bytes = self.frame(context).bytes(at, length)?;
+        // SAFETY: nobody writes into the frame meanwhile.
+        Some(checksum::sum(unsafe { &*bytes }, 0))
+    }
+
+    fn ingress(self, context: Ingress<'a>) -> u32 {
         context.ifindex
     }
 
-    fn tail_call(self, context: Ingress, to: TailCall) -> Option<u32> {
+    fn tail_call(self, context: Ingress<'a>, to: TailCall) -> Option<u32> {
         Some(match to {
             TailCall::NewFlowV4 => path::lvx_new_flow::<_, V4>(self, context),
             TailCall::NewFlowV6 => path::lvx_new_flow::<_, V6>(self, context),
             TailCall::Fragment => path::lvx_fragment(self, context),
             TailCall::Icmp => path::lvx_icmp(self, context),
             TailCall::Direct => path::lvx_direct(self, context),
+            TailCall::RejectV4 => path::lvx_reject::<_, V4>(self, context),
+            TailCall::RejectV6 => path::lvx_reject::<_, V6>(self, context),
             TailCall::Predecessor => path::lvx(self.predecessor()?, context),
             TailCall::Find => succession::find(self.predecessor()?, context),
         })
     }
 
-    fn go_on(self, context: Ingress, to: u32) -> Option<u32> {
+    fn go_on(self, context: Ingress<'a>, to: u32) -> Option<u32> {
         let successor = Host {
             tables: self.successor?,
             cpu: self.cpu,
@@ -285,7 +315,7 @@ impl Platform for Host<'_> {
         is_there.then_some(action::REDIRECT)
     }
 
-    fn warn(self, _context: Ingress, verdict: Verdict) {
+    fn warn(self, _context: Ingress<'a>, verdict: Verdict) {
         if verdict.is_told() {
             self.tables.warned.fetch_add(1, Relaxed);
         }

@@ -10,6 +10,7 @@
 //! a daemon goes on with its predecessor's tables if these are the same, and copies what they say if not
 //! ([`crate::succession`]).
 
+mod answers;
 mod backend;
 mod client;
 mod control;
@@ -25,6 +26,7 @@ mod seen;
 mod service;
 mod sizes;
 
+pub use answers::{ANSWERS_PER_SECOND, Answers, QUOTED};
 pub use backend::{Backend, Connections, Limit, Method, Timeouts, Underlay};
 pub use client::{ClientId, ClientKeys};
 pub use control::{Control, TailCall, UnknownFragments};

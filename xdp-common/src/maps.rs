@@ -3,7 +3,7 @@
 
 use crate::{
     layout::{
-        BANKS, Backend, BackendCounters, BucketClients, BucketFlow, BucketV4, BucketV6, Connections, Control,
+        Answers, BANKS, Backend, BackendCounters, BucketClients, BucketFlow, BucketV4, BucketV6, Connections, Control,
         HOST_MAC_BUCKETS, Handover, HopBucket, HostMacBucket, INTERFACE_BUCKETS, Interface, InterfaceBucket, Limit,
         MAX_INTERFACES, Service, Sizes, TIMEOUT_SETS, Timeouts, Underlay, Verdicts,
     },
@@ -88,6 +88,8 @@ macro_rules! for_each_map {
                 /// What a packet takes along into the program of new flows: place `cpu`. In pages of their own, so that each
                 /// CPU has a line to itself.
                 HANDOVERS handovers: Handover, |_, cpus| cpus, Own;
+                /// What has been answered: place `cpu`.
+                ANSWERS answers: Answers, |_, cpus| cpus, Own;
                 /// What a predecessor has found of a packet's flow: place `cpu`.
                 FOUND found: Found, |_, cpus| cpus, Always;
             }

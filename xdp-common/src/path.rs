@@ -4,6 +4,8 @@
 //! [`parse`] -> ([`fragment`], [`icmp`]) -> [`service`] -> [`flow`] -> ([`new_flow`]: [`persistence`], [`scheduler`],
 //! [`compare`]) -> [`deliver`]: [`rewrite`], [`transmit`] -> [`outcome`]
 //!
+//! or, where no backend is left, [`reject`]: [`answer`] -> [`outcome`].
+//!
 //! The program that is attached, [`lvx`], takes a packet whose flow is known all the way. What is rarer goes on in a program
 //! of its own ([`TailCall`]): so each is small enough for the compiler to keep what it needs in registers, and for the
 //! verifier to walk. Within a program everything is inlined; [`family`] lets IPv4 and IPv6 share each step. A packet that is
@@ -11,6 +13,7 @@
 
 pub mod addressee;
 pub mod adopt;
+pub mod answer;
 pub mod compare;
 pub mod conflict;
 pub mod connections;
@@ -30,6 +33,7 @@ pub mod outcome;
 pub mod parse;
 pub mod persistence;
 pub mod platform;
+pub mod reject;
 pub mod rewrite;
 pub mod scheduler;
 pub mod service;
@@ -72,7 +76,10 @@ pub fn lvx_new_flow<P: Platform, F: Ip>(platform: P, context: P::Context) -> u32
         return action::PASS;
     };
     match Env::with(platform, context, handover.mode) {
-        Some(env) => conclude(&env, new_flow::go_on::<P, F>(&env, handover)),
+        Some(env) => match new_flow::go_on::<P, F>(&env, handover) {
+            Ok(Outcome::Drop(verdict)) | Err(Outcome::Drop(verdict)) => handover::reject::<P, F>(&env, verdict),
+            outcome => conclude(&env, outcome),
+        },
         None => action::PASS,
     }
 }
@@ -112,6 +119,18 @@ pub fn lvx_icmp<P: Platform>(platform: P, context: P::Context) -> u32 {
 pub fn lvx_direct<P: Platform>(platform: P, context: P::Context) -> u32 {
     match Env::of(platform, context) {
         Some(env) => conclude(&env, follow(&env, conflict::direct::<P, V4>, conflict::direct::<P, V6>)),
+        None => action::PASS,
+    }
+}
+
+/// The program of packets that are to begin no flow.
+#[inline(always)]
+pub fn lvx_reject<P: Platform, F: Ip>(platform: P, context: P::Context) -> u32 {
+    let Some(handover) = handover::received(platform) else {
+        return action::PASS;
+    };
+    match Env::with(platform, context, handover.mode) {
+        Some(env) => conclude(&env, reject::go_on::<P, F>(&env, handover)),
         None => action::PASS,
     }
 }

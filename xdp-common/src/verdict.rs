@@ -18,7 +18,7 @@ pub enum Verdict {
     PassedFragment = 4,
     /// Passed: more than two VLAN tags, or more IPv6 extension headers than are followed.
     PassedTooDeep = 5,
-    /// Dropped: the service has no backend that takes connections.
+    /// Dropped: the service has no backend that takes connections, and is not to say so, or has said so often enough.
     DroppedNoBackend = 6,
     /// Dropped: the flow's backend has no known next hop.
     DroppedNoNextHop = 7,
@@ -45,11 +45,13 @@ pub enum Verdict {
     /// Dropped: the client's port is in use with the only backend by its connection to another NAT service: their answers could
     /// not be told apart.
     NatConflict = 18,
+    /// Answered with a RST or an ICMP port unreachable: the service has no backend that takes connections.
+    RejectedNoBackend = 19,
 }
 
 impl Verdict {
     /// All verdicts, in the order of their counters.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::PassedNotIp,
         Self::PassedOtherProtocol,
         Self::PassedNoService,
@@ -69,6 +71,7 @@ impl Verdict {
         Self::DroppedNoProgram,
         Self::PassedOtherHost,
         Self::NatConflict,
+        Self::RejectedNoBackend,
     ];
 
     /// Whether operators are told of such a packet, at most once a second.
@@ -101,6 +104,7 @@ impl Verdict {
             Self::DroppedNoProgram => "dropped_no_program",
             Self::PassedOtherHost => "passed_other_host",
             Self::NatConflict => "nat_conflict",
+            Self::RejectedNoBackend => "rejected_no_backend",
         }
     }
 }

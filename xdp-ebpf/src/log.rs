@@ -6,7 +6,12 @@ use xdp_common::{path::platform::Arrays as _, verdict::Verdict};
 
 use crate::{atomic, kernel::Kernel, maps};
 
-/// Tells of a packet that was dropped, if that is to be told.
+const NO_BACKEND: &str = "their service has no backend that takes connections";
+const NO_NEXT_HOP: &str = "the next hop on the way to their backend is unknown";
+// The verifier forgets which length is whose.
+const _: () = assert!(NO_BACKEND.len() == NO_NEXT_HOP.len());
+
+/// Tells of a packet that was not forwarded, if that is to be told.
 #[inline(always)]
 pub fn dropped(context: &XdpContext, ifindex: u32, verdict: Verdict) {
     if !verdict.is_told() {
@@ -25,8 +30,8 @@ pub fn dropped(context: &XdpContext, ifindex: u32, verdict: Verdict) {
     }
     // One message for all: each is some four hundred instructions of the program.
     let why = match verdict {
-        Verdict::DroppedNoBackend => "their service has no backend that takes connections",
-        _ => "their backend's next hop is not known",
+        Verdict::DroppedNoBackend => NO_BACKEND,
+        _ => NO_NEXT_HOP,
     };
-    warn!(context, "packets from interface {} are dropped: {}", ifindex, why);
+    warn!(context, "packets from interface {} are not forwarded: {}", ifindex, why);
 }

@@ -75,6 +75,18 @@ pub fn lvx_direct(context: XdpContext) -> u32 {
     path::lvx_direct(Kernel, context.ctx)
 }
 
+/// The program of IPv4 packets whose service has no backend left.
+#[xdp]
+pub fn lvx_reject_v4(context: XdpContext) -> u32 {
+    path::lvx_reject::<Kernel, V4>(Kernel, context.ctx)
+}
+
+/// The same for IPv6.
+#[xdp]
+pub fn lvx_reject_v6(context: XdpContext) -> u32 {
+    path::lvx_reject::<Kernel, V6>(Kernel, context.ctx)
+}
+
 /// The program to which a successor leaves packets whose flow it does not know.
 #[xdp]
 pub fn lvx_find(context: XdpContext) -> u32 {

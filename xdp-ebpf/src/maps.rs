@@ -1,15 +1,16 @@
 //! The maps, as [`xdp_common::maps`] declares them; the loader sets the sizes that are 1 here.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, DevMap, LruHashMap, ProgramArray},
+    btf_maps::{Array, ArrayOfMaps, DevMap, LruHashMap, PerCpuArray, ProgramArray},
     macros::btf_map,
 };
 use xdp_common::{
     for_each_map,
     layout::{
-        self, Backend, BackendCounters, BucketClients, BucketFlow, BucketV4, BucketV6, CHUNK, CHUNKS_PER_SEGMENT,
-        Connections, Control, FRAGMENTS, FragmentRoute, FragmentV4, FragmentV6, Handover, HopBucket, HostMacBucket,
-        Interface, InterfaceBucket, Limit, MAX_INTERFACES, SEGMENTS, Service, Timeouts, Underlay, Verdicts,
+        self, Answers, Backend, BackendCounters, BucketClients, BucketFlow, BucketV4, BucketV6, CHUNK,
+        CHUNKS_PER_SEGMENT, Connections, Control, FRAGMENTS, FragmentRoute, FragmentV4, FragmentV6, Handover,
+        HopBucket, HostMacBucket, Interface, InterfaceBucket, Limit, MAX_INTERFACES, QUOTED, SEGMENTS, Service,
+        Timeouts, Underlay, Verdicts,
     },
     maps::Arrays,
     succession::{Found, successor},
@@ -56,6 +57,10 @@ for_each_map!(statics);
 /// When something was last logged, jiffies. No part of the dataplane: not pinned.
 #[btf_map]
 pub static LOGGED: Array<u64, 1> = Array::new();
+
+/// Bytes of a packet whose checksum is worked out. No part of the dataplane either.
+#[btf_map]
+pub static QUOTE: PerCpuArray<[u32; QUOTED / 4], 1> = PerCpuArray::new();
 
 /// Sizes, constants for the verifier once the program is loaded. Each is one less than a power of two, but `BACKENDS`.
 pub mod size {

@@ -1,14 +1,17 @@
 //! The kernel as a platform of the packet path: its maps and helpers.
 
-use core::ffi::c_void;
+use core::{cmp::min, ffi::c_void, ptr::null_mut};
 
 use aya_ebpf::{
     bindings::xdp_md,
-    helpers::{bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_jiffies64, bpf_loop},
+    helpers::{
+        bpf_csum_diff, bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_jiffies64, bpf_loop, bpf_xdp_adjust_head,
+        bpf_xdp_adjust_tail, bpf_xdp_load_bytes,
+    },
     programs::XdpContext,
 };
 use xdp_common::{
-    layout::{Chunk, FragmentRoute, FragmentV4, FragmentV6, TailCall},
+    layout::{Chunk, FragmentRoute, FragmentV4, FragmentV6, QUOTED, TailCall},
     path::{
         Frame,
         platform::{Atomics, Platform},
@@ -26,6 +29,42 @@ impl Platform for Kernel {
         let context = XdpContext::new(context);
         // SAFETY: the kernel says where the frame is, and the verifier sees to it that it is used no longer.
         unsafe { Frame::new(context.data(), context.data_end()) }
+    }
+
+    #[inline(always)]
+    fn grow(self, context: *mut xdp_md, bytes: usize) -> bool {
+        // SAFETY: the context is the kernel's.
+        unsafe { bpf_xdp_adjust_head(context, -(bytes as i32)) == 0 }
+    }
+
+    #[inline(always)]
+    fn cut(self, context: *mut xdp_md, length: usize) -> bool {
+        // What is left of two pointers' difference must not be worked out in 32 bits, as the compiler would.
+        let whole = verifier::bounded::<0xffff>(self.frame(context).length(), length);
+        let surplus = whole as i32 - length as i32;
+        // SAFETY: the context is the kernel's.
+        surplus >= 0 && unsafe { bpf_xdp_adjust_tail(context, -surplus) == 0 }
+    }
+
+    #[inline(always)]
+    fn sum(self, context: *mut xdp_md, at: usize, length: usize) -> Option<u32> {
+        // Read into memory first: the verifier lets nobody look at so many bytes of a packet as the packet says.
+        let length = min(length, QUOTED) as u32;
+        let whole = (length + 3) & !3;
+        // SAFETY: the buffer is this CPU's, and `length` is within it; the words after the last whole one are cleared before they
+        // are written into; the context is the kernel's.
+        unsafe {
+            let buffer = maps::QUOTE.get_ptr_mut(0)?.cast::<u32>();
+            if length == 0 {
+                return Some(0);
+            }
+            buffer.add((length as usize - 1) / 4 & (QUOTED / 4 - 1)).write(0);
+            if bpf_xdp_load_bytes(context, at as u32, buffer.cast(), length) != 0 {
+                return None;
+            }
+            let sum = bpf_csum_diff(null_mut(), 0, buffer, min(whole, QUOTED as u32), 0);
+            (sum >= 0).then_some(sum as u32)
+        }
     }
 
     #[inline(always)]

@@ -57,16 +57,22 @@ pub enum TailCall {
     Find = 5,
     /// A packet that asks a NAT backend directly.
     Direct = 6,
+    /// An IPv4 packet whose service has no backend left.
+    RejectV4 = 7,
+    /// The same over IPv6.
+    RejectV6 = 8,
 }
 
 impl TailCall {
     /// Those to programs of the dataplane's own, in the order of their places, and the programs' names.
-    pub const OWN: [(Self, &'static str); 5] = [
+    pub const OWN: [(Self, &'static str); 7] = [
         (Self::NewFlowV4, "lvx_new_flow_v4"),
         (Self::NewFlowV6, "lvx_new_flow_v6"),
         (Self::Fragment, "lvx_fragment"),
         (Self::Icmp, "lvx_icmp"),
         (Self::Direct, "lvx_direct"),
+        (Self::RejectV4, "lvx_reject_v4"),
+        (Self::RejectV6, "lvx_reject_v6"),
     ];
 
     /// Programs that nobody goes on in, but which the dataplane is to keep though their pins be removed: their places and names.
@@ -86,4 +92,4 @@ pub enum UnknownFragments {
     Addresses = 2,
 }
 
-const _: () = assert!(size_of::<Control>() == 128 && (TailCall::Direct as usize) < TAIL_CALLS);
+const _: () = assert!(size_of::<Control>() == 128 && (TailCall::RejectV6 as usize) < TAIL_CALLS);

@@ -24,7 +24,9 @@ pub struct Handover {
     /// [`super::Control::mode`] as the program before has read it: a packet sees one configuration.
     pub mode: u64,
     /// The number of the backend that a predecessor says the client persists with; 0 if it says none.
-    pub persistent: u64,
+    pub persistent: u32,
+    /// The [`crate::verdict::Verdict`] under which the packet is to be dropped.
+    pub verdict: u32,
 }
 
 const _: () = assert!(size_of::<Handover>() == 64);

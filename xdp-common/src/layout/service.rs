@@ -56,7 +56,7 @@ pub enum Overload {
 pub struct Service {
     /// [`Scheduler`].
     pub scheduler: u8,
-    /// [`Service::ONE_PACKET`], [`Service::PERSISTENT`], [`Service::SHARED`].
+    /// [`Service::ONE_PACKET`], [`Service::PERSISTENT`], [`Service::SHARED`], [`Service::REJECTS`].
     pub flags: u8,
     /// [`Overload`].
     pub overload: u8,
@@ -96,6 +96,8 @@ impl Service {
     pub const PERSISTENT: u8 = 1 << 1;
     /// In `flags`: some of its backends answer for other services too ([`super::Backend::SHARED`]).
     pub const SHARED: u8 = 1 << 2;
+    /// In `flags`: who asks while no backend takes connections is told so.
+    pub const REJECTS: u8 = 1 << 3;
 }
 
 const _: () = assert!(size_of::<Service>() == 56 + 8 * ROOM);

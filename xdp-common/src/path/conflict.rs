@@ -32,7 +32,7 @@ pub fn resolve<P: Platform, F: Ip>(
     chosen: u32,
 ) -> Result<u32, Outcome> {
     let is_shared = env.backend(chosen).is_some_and(|it| it.flags & Backend::SHARED != 0);
-    if !is_shared || yields(env, place, chosen, false) {
+    if !is_shared || yields(env.platform, env.context, env.mode, place, (chosen, false)) {
         return Ok(chosen);
     }
     let service = u64::from(handover.service << 1 | env.bank);
@@ -41,7 +41,7 @@ pub fn resolve<P: Platform, F: Ip>(
         .member_without_rival(service, handover.client, u64::from(F::IS_V6));
     match Member(another).number() {
         0 if handover.protocol == u32::from(protocol::UDP) => {
-            yields(env, place, chosen, true);
+            yields(env.platform, env.context, env.mode, place, (chosen, true));
             Ok(chosen)
         }
         0 => Err(Outcome::Drop(Verdict::NatConflict)),
@@ -50,10 +50,17 @@ pub fn resolve<P: Platform, F: Ip>(
 }
 
 /// Whether a client's flow through another service makes room for one with this backend: there is none, it is over, or it has to.
-/// A function with a stack of its own.
+/// A function as [`Place::put`].
 #[inline(never)]
-fn yields<P: Platform, F: Ip>(env: &Env<P>, place: &Place<F>, backend: u32, has_to: bool) -> bool {
-    if let Some(backend) = env.backend(backend)
+fn yields<P: Platform, F: Ip>(
+    platform: P,
+    context: P::Context,
+    mode: u64,
+    place: &Place<F>,
+    (backend, has_to): (u32, bool),
+) -> bool {
+    if let Some(env) = &Env::with(platform, context, mode)
+        && let Some(backend) = env.backend(backend)
         && let Some((rival, other)) = place.rival(env, backend)
     {
         if !has_to && !place.is_over(env, &rival, other) {

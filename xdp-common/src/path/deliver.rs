@@ -1,7 +1,9 @@
 //! Deliver: a packet whose backend is known is rewritten, counted and transmitted.
 
 use super::{
-    Env, Outcome, count,
+    Env, Outcome,
+    answer::Answer,
+    count,
     datagram::{self, Datagrams},
     family::{V4, V6},
     flow::{Found, Place},
@@ -16,7 +18,7 @@ use crate::{
 };
 
 /// A family whose packets can go all the way.
-pub trait Ip: Datagrams + Translate {}
+pub trait Ip: Answer + Datagrams + Translate {}
 
 impl Ip for V4 {}
 impl Ip for V6 {}

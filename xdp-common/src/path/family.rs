@@ -21,6 +21,8 @@ pub trait Family: Copy {
     const IS_V6: bool;
     /// The program in which its flows begin.
     const NEW_FLOW: TailCall;
+    /// The program in which its packets are rejected.
+    const REJECT: TailCall;
     /// Where a predecessor that was asked for a flow goes on.
     const SUCCESSOR: u32;
 
@@ -70,6 +72,7 @@ impl Family for V4 {
     const ICMP: u8 = protocol::ICMP;
     const IS_V6: bool = false;
     const NEW_FLOW: TailCall = TailCall::NewFlowV4;
+    const REJECT: TailCall = TailCall::RejectV4;
     const SUCCESSOR: u32 = successor::V4;
 
     #[inline(always)]
@@ -153,6 +156,7 @@ impl Family for V6 {
     const ICMP: u8 = protocol::ICMPV6;
     const IS_V6: bool = true;
     const NEW_FLOW: TailCall = TailCall::NewFlowV6;
+    const REJECT: TailCall = TailCall::RejectV6;
     const SUCCESSOR: u32 = successor::V6;
 
     #[inline(always)]

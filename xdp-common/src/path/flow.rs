@@ -298,16 +298,20 @@ impl<F: Family> Place<F> {
             idle_timeout: idle_timeout(env, backend, state),
             hop: hop_back(env, backend),
         };
-        let insertion = self.put(env, &entry);
+        let insertion = self.put(env.platform, env.context, env.mode, &entry);
         if insertion != Insertion::Lost {
             connections::begin(env, number, backend, state);
         }
         insertion
     }
 
-    /// Puts an entry into the bucket. A function with a stack of its own.
+    /// Puts an entry into the bucket. A function with a stack of its own, that makes its [`Env`] anew: the caller has no room to keep
+    /// one in memory.
     #[inline(never)]
-    pub fn put<P: Platform>(&self, env: &Env<P>, entry: &Entry) -> Insertion {
+    pub fn put<P: Platform>(&self, platform: P, context: P::Context, mode: u64, entry: &Entry) -> Insertion {
+        let Some(env) = &Env::with(platform, context, mode) else {
+            return Insertion::Lost;
+        };
         let mask = F::mask(env.platform);
         let now = env.platform.jiffies();
         // What was there may have made room for another client's flow meanwhile.

@@ -32,6 +32,13 @@ impl Frame {
         Some(start as *mut T)
     }
 
+    /// So many bytes `at` bytes into the frame, if all of them are there. For the host: the verifier wants to know how many.
+    #[must_use]
+    pub fn bytes(self, at: usize, length: usize) -> Option<*mut [u8]> {
+        let start = self.start + at;
+        (start + length <= self.end).then(|| core::ptr::slice_from_raw_parts_mut(start as *mut u8, length))
+    }
+
     /// Where in the frame this is.
     #[inline(always)]
     #[must_use]

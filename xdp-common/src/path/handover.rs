@@ -4,6 +4,7 @@ use super::{
     Env, Outcome,
     family::Family,
     flow::Place,
+    outcome::action,
     parse::{self, Packet, Piece},
     platform::Platform,
 };
@@ -73,6 +74,7 @@ pub fn new_flow<P: Platform, F: Family>(
         (*handover).backend = backend;
         (*handover).mode = env.mode;
         (*handover).persistent = 0;
+        (*handover).verdict = 0;
     }
     if asks {
         return ask::<P, F>(env);
@@ -119,8 +121,26 @@ pub fn found<P: Platform>(env: &Env<P>) -> Found {
 pub fn persist<P: Platform>(env: &Env<P>, backend: u32) {
     if let Some(handover) = handover(env.platform) {
         // SAFETY: the entry is this CPU's, as above.
-        unsafe { (*handover).persistent = u64::from(backend) };
+        unsafe { (*handover).persistent = backend };
     }
+}
+
+/// Leaves for the program in which a packet of this handover is dropped under a verdict, or answered: the XDP action. This program
+/// has no room for what is counted and told there.
+#[inline(always)]
+pub fn reject<P: Platform, F: Family>(env: &Env<P>, verdict: Verdict) -> u32 {
+    if let Some(handover) = handover(env.platform) {
+        // SAFETY: the entry is this CPU's, as above.
+        unsafe { (*handover).verdict = verdict as u32 };
+    }
+    env.platform.tail_call(env.context, F::REJECT).unwrap_or(action::DROP)
+}
+
+/// The verdict that the program before has left.
+#[inline(always)]
+pub fn verdict(handover: &Handover) -> Verdict {
+    let verdict = Verdict::ALL.get(handover.verdict as usize);
+    verdict.copied().unwrap_or(Verdict::DroppedNoProgram)
 }
 
 /// The packet that the program before has parsed.

@@ -58,7 +58,7 @@ fn begin<'a, P: Platform, F: Ip>(
     let (source, number) = (packet.tuple.source, handover.service);
     let persists = service.flags & Service::PERSISTENT != 0;
     let persistent = match persists {
-        true => persistence::backend::<P, F>(env, number, service, source).unwrap_or(handover.persistent as u32),
+        true => persistence::backend::<P, F>(env, number, service, source).unwrap_or(handover.persistent),
         false => 0,
     };
     let chosen = match persistent {

@@ -74,7 +74,7 @@ pub fn begin<P: Platform, F: Family>(
         hop: Hop::NONE,
     };
     // Without a slot the client's next connection is scheduled anew.
-    if place.put(env, &entry) == Insertion::Evicted {
+    if place.put(env.platform, env.context, env.mode, &entry) == Insertion::Evicted {
         count::verdict(env, Verdict::FlowEvicted);
     }
 }

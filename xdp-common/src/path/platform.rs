@@ -72,6 +72,16 @@ pub trait Platform: Arrays + Atomics {
     /// The bytes of the packet.
     fn frame(self, context: Self::Context) -> Frame;
 
+    /// Has the frame begin so many bytes earlier; says whether it does. Views of it are void then.
+    fn grow(self, context: Self::Context, bytes: usize) -> bool;
+
+    /// Has the frame end after so many bytes; says whether it does. Views of it are void then.
+    fn cut(self, context: Self::Context, length: usize) -> bool;
+
+    /// The sum of the 16-bit words (RFC 1071) of so many bytes `at` bytes into the frame, an odd last one padded with zero. At
+    /// most [`crate::layout::QUOTED`] bytes; folded it fits a checksum.
+    fn sum(self, context: Self::Context, at: usize, length: usize) -> Option<u32>;
+
     /// The index of the interface that the packet came in by.
     fn ingress(self, context: Self::Context) -> u32;
 
@@ -85,7 +95,7 @@ pub trait Platform: Arrays + Atomics {
     /// Has the packet go out of the interface in this slot: the XDP action, or `None` if there is no such interface.
     fn redirect(self, interface: u32) -> Option<u32>;
 
-    /// Tells the operator of a packet that was dropped.
+    /// Tells the operator of a packet that was not forwarded.
     fn warn(self, context: Self::Context, verdict: Verdict);
 
     /// The CPU that runs this, from 0.

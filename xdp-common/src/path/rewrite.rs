@@ -6,7 +6,7 @@ use super::{
     parse::{Header, Packet},
 };
 use crate::{
-    checksum,
+    checksum::{self, word},
     layout::{Backend, Method},
     verdict::Verdict,
     wire::{Be16, Be32, Icmp, Ipv4, Ipv6, protocol},
@@ -66,13 +66,6 @@ pub trait Translate: Family {
     unsafe fn set_source(ip: *mut Self::Header, address: Self::Address, delta: u16);
 }
 
-/// The sum of the four 16-bit words of `word`.
-#[inline(always)]
-fn sum(word: u64) -> u32 {
-    let halves = (word & 0xffff_ffff) + (word >> 32);
-    ((halves & 0xffff) + ((halves >> 16) & 0xffff) + (halves >> 32)) as u32
-}
-
 impl Translate for V4 {
     const PSEUDO_HEADER: bool = false;
 
@@ -83,7 +76,7 @@ impl Translate for V4 {
 
     #[inline(always)]
     fn delta(old: u32, new: u32) -> u16 {
-        checksum::fold(sum(u64::from(!old)) + sum(u64::from(new)))
+        checksum::fold(word(u64::from(!old)) + word(u64::from(new)))
     }
 
     #[inline(always)]
@@ -169,7 +162,7 @@ impl Translate for V6 {
 
     #[inline(always)]
     fn delta(old: [u64; 2], new: [u64; 2]) -> u16 {
-        checksum::fold(sum(!old[0]) + sum(!old[1]) + sum(new[0]) + sum(new[1]))
+        checksum::fold(word(!old[0]) + word(!old[1]) + word(new[0]) + word(new[1]))
     }
 
     #[inline(always)]

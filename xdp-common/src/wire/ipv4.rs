@@ -1,4 +1,5 @@
 use super::{Be16, Be32};
+use crate::checksum;
 
 /// An IPv4 header without options (RFC 791): 20 bytes.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +28,31 @@ pub struct Ipv4 {
 const _: () = assert!(size_of::<Ipv4>() == 20);
 
 impl Ipv4 {
+    /// The header, without options, of a packet that must not be fragmented and has so many bytes after it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(tos: u8, ttl: u8, protocol: u8, bytes: u16, source: Be32, destination: Be32) -> Self {
+        let mut header = Self {
+            version_length: 0x45,
+            tos,
+            total_length: Be16::new(bytes + size_of::<Self>() as u16),
+            // RFC 6864, section 4.1: of no meaning where nothing may be fragmented.
+            identification: Be16::new(0),
+            flags_offset: Be16::new(0x4000),
+            ttl,
+            protocol,
+            checksum: 0,
+            source,
+            destination,
+        };
+        let start = u16::from_ne_bytes([header.version_length, tos]) as u64;
+        let lengths = start | (header.total_length.0 as u64) << 16 | (header.flags_offset.0 as u64) << 48;
+        let addresses = source.0 as u64 | (destination.0 as u64) << 32;
+        let hops = u16::from_ne_bytes([ttl, protocol]) as u64;
+        header.checksum = !checksum::fold(checksum::word(lengths) + checksum::word(addresses) + checksum::word(hops));
+        header
+    }
+
     /// Length of the header with its options, bytes: 20 to 60, or less than 20 if the header is malformed.
     #[inline(always)]
     #[must_use]
@@ -75,6 +101,17 @@ mod tests {
         assert_eq!({ header.source }.get(), 0x0a00_0001);
         assert_eq!({ header.destination }.get(), 0x0a00_0064);
         assert!(!header.is_fragment());
+    }
+
+    #[test]
+    fn a_header_that_is_made_has_the_checksum_of_its_bytes() {
+        let (source, destination) = (Be32::new(0x0a00_0001), Be32::new(0xffff_fffe));
+        let header = Ipv4::of(0xc0, 64, 1, 1_480, source, destination);
+        // SAFETY: a header is plain bytes.
+        let bytes: [u8; 20] = unsafe { core::mem::transmute(header) };
+        assert_eq!(checksum::fold(checksum::sum(&bytes, 0)), 0xffff);
+        assert_eq!(bytes[..10], [0x45, 0xc0, 0x05, 0xdc, 0, 0, 0x40, 0, 64, 1]);
+        assert_eq!(bytes[12..], [10, 0, 0, 1, 255, 255, 255, 254]);
     }
 
     #[test]

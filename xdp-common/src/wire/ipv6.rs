@@ -18,6 +18,20 @@ pub struct Ipv6 {
 }
 
 impl Ipv6 {
+    /// The header of a packet that has so many bytes after it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(hop_limit: u8, next_header: u8, bytes: u16, source: [u64; 2], destination: [u64; 2]) -> Self {
+        Self {
+            version_class_flow: Be32::new(6 << 28),
+            payload_length: Be16::new(bytes),
+            next_header,
+            hop_limit,
+            source,
+            destination,
+        }
+    }
+
     /// The version field, 6 in a valid header.
     #[inline(always)]
     #[must_use]

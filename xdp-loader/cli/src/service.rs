@@ -10,7 +10,7 @@ use super::{
     output::Output,
     table::Table,
 };
-use lvx_model::{DEFAULT_MH_SLOTS, OnLoss, Overload, Service, ServiceAddress, TimeoutOf};
+use lvx_model::{DEFAULT_MH_SLOTS, OnLoss, OnNone, Overload, Service, ServiceAddress, TimeoutOf};
 
 const PATH: &str = "/v1/services";
 
@@ -140,6 +140,9 @@ fn connections(output: &mut Output<impl Write>, service: &Service) -> io::Result
     }
     if service.overload != Overload::default() {
         output.line(&format!("overload   {}", service.overload))?;
+    }
+    if service.on_none != OnNone::default() {
+        output.line(&format!("on none    {}", service.on_none))?;
     }
     for of in TimeoutOf::ALL {
         if let Some(period) = service.timeouts.get(*of) {

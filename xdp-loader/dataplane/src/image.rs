@@ -20,7 +20,7 @@ use super::{
     words,
 };
 use lvx_model::{
-    Backend, BackendKey, Desired, Forward, HashBy, OnLoss, Overload, Scheduler, Service, ServiceAddress,
+    Backend, BackendKey, Desired, Forward, HashBy, OnLoss, OnNone, Overload, Scheduler, Service, ServiceAddress,
     health::HealthView, settings::UnknownFragments,
 };
 use lvx_netlink::{LinkTable, NextHop, NextHops};
@@ -348,7 +348,8 @@ fn service_entry(service: &Service) -> layout::Service {
             }
         } as u8,
         flags: flag(layout::Service::ONE_PACKET, service.one_packet)
-            | flag(layout::Service::PERSISTENT, service.persistence.is_some()),
+            | flag(layout::Service::PERSISTENT, service.persistence.is_some())
+            | flag(layout::Service::REJECTS, service.on_none == OnNone::Reject),
         overload: match service.overload {
             Overload::Next => layout::Overload::Next,
             Overload::Sorry => layout::Overload::Sorry,

@@ -9,7 +9,7 @@ use aya::{
 use xdp_common::{
     for_each_map,
     layout::{
-        BANKS, Backend, BackendCounters, BucketClients, BucketFlow, BucketV4, BucketV6, Connections, Control,
+        Answers, BANKS, Backend, BackendCounters, BucketClients, BucketFlow, BucketV4, BucketV6, Connections, Control,
         HOST_MAC_BUCKETS, Handover, HopBucket, HostMacBucket, INTERFACE_BUCKETS, Interface, InterfaceBucket, Limit,
         MAX_INTERFACES, Service, Sizes, TIMEOUT_SETS, Timeouts, Underlay, Verdicts,
     },

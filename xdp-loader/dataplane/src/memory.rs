@@ -186,6 +186,7 @@ mod values {
         layout::BackendCounters,
         layout::Verdicts,
         layout::Handover,
+        layout::Answers,
         xdp_common::succession::Found,
         u64,
     );

@@ -141,6 +141,7 @@ fn service_diff(old: &Service, new: &Service, changes: &mut Vec<Change>) {
     field(&mut fields, "one_packet", old.one_packet, new.one_packet);
     field(&mut fields, "on_loss", old.on_loss.name(), new.on_loss.name());
     field(&mut fields, "overload", old.overload.name(), new.overload.name());
+    field(&mut fields, "on_none", old.on_none.name(), new.on_none.name());
     field(&mut fields, "timeouts", json(&old.timeouts), json(&new.timeouts));
     field(&mut fields, "health", json(&old.health), json(&new.health));
     field(
@@ -200,7 +201,7 @@ fn added(service: &Service, backend: &Backend) -> Change {
 }
 
 /// What is told of a new service as documents tell it.
-const SERVICE_OPTIONS: [&str; 9] = [
+const SERVICE_OPTIONS: [&str; 10] = [
     "mh_slots",
     "hash",
     "persistence",
@@ -209,6 +210,7 @@ const SERVICE_OPTIONS: [&str; 9] = [
     "one_packet",
     "on_loss",
     "overload",
+    "on_none",
     "timeouts",
 ];
 

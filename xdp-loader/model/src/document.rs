@@ -211,6 +211,7 @@ netmask = "255.255.255.0"
 mark = 1
 on_loss = "drop"
 overload = "sorry"
+on_none = "drop"
 timeouts = { established = "1h", udp = 30 }
 
 [[service.backend]]

@@ -37,7 +37,7 @@ pub use names::UnknownName;
 pub use netmask::{Netmask, NoNetmask};
 pub use prefix::{NoPrefix, Prefix};
 pub use refusal::{NotUnicast, Refusal};
-pub use scheduler::{DEFAULT_MH_SLOTS, HashBy, MH_SLOTS, OnLoss, Overload, Scheduler};
+pub use scheduler::{DEFAULT_MH_SLOTS, HashBy, MH_SLOTS, OnLoss, OnNone, Overload, Scheduler};
 pub use service::{Service, ServiceChange};
 pub use timeouts::{KEPT, NoTimeout, TimeoutChange, TimeoutOf, Timeouts, TimeoutsChange};
 

@@ -93,6 +93,17 @@ named! {
     }
 }
 
+named! {
+    /// What becomes of a packet for which no backend of its service is left.
+    OnNone, "answer where no backend is left" {
+        /// Who asks is told so at once: by a RST, or under UDP by an ICMP port unreachable.
+        #[default]
+        Reject = "reject",
+        /// It is dropped: who asks waits for an answer and asks again.
+        Drop = "drop",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ mod change;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Availability, Backend, BackendAddress, Check, Forward, HashBy, Netmask, OnLoss, Overload, Period, Protocol,
+    Availability, Backend, BackendAddress, Check, Forward, HashBy, Netmask, OnLoss, OnNone, Overload, Period, Protocol,
     Refusal, Scheduler, ServiceAddress, Timeouts, check,
     limits::{MAX_BACKENDS_PER_SERVICE, MAX_CHECKS},
     netmask,
@@ -57,6 +57,9 @@ pub struct Service {
     /// What becomes of a new connection when the backend that was chosen for it is at its upper threshold.
     #[serde(default, skip_serializing_if = "is_default")]
     pub overload: Overload,
+    /// What becomes of a packet for which no backend is left.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_none: OnNone,
     /// How long its idle flows are kept, where that is not as the node says.
     #[serde(default, skip_serializing_if = "Timeouts::is_default")]
     pub timeouts: Timeouts,
@@ -90,6 +93,7 @@ impl Service {
             one_packet: false,
             on_loss: OnLoss::default(),
             overload: Overload::default(),
+            on_none: OnNone::default(),
             timeouts: Timeouts::default(),
             availability: Availability::default(),
             health: Vec::new(),

@@ -390,7 +390,7 @@ fn null_puts_a_field_back_to_its_default_and_a_table_with_all_its_fields() {
     let plain = web(Forward::Dr);
     let mut desired = plain.clone();
     let sets = r#"{"scheduler": "sh", "mh_slots": 251, "hash": "source-port", "persistence": "5m", "netmask": 24, "mark": 1,
-        "on_loss": "drop", "overload": "drop", "timeouts": {"fin": "5s", "syn": "9s"},
+        "on_loss": "drop", "overload": "drop", "on_none": "drop", "timeouts": {"fin": "5s", "syn": "9s"},
         "availability": {"combine": "any", "hold_out": "20s", "quorum": 2}, "health": {"type": "icmp"}}"#;
     desired.set_service(service(WEB), &changed(sets)).unwrap();
     let one =
@@ -405,7 +405,7 @@ fn null_puts_a_field_back_to_its_default_and_a_table_with_all_its_fields() {
         (None, None, Some(HashBy::SourcePort))
     );
     let all = changed(
-        r#"{"scheduler": null, "mh_slots": null, "hash": null, "persistence": null, "on_loss": null, "overload": null,
+        r#"{"scheduler": null, "mh_slots": null, "hash": null, "persistence": null, "on_loss": null, "overload": null, "on_none": null,
         "timeouts": null, "availability": null, "health": null}"#,
     );
     desired.set_service(service(WEB), &all).unwrap();

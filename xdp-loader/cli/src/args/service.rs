@@ -9,8 +9,8 @@ use super::{
     timeouts::TimeoutFields,
 };
 use lvx_model::{
-    DEFAULT_MH_SLOTS, Forward, HashBy, Netmask, OnLoss, Overload, Period, Scheduler, ServiceAddress, ServiceChange,
-    check::CheckError,
+    DEFAULT_MH_SLOTS, Forward, HashBy, Netmask, OnLoss, OnNone, Overload, Period, Scheduler, ServiceAddress,
+    ServiceChange, check::CheckError,
 };
 
 #[derive(Debug, Subcommand)]
@@ -100,6 +100,9 @@ pub struct ServiceFields {
     /// sorry backend (sorry), or drop
     #[arg(long, value_parser = setting(named(Overload::ALL, Overload::name)))]
     pub overload: Option<Setting<Overload>>,
+    /// What becomes of a packet for which no backend is left: RST or ICMP port unreachable (reject, the default), or drop
+    #[arg(long, value_parser = setting(named(OnNone::ALL, OnNone::name)))]
+    pub on_none: Option<Setting<OnNone>>,
     /// Slots of the Maglev table, a prime between 251 and 131071 [default: 65537]
     #[arg(long, value_name = "N", value_parser = setting(value_parser!(u32)))]
     pub mh_slots: Option<Setting<u32>>,
@@ -124,6 +127,7 @@ impl ServiceFields {
             one_packet,
             on_loss,
             overload,
+            on_none,
             mh_slots,
             timeouts,
             availability,
@@ -140,6 +144,7 @@ impl ServiceFields {
             one_packet: one_packet.map(Setting::or_default),
             on_loss: on_loss.map(Setting::or_default),
             overload: overload.map(Setting::or_default),
+            on_none: on_none.map(Setting::or_default),
             timeouts: timeouts.change(),
             health: health.change()?.map(Option::unwrap_or_default),
             availability: availability.change(),

@@ -8,7 +8,7 @@ async fn what_lvs_keeps_for_connections_is_asked_for_by_options() {
     lvx(
         &daemon,
         "service add tcp://10.0.0.100:443 --scheduler sh --hash source-port --persistence 300s --netmask 255.255.255.0 \
-         --mark 7 --on-loss drop --overload sorry --timeout established=1h --timeout fin=10s",
+         --mark 7 --on-loss drop --overload sorry --on-none drop --timeout established=1h --timeout fin=10s",
     )
     .await
     .unwrap();
@@ -21,7 +21,7 @@ async fn what_lvs_keeps_for_connections_is_asked_for_by_options() {
     let export = lvx(&daemon, "export").await.unwrap();
     for part in [
         "scheduler = \"sh\"\nhash = \"source-port\"\npersistence = \"5m\"\nnetmask = 24\nmark = 7\non_loss = \"drop\"\n",
-        "overload = \"sorry\"\n",
+        "overload = \"sorry\"\non_none = \"drop\"\n",
         "[service.timeouts]\nestablished = \"1h\"\nfin = \"10s\"\n",
         "upper = 100\nlower = 80\n",
         "sorry = true\n",
@@ -33,13 +33,14 @@ async fn what_lvs_keeps_for_connections_is_asked_for_by_options() {
         "persistent 5m, netmask 24",
         "mark       7",
         "on loss    drop",
+        "on none    drop",
         "timeout    fin 10s",
         "UPPER",
     ] {
         assert!(show.contains(part), "no {part:?} in\n{show}");
     }
     for line in [
-        "service set tcp://10.0.0.100:443 --scheduler wlc --persistence 0s --on-loss reschedule --overload next \
+        "service set tcp://10.0.0.100:443 --scheduler wlc --persistence 0s --on-loss reschedule --overload next --on-none reject \
          --timeout established=default --timeout fin=default",
         "backend set tcp://10.0.0.100:443 10.0.0.11 -x 0 -y 0",
         "backend set tcp://10.0.0.100:443 10.0.0.12 --sorry=false",
@@ -56,6 +57,7 @@ async fn what_lvs_keeps_for_connections_is_asked_for_by_options() {
         "mark",
         "on_loss",
         "overload",
+        "on_none",
         "timeouts",
         "upper",
         "sorry",

@@ -121,7 +121,7 @@ fn value(path: &[String]) -> &'static str {
         "persistence" => "1h",
         "netmask" => "24",
         "mark" => "7",
-        "on_loss" | "overload" => "drop",
+        "on_loss" | "overload" | "on_none" => "drop",
         "one_packet"
         | "drain"
         | "disabled"

@@ -4,8 +4,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{DEFAULT_MH_SLOTS, Forward, Service};
 use crate::{
-    Availability, AvailabilityChange, HashBy, HealthChange, Netmask, OnLoss, Overload, Period, Refusal, Scheduler,
-    TimeoutOf, TimeoutsChange,
+    Availability, AvailabilityChange, HashBy, HealthChange, Netmask, OnLoss, OnNone, Overload, Period, Refusal,
+    Scheduler, TimeoutOf, TimeoutsChange,
     change::{or, or_default, or_none},
 };
 
@@ -51,6 +51,9 @@ pub struct ServiceChange {
     /// The new answer to overload.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "or_default")]
     pub overload: Option<Overload>,
+    /// The new answer where no backend is left.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "or_default")]
+    pub on_none: Option<OnNone>,
     /// New timeouts; those that are not named stay, null leaves one to the node.
     #[serde(
         default,
@@ -103,6 +106,7 @@ impl Service {
         self.one_packet = change.one_packet.unwrap_or(self.one_packet);
         self.on_loss = change.on_loss.unwrap_or(self.on_loss);
         self.overload = change.overload.unwrap_or(self.overload);
+        self.on_none = change.on_none.unwrap_or(self.on_none);
         self.timeouts.change(&change.timeouts);
         self.availability.change(&change.availability);
         Ok(())

@@ -16,7 +16,7 @@ use aya::{TestRun as _, TestRunOptions, programs::Xdp};
 use lvx_dataplane::{Node, Sizes, Tables, census::Census, counters, flow::Flow, flows, rules::Rules};
 use lvx_model as model;
 use lvx_model::{
-    Backend, BackendChange, Desired, Forward, Scheduler, ServiceAddress, ServiceChange,
+    Backend, BackendChange, Desired, Forward, OnNone, Scheduler, ServiceAddress, ServiceChange,
     health::{BackendHealth, HealthView, State as Health},
 };
 use lvx_netlink::{LinkTable, NextHopError, NextHops};
@@ -108,6 +108,8 @@ impl Balancer {
         wanted.forward = forward;
         wanted.scheduler = scheduler;
         wanted.mh_slots = 251;
+        // What rejects has tests of its own.
+        wanted.on_none = OnNone::Drop;
         wanted.backends = backends.iter().map(|name| backend(name)).collect();
         self.desired.add_service(wanted).unwrap();
         self.resolve();

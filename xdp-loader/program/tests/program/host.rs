@@ -16,7 +16,10 @@ use lvx_test_kit::{frame::assert_same, random::Random};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use xdp_common::{
     for_each_map, host,
-    layout::{CHUNKS_PER_SEGMENT, Chunk, ClientKeys, FlowEntry, MAX_INTERFACES, SEGMENTS, Seen, Sizes, Verdicts},
+    layout::{
+        Answers, CHUNKS_PER_SEGMENT, Chunk, ClientKeys, Control, FlowEntry, MAX_INTERFACES, SEGMENTS, Seen, Sizes,
+        Verdicts,
+    },
     verdict::Verdict,
 };
 
@@ -60,12 +63,24 @@ impl Both {
             cpu: cpu as u32,
             cpus,
         };
+        // The second in which answers are counted lasts as long as the test.
+        let control: Memory<Control> = both.kernel.tables.maps().control.whole().unwrap();
+        control.write(
+            0,
+            &Control {
+                hertz: u32::MAX,
+                ..control.read(0)
+            },
+        );
         both.copy();
         both
     }
 
     /// Gives the host all that the kernel's maps say. Fragments that the host remembers stay.
     fn copy(&mut self) {
+        // Both may answer as often again.
+        let answers: Memory<Answers> = self.kernel.tables.maps().answers.whole().unwrap();
+        answers.write(self.cpu as usize, &Answers::default());
         copy(self.kernel.tables.maps(), &self.host);
         let segments = ArrayOfMaps::<&MapData, MapData>::try_from(self.kernel.tables.schedules()).unwrap();
         for number in 0..SEGMENTS {

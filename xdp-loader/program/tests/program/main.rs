@@ -26,6 +26,7 @@ mod network;
 mod orphans;
 mod persistence;
 mod reference;
+mod reject;
 mod schedulers;
 mod site;
 mod spread;

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use lvx_model::{
-    BackendChange, Desired, Forward, HashBy, OnLoss, Overload, Period, Scheduler, ServiceChange, TimeoutsChange,
-    health::HealthView,
+    BackendChange, Desired, Forward, HashBy, OnLoss, OnNone, Overload, Period, Scheduler, ServiceChange,
+    TimeoutsChange, health::HealthView,
 };
 use lvx_netlink::NextHops;
 use lvx_test_kit::random::Random;
@@ -69,6 +69,7 @@ fn service(balancer: &mut Balancer, random: &mut Random, number: u16, may_be_lar
     balancer.add(&name, forward, scheduler, &names);
     let mut change = ServiceChange {
         overload: Some(random.one(&[Overload::Next, Overload::Sorry, Overload::Drop])),
+        on_none: Some(random.one(&[OnNone::Reject, OnNone::Reject, OnNone::Drop])),
         on_loss: Some(random.one(&[OnLoss::Reschedule, OnLoss::Drop])),
         timeouts: TimeoutsChange::default(),
         ..ServiceChange::default()
