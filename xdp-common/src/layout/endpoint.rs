@@ -1,5 +1,7 @@
+use super::MAX_SERVICES;
+
 /// What an address and port stand for: 0 nothing, [`Target::REAL`] a backend that answers through NAT, else a service's
-/// number.
+/// number, with a mark above it if no flow is looked for ([`Target::each_packet`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Target(pub u32);
@@ -10,15 +12,29 @@ impl Target {
     /// A NAT backend: packets from here may be the way back of a flow.
     pub const REAL: Self = Self(1 << 31);
 
-    /// The number of the service, if it is one.
+    /// A service whose packets are each scheduled by themselves though flows are kept for their answers. No backend is of the
+    /// service that is looked for then, so no flow is found.
+    #[must_use]
+    pub const fn each_packet(service: u32) -> Self {
+        Self(service | MAX_SERVICES)
+    }
+
+    /// The service that flows are looked for by, if it is one: its number, or what [`Self::number`] makes one.
     #[inline(always)]
     #[must_use]
     pub const fn service(self) -> Option<u32> {
-        if self.0 != 0 && self.0 >> 16 == 0 {
+        if self.0 != 0 && self.0 >> 17 == 0 {
             Some(self.0)
         } else {
             None
         }
+    }
+
+    /// The number of what [`Self::service`] told.
+    #[inline(always)]
+    #[must_use]
+    pub const fn number(service: u32) -> u32 {
+        service & (MAX_SERVICES - 1)
     }
 }
 

@@ -281,6 +281,33 @@ impl<F: Family> Place<F> {
         found.note(env, now, age, self.backend(env, found.flow), backend, next);
     }
 
+    /// Whether a flow has to begin with a packet that was scheduled by itself: it has one only for the answers, and with each backend
+    /// that it has met. One that is there is noted.
+    #[inline(always)]
+    pub fn has_to_begin<P: Platform>(&self, env: &Env<P>, number: u32, backend: &Backend) -> bool {
+        backend.method.has(Method::SEES_ANSWERS)
+            && !self.renewed(env.platform, env.context, env.mode, number, ingress::hop_back(env))
+    }
+
+    /// Notes a datagram with the client's flow to a backend, if there is one. A function as [`Self::put`].
+    #[inline(never)]
+    fn renewed<P: Platform>(&self, platform: P, context: P::Context, mode: u64, number: u32, hop: Hop) -> bool {
+        let Some(env) = &Env::with(platform, context, mode) else {
+            return true;
+        };
+        let is_its = |flow: FlowEntry, _: &Backend| flow.state() == State::Udp && self.backend(env, flow) == number;
+        let Some((found, backend)) = self.find(env, is_its) else {
+            return false;
+        };
+        let now = env.platform.jiffies();
+        let age = found.flow.seen().age(now, env.tick());
+        found.note(env, now, age, number, backend, State::Udp);
+        if age != 0 {
+            self.set_hop(env, found.slot, hop);
+        }
+        true
+    }
+
     /// Records a new flow in this state; `reuse` as in [`Entry`].
     #[inline(always)]
     pub fn insert<P: Platform>(

@@ -9,7 +9,7 @@ use super::{
     platform::Platform,
 };
 use crate::{
-    layout::{Handover, TailCall},
+    layout::{Handover, TailCall, Target},
     succession::Found,
     verdict::Verdict,
 };
@@ -69,7 +69,7 @@ pub fn new_flow<P: Platform, F: Family>(
         (*handover).ip = env.frame.offset(packet.ip) as u32;
         (*handover).transport = env.frame.offset(packet.ports) as u32;
         (*handover).protocol = u32::from(packet.tuple.protocol);
-        (*handover).service = service;
+        (*handover).service = Target::number(service);
         (*handover).reuse = reuse as u32;
         (*handover).backend = backend;
         (*handover).mode = env.mode;

@@ -76,7 +76,7 @@ fn begin<'a, P: Platform, F: Ip>(
         return Err(Outcome::Drop(Verdict::DroppedNoBackend));
     };
     deliver::deliverable(packet, backend)?;
-    if service.flags & Service::ONE_PACKET != 0 {
+    if service.flags & Service::ONE_PACKET != 0 && !place.has_to_begin(env, chosen, backend) {
         return Ok((chosen, backend));
     }
     if persists && persistent != 0 {

@@ -139,7 +139,12 @@ pub fn compile(
         };
         let protocol = words::protocol(address.protocol);
         let target = Target(number);
-        image.endpoints.add(address.ip, address.port, protocol, target);
+        let answers = |backend: &Backend| backend.forward(service) == Forward::Nat;
+        let of_packets = match service.one_packet && service.backends.iter().any(answers) {
+            true => Target::each_packet(number),
+            false => target,
+        };
+        image.endpoints.add(address.ip, address.port, protocol, of_packets);
         if node.unknown_fragments != UnknownFragments::Pass {
             // Of several services at an address, fragments whose port is not known go to the one with the lowest port.
             image.endpoints.add_any_port(address.ip, protocol, target);

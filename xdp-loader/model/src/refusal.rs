@@ -248,26 +248,6 @@ pub enum Refusal {
         /// The service.
         service: ServiceAddress,
     },
-    /// One-packet scheduling is asked for where answers need a flow.
-    #[error(
-        "one_packet of service {service}: answers under nat need a flow to come back by, and one-packet scheduling \
-         keeps none: use --forward dr"
-    )]
-    OnePacketForward {
-        /// The service.
-        service: ServiceAddress,
-    },
-    /// A backend of a service with one-packet scheduling would need flows.
-    #[error(
-        "backend {backend} of service {service} is under nat, whose answers need a flow to come back by, and the \
-         service's one-packet scheduling keeps none: use --forward dr"
-    )]
-    OnePacketBackend {
-        /// The service.
-        service: ServiceAddress,
-        /// The backend.
-        backend: BackendAddress,
-    },
     /// One-packet scheduling and persistence are asked for at once.
     #[error("service {service} cannot have both one_packet and persistence: one forgets what the other keeps")]
     OnePacketPersistence {

@@ -48,7 +48,8 @@ pub struct Service {
     /// address. Not 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mark: Option<u32>,
-    /// UDP under direct routing: every datagram is scheduled by itself, and no flow is kept.
+    /// UDP: every datagram is scheduled by itself. Under direct routing no flow is kept; under NAT one with each backend, for the
+    /// answers.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub one_packet: bool,
     /// What becomes of the next packet of a flow whose backend was deleted or is down.
@@ -210,9 +211,6 @@ impl Service {
         if self.one_packet && service.protocol != Protocol::Udp {
             return Err(Refusal::OnePacketProtocol { service });
         }
-        if self.one_packet && self.forward != Forward::Dr {
-            return Err(Refusal::OnePacketForward { service });
-        }
         match self.timeouts.fault() {
             Some((of, period)) => Err(Refusal::Timeout { service, of, period }),
             None => Ok(()),
@@ -247,9 +245,6 @@ impl Service {
         }
         if backend.forward(self) == Forward::Dr && backend.port(self) != service.port {
             return Err(Refusal::PortMismatch { service, backend: name });
-        }
-        if self.one_packet && backend.forward(self) != Forward::Dr {
-            return Err(Refusal::OnePacketBackend { service, backend: name });
         }
         match (backend.upper, backend.lower) {
             (_, 0) => {}

@@ -87,7 +87,7 @@ pub struct ServiceFields {
     /// Share persistence with the services of the same mark, such as those on ports 80 and 443; 0 takes it off
     #[arg(long, value_name = "N", value_parser = setting(value_parser!(u32)))]
     pub mark: Option<Setting<u32>>,
-    /// Schedule every datagram by itself (UDP with dr)
+    /// Schedule every datagram by itself (UDP)
     #[arg(
         long, value_name = "BOOL",
         num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = boolean()

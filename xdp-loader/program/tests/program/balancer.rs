@@ -372,6 +372,17 @@ impl Balancer {
         found
     }
 
+    /// How many flows there are: a client may have several.
+    pub fn count_flows(&self) -> usize {
+        let mut count = 0;
+        flows::list(self.tables.maps(), |_| {
+            count += 1;
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        count
+    }
+
     /// The state of a client's flow, if there is one.
     pub fn state(&self, client: SocketAddr) -> Option<State> {
         self.flows().get(&client).map(|flow| flow.state)

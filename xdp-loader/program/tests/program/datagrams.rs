@@ -3,9 +3,13 @@
 use std::net::SocketAddr;
 
 use lvx_model::{Forward, HashBy, Scheduler, ServiceChange};
-use lvx_test_kit::frame::{Frame, Transport, socket, udp};
+use lvx_test_kit::{
+    frame::{Frame, Transport, assert_same, socket, udp},
+    network::{INSIDE, OUTSIDE, mac},
+};
+use xdp_common::verdict::Verdict;
 
-use crate::balancer::Balancer;
+use crate::balancer::{Action, Balancer};
 
 const SERVICE: &str = "udp://10.9.9.9:443";
 const SERVICE_V6: &str = "udp://[2001:db8:9::9]:443";
@@ -50,6 +54,53 @@ fn with_one_packet_scheduling_each_datagram_of_a_client_takes_its_turn_and_leave
             assert_eq!((counted.connections, counted.packets_in), (2, 2));
             assert_eq!(balancer.sweep(), Default::default());
         }
+    }
+}
+
+#[test]
+fn with_one_packet_scheduling_under_nat_each_datagram_takes_its_turn_and_every_answer_is_the_services() {
+    for (service, hosts) in both() {
+        let mut balancer = Balancer::new();
+        balancer.add(service, Forward::Nat, Scheduler::Rr, &hosts);
+        let change = ServiceChange {
+            one_packet: Some(true),
+            ..ServiceChange::default()
+        };
+        balancer.set(service, &change);
+        balancer.apply();
+        let request = datagram(service, 1, 40_000);
+        // Nothing is known of the client yet.
+        let answer = |host: &str| {
+            let source = SocketAddr::new(host.parse().unwrap(), request.destination.port());
+            Frame::new(source, request.source, request.transport)
+        };
+        balancer.passes(INSIDE, &answer(hosts[0]).bytes(), Verdict::PassedNoService);
+        for round in 1..=3 {
+            let there: Vec<u8> = (0..4).map(|_| balancer.host(&request)).collect();
+            assert_eq!(there, [11, 12, 13, 14]);
+            // In any order, and as often as a backend likes.
+            for host in hosts.iter().rev().chain(&hosts) {
+                let (action, after, counted) = balancer.judge(INSIDE, &answer(host).bytes());
+                assert_eq!((action, counted), (Action::Redirect, vec![]));
+                let expected = answer(host)
+                    .translated_from(request.destination)
+                    .macs(request.from, mac(OUTSIDE));
+                assert_same(&after, &expected.bytes());
+            }
+            assert_eq!(balancer.count_flows(), 4, "round {round}");
+        }
+        let real = SocketAddr::new(hosts[0].parse().unwrap(), 443).to_string();
+        let counted = balancer.counters(service, &real);
+        assert_eq!((counted.packets_in, counted.packets_out), (3, 6));
+        // Without it a client stays where it has a flow.
+        let change = ServiceChange {
+            one_packet: Some(false),
+            ..ServiceChange::default()
+        };
+        balancer.set(service, &change);
+        balancer.apply();
+        let there: Vec<u8> = (0..4).map(|_| balancer.host(&request)).collect();
+        assert_eq!(there, [there[0]; 4]);
     }
 }
 

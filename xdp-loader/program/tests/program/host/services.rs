@@ -85,7 +85,7 @@ fn service(balancer: &mut Balancer, random: &mut Random, number: u16, may_be_lar
             let masks: [u8; 3] = if is_v4 { [32, 24, 30] } else { [128, 64, 120] };
             change.netmask = Some(Some(random.one(&masks)));
         }
-    } else if !is_tcp && forward == Forward::Dr && random.happens(30) {
+    } else if !is_tcp && random.happens(30) {
         change.one_packet = Some(true);
     }
     balancer.set(&name, &change);
