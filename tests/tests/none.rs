@@ -16,12 +16,9 @@ use lvx_tests::{
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a client's kernel says of a connection to there.
-fn tcp(lab: &Lab, to: SocketAddr) -> Result<ErrorKind> {
+fn tcp(lab: &Lab, to: SocketAddr) -> Result<String> {
     let error = load::Held::open(&lab.client, to).err().context("somebody answers")?;
-    let error = error
-        .downcast_ref::<std::io::Error>()
-        .with_context(|| format!("{error:#}"))?;
-    Ok(error.kind())
+    Ok(format!("{error:#}"))
 }
 
 /// What a client's kernel says of a datagram to there.
@@ -52,7 +49,8 @@ fn who_asks_is_told(lab: &Lab, mode: &str) -> Result<()> {
         let address = SocketAddr::new(vip, 80);
         lvx.serve(&format!("tcp://{address}"), forward, "mh", [])?;
         lvx.serve(&format!("udp://{address}"), forward, "mh", [])?;
-        assert_eq!(tcp(lab, address)?, ErrorKind::ConnectionRefused, "{address} {forward}");
+        let told = tcp(lab, address)?;
+        assert!(told.contains("Connection refused"), "{forward} {told}");
         assert_eq!(udp(lab, address)?, ErrorKind::ConnectionRefused, "{address} {forward}");
     }
     let stats = lvx.lvx(["stats"])?;

@@ -1,7 +1,7 @@
 //! Reject: who asks a service that has no backend left is told so at once, as a host tells who asks a port of its own on which nobody
 //! listens.
 
-use super::{Env, Outcome, answer, count, deliver::Ip, handover, outcome::action, platform::Platform};
+use super::{Env, Outcome, answer, count, deliver::Ip, handover, platform::Platform, transmit};
 use crate::{
     layout::{ANSWERS_PER_SECOND, Handover, Service},
     tcp_state::RST,
@@ -37,7 +37,7 @@ pub fn go_on<P: Platform, F: Ip>(env: &Env<P>, handover: &Handover) -> Result<Ou
     }
     count::verdict(env, Verdict::RejectedNoBackend);
     env.platform.warn(env.context, Verdict::DroppedNoBackend);
-    Ok(Outcome::Action(action::TX))
+    Ok(transmit::back(env))
 }
 
 /// Whether this CPU may send one more answer in this second.

@@ -33,6 +33,17 @@ pub fn to_client<P: Platform>(env: &Env<P>, hop: Hop) -> Outcome {
     out(env, interface.ifindex, hop.interface())
 }
 
+/// Back to who sent the packet that this frame answers, whose MACs it has already.
+#[inline(always)]
+pub fn back<P: Platform>(env: &Env<P>) -> Outcome {
+    let slot = ingress::interface(env);
+    match env.platform.interfaces(slot << 1 | env.bank) {
+        // SAFETY: a bank is not written while packets may read it.
+        Some(interface) => out(env, unsafe { (*interface).ifindex }, slot),
+        None => Outcome::Drop(Verdict::DroppedNoInterface),
+    }
+}
+
 /// Out of an interface.
 #[inline(always)]
 fn out<P: Platform>(env: &Env<P>, ifindex: u32, interface: u32) -> Outcome {

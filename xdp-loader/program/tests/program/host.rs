@@ -296,7 +296,7 @@ fn so_it_does_where_fragments_without_a_first_one_go_by_their_addresses() {
 fn so_it_does_where_the_flow_tables_are_full() {
     let counted = compare(&Extent {
         seed: 4,
-        rounds: 1,
+        rounds: 2,
         frames: 6000,
         ports: 1000,
         sizes: Sizes::new(64, 63, 1, 1),

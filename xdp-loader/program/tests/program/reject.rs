@@ -6,7 +6,7 @@ use lvx_dataplane::memory::Memory;
 use lvx_model::{Forward, OnNone, Scheduler, ServiceChange};
 use lvx_test_kit::{
     frame::{ACK, DESTINATION, FIN, Frame, IP, RST, SYN, Transport, assert_checksums, checksum, socket, tcp, udp},
-    network::{HOST, OUTSIDE},
+    network::{HOST, INSIDE, OUTSIDE, VETH},
 };
 use xdp_common::{
     layout::{ANSWERS_PER_SECOND, Control, QUOTED},
@@ -236,6 +236,18 @@ fn what_must_not_be_answered_is_dropped() {
     let (vip, client) = ENDS[0];
     let frame = tcp(client, vip, SYN).macs([0xff; 6], HOST);
     balancer.passes(OUTSIDE, &frame.bytes(), Verdict::PassedOtherHost);
+}
+
+#[test]
+fn an_answer_leaves_as_packets_for_a_backend_there_would() {
+    let mut balancer = site(Forward::Dr);
+    for (vip, client) in ENDS {
+        for frame in [tcp(client, vip, SYN), udp(client, vip)] {
+            for (ingress, action) in [(OUTSIDE, Action::Tx), (INSIDE, Action::Tx), (VETH, Action::Redirect)] {
+                assert_eq!(balancer.run(ingress, &frame.bytes()).0, action);
+            }
+        }
+    }
 }
 
 #[test]
