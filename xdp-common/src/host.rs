@@ -138,6 +138,22 @@ impl Tables {
         self.run_alone(cpu, ingress, frame)
     }
 
+    /// Looks at all buckets of flows once, as the kernel's timer does.
+    pub fn sweep(&self) {
+        let host = Host {
+            tables: self,
+            cpu: 0,
+            successor: None,
+        };
+        let mut place = 0;
+        loop {
+            place = path::sweep::bucket(host, place);
+            if place == 0 {
+                return;
+            }
+        }
+    }
+
     fn run_alone(&self, cpu: u32, ingress: u32, frame: &mut [u8]) -> u32 {
         // The packet path takes a checksum for an aligned word, which it is in every frame that begins at an even address.
         if !frame.as_ptr().addr().is_multiple_of(2) {

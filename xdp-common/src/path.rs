@@ -33,6 +33,7 @@ pub mod platform;
 pub mod rewrite;
 pub mod scheduler;
 pub mod service;
+pub mod sweep;
 pub mod transmit;
 
 use self::{

@@ -12,6 +12,7 @@ mod kernel;
 mod log;
 mod maps;
 mod platform;
+mod sweep;
 mod verifier;
 mod walked;
 

@@ -38,6 +38,9 @@ pub enum Error {
     /// The dataplane in force does not say what it is.
     #[error("the dataplane in force cannot be asked: {0}")]
     Predecessor(String),
+    /// The kernel gave no timer.
+    #[error("the kernel gives the XDP program no timer")]
+    NoTimer,
     /// A map of the program is missing: the program and the loader do not belong together.
     #[error("the XDP program has no map {0}: the build is broken, build again")]
     NoMap(&'static str),

@@ -11,6 +11,7 @@ use crate::{
     attach::{self, Attachment},
     image::{self, Image},
     memory::grace_period,
+    program,
 };
 use lvx_model::settings::XdpMode;
 use lvx_netlink::{Link, LinkTable};
@@ -57,6 +58,9 @@ impl Tables {
         // What fails from here on is told, and takes nothing back.
         self.succession.is_in_force();
         let settled = self.settle_succession();
+        if let Err(error) = program::start_sweeper(&mut self.ebpf) {
+            warn!(%error, "idle flows are forgotten only while a daemon runs");
+        }
         let indices: Vec<u32> = links.iter().map(|link| link.index).collect();
         if let Err(error) = attach::release(pins, &indices) {
             warn!(%error, "an interface that is not asked for any more could not be left");

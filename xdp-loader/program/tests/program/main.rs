@@ -31,6 +31,7 @@ mod site;
 mod spread;
 mod stability;
 mod succession;
+mod sweeper;
 mod takeover;
 mod tcp;
 mod thresholds;
