@@ -72,14 +72,16 @@ pub(super) async fn run(
             drain: first,
             timeout,
         } => {
+            let mut unseen = None;
             if first {
                 let drained = drain(client, service, backend, true).await?;
+                unseen = drain::unseen(service, &drained, client).await?;
                 drain::before_removal(service, &drained, timeout, client, output).await?;
             }
             let remaining = drain::remaining(service, backend, client).await?;
             let removed: Backend = client.delete(&path(service, backend)).await?;
             let note = match remaining {
-                0 => String::new(),
+                0 => drain::besides(unseen),
                 1 => ", which had 1 connection: --drain would have waited for it".to_owned(),
                 _ => format!(", which had {remaining} connections: --drain would have waited for them"),
             };
