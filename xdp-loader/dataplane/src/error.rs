@@ -55,8 +55,28 @@ pub enum Error {
         reason: String,
     },
     /// There are too many interfaces.
-    #[error("packets can go through at most {0} interfaces")]
-    TooManyInterfaces(u32),
+    #[error(
+        "{interface} is one too many: packets go through at most {limit} interfaces, those that lead to backends included"
+    )]
+    TooManyInterfaces {
+        /// The one that has no slot.
+        interface: String,
+        /// How many there can be.
+        limit: u32,
+    },
+    /// The place that an interface's index chooses in the table of slots is taken.
+    #[error(
+        "the index of {interface}, {ifindex}, cannot be used beside those of {others}: their place in a table is the same; give it \
+         another index: make the interface again, or move it to another network namespace and back"
+    )]
+    IndexTaken {
+        /// The interface.
+        interface: String,
+        /// Its index.
+        ifindex: u32,
+        /// Those that have the place.
+        others: String,
+    },
     /// The maps have no room.
     #[error("no room for more than {limit} {what}: raise `{setting}` in lvx.toml, and restart lvx")]
     Full {

@@ -17,6 +17,7 @@ mod headers;
 mod host;
 mod hosts;
 mod icmp;
+mod interfaces;
 mod lent;
 mod loads;
 mod loss;
