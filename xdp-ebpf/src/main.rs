@@ -13,6 +13,7 @@ mod log;
 mod maps;
 mod platform;
 mod sweep;
+mod sweeper;
 mod verifier;
 mod walked;
 

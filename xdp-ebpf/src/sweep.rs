@@ -5,14 +5,14 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{bpf_timer, xdp_action},
+    bindings::xdp_action,
     helpers::{bpf_timer_init, bpf_timer_set_callback, bpf_timer_start},
     macros::xdp,
     programs::XdpContext,
 };
 use xdp_common::path::sweep::ROUND;
 
-use crate::{maps, walked};
+use crate::{maps, sweeper::Sweeper, walked};
 
 /// Buckets that are looked at each time: some ten microseconds.
 const STEP: u64 = 256;
@@ -20,15 +20,6 @@ const STEP: u64 = 256;
 const PAUSE: u64 = 250_000_000;
 /// `CLOCK_MONOTONIC` of `linux/time.h`.
 const MONOTONIC: u64 = 1;
-
-/// The only entry of map `SWEEPER`.
-#[repr(C)]
-pub struct Sweeper {
-    /// The kernel's.
-    timer: bpf_timer,
-    /// The place of the bucket to go on with.
-    next: u64,
-}
 
 /// A program of its own, never attached: starts the timer. Starting it again does no harm.
 #[xdp]
