@@ -229,6 +229,7 @@ fn a_closed_flow_that_is_not_copied_yet_goes_on_by_the_rules_of_flows_that_are_k
     /// choose the other one.
     fn closed(pins: &Pins, closing: &[u8]) -> (Balancer, Balancer, u8) {
         let mut before = first(pins);
+        before.lengthen_idle_timeouts();
         let host = before.host(&tcp(CLIENT, VIP, ACK).payload(b""));
         for flags in closing {
             before.host(&tcp(CLIENT, VIP, *flags).payload(b""));
