@@ -100,7 +100,10 @@ pub(super) async fn run(
                     backend,
                 })
             });
-            output.answer(&rows.collect::<Vec<_>>(), |output| output.table(&table(&services)))
+            output.answer(&rows.collect::<Vec<_>>(), |output| {
+                output.table(&table(&services))?;
+                unseen(&services).try_for_each(|line| output.line(&line))
+            })
         }
     }
 }
@@ -138,6 +141,21 @@ fn say(output: &mut Output<impl Write>, verb: &str, service: ServiceAddress, bac
         backend.weight
     );
     output.answer(backend, |output| output.line(&line))
+}
+
+/// A line for each backend of whose drain not all is seen.
+fn unseen(services: &[Service]) -> impl Iterator<Item = String> {
+    services.iter().flat_map(|service| {
+        let draining = service.backends.iter().filter(|backend| backend.drain);
+        draining.filter_map(|backend| {
+            let words = backend.forward(service).unseen()?;
+            Some(format!(
+                "backend {} of {} drains: {words}",
+                backend.name(),
+                service.address
+            ))
+        })
+    })
 }
 
 fn table(services: &[Service]) -> Table {

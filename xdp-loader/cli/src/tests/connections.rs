@@ -170,6 +170,11 @@ async fn under_dr_a_drain_says_that_only_the_clients_packets_are_seen() {
     );
     let status = lvx(&daemon, "status").await.unwrap();
     assert!(status.contains(&format!("asked to drain; {UNSEEN}")), "{status}");
+    let list = lvx(&daemon, "backend list").await.unwrap();
+    assert!(
+        list.ends_with(&format!("\nbackend 10.0.0.11 of {web} drains: {UNSEEN}\n")),
+        "{list}"
+    );
     let status = json(&daemon, "status").await;
     let backends = &status["services"][0]["backends"];
     assert_eq!(
