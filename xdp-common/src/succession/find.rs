@@ -55,7 +55,8 @@ fn leave<P: Platform>(env: &Env<P>, found: Option<(u32, State, bool)>) -> Outcom
     }
 }
 
-/// The flow of a client's packet, if there is one that goes on, and whether it was quiet; else whom the client persists with. What has become of the
+/// The flow of a client's packet, if there is one that goes on, and whether it was quiet; else whom the client persists with. What
+/// has become of the
 /// backend is for the successor to say.
 #[inline(always)]
 fn flow_of<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>) -> Option<(u32, State, bool)> {

@@ -79,8 +79,8 @@ pub enum NextHopError {
     },
     /// The backend is this machine.
     #[error(
-        "{target} is an address of this machine, and LVX only sends out of interfaces; put the server on another machine, or, under \
-         nat, in a network namespace of this one"
+        "{target} is an address of this machine, and LVX only sends out of interfaces; put the server on another machine, or, \
+         under nat, in a network namespace of this one"
     )]
     Local {
         /// The backend.
