@@ -130,6 +130,22 @@ impl Tables {
         self.warned.load(Relaxed)
     }
 
+    /// Looks at all buckets of flows once, as the kernel's timer does.
+    pub fn sweep(&self) {
+        let host = Host {
+            tables: self,
+            cpu: 0,
+            successor: None,
+        };
+        let mut place = 0;
+        loop {
+            place = path::sweep::bucket(host, place);
+            if place == 0 {
+                return;
+            }
+        }
+    }
+
     /// Runs the program that is attached on a frame that comes in by an interface: the XDP action. The frame is then what it
     /// has become. A CPU runs one packet at a time, whichever thread plays it.
     ///

@@ -107,6 +107,8 @@ macro_rules! for_each_map {
                 TAIL_CALLS: ProgramArray<{ layout::TAIL_CALLS }>, Own;
                 /// The programs of the successor in which packets go on whose flow was looked up for it.
                 SUCCESSOR: ProgramArray<{ successor::PLACES }>, Own;
+                /// The kernel's timer that has idle flows forgotten, and where it is ([`crate::path::sweep`]).
+                SWEEPER: Array<Sweeper, 1>, Own;
             }
         }
     };

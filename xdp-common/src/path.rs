@@ -37,6 +37,7 @@ pub mod reject;
 pub mod rewrite;
 pub mod scheduler;
 pub mod service;
+pub mod sweep;
 pub mod transmit;
 
 use self::{

@@ -12,6 +12,8 @@ mod kernel;
 mod log;
 mod maps;
 mod platform;
+mod sweep;
+mod sweeper;
 mod verifier;
 mod walked;
 

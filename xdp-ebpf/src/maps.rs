@@ -16,7 +16,7 @@ use xdp_common::{
     succession::{Found, successor},
 };
 
-use crate::kernel::Kernel;
+use crate::{kernel::Kernel, sweeper::Sweeper};
 
 /// `BPF_F_MMAPABLE`: userspace reads and writes these arrays through memory, a word at a time.
 const MMAPABLE: usize = 1 << 10;

@@ -1,7 +1,7 @@
 //! Functions that the verifier walks by themselves (they are global to it), once and not once for each path that leads to
 //! them. They take and return plain numbers.
 
-use xdp_common::path::{compare, conflict, scheduler};
+use xdp_common::path::{compare, conflict, scheduler, sweep};
 
 use crate::kernel::Kernel;
 
@@ -31,4 +31,11 @@ pub extern "C" fn lvx_without_rival(service: u64, client: u64, is_v6: u64) -> u6
 #[inline(never)]
 pub extern "C" fn lvx_member_at(first: u64, chunks: u64, bank: u64, high: u64, low: u64) -> u64 {
     compare::member_at(Kernel, first, chunks, bank, high, low)
+}
+
+/// [`sweep::bucket`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn lvx_sweep_bucket(place: u64) -> u64 {
+    sweep::bucket(Kernel, place)
 }

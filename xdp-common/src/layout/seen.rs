@@ -3,7 +3,7 @@
 //! A time of the kind of a floating-point number: 11 bits count units, 2 bits say which. The unit goes by how long the flow
 //! may be idle: a quarter of a second where that is up to four minutes, a second up to 17 minutes, and never more than a
 //! sixteenth of it. Times wrap: a flow that has been over for about as long as it may last has to be freed by then (the
-//! daemon's sweeps do that), or it is taken for young again.
+//! daemon's sweeps do that, and [`crate::path::sweep`] where none runs), or it is taken for young again.
 
 /// Bits that count units.
 const BITS: u32 = 11;

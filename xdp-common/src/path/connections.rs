@@ -22,24 +22,24 @@ const fn weighs(state: State) -> u64 {
 
 /// Adds to the connections of a backend, and notes whether it has enough now.
 #[inline(always)]
-fn add<P: Platform>(env: &Env<P>, number: u32, backend: &Backend, connections: u64) {
-    let Some(counted) = env.platform.connections(number) else {
+fn add<P: Platform>(platform: P, bank: u32, number: u32, backend: &Backend, connections: u64) {
+    let Some(counted) = platform.connections(number) else {
         return;
     };
     // SAFETY: the words are a table's. Two CPUs that find another answer at once find the same.
     unsafe {
         let word = &raw mut (*counted).word;
         if backend.flags & Backend::LIMITED == 0 {
-            env.platform.count(word, connections);
+            platform.count(word, connections);
             return;
         }
         let now = Connections {
-            word: env.platform.add(word, connections).wrapping_add(connections),
-            overloaded: env.platform.load(&raw const (*counted).overloaded),
+            word: platform.add(word, connections).wrapping_add(connections),
+            overloaded: platform.load(&raw const (*counted).overloaded),
         };
-        if let Some(limit) = env.platform.limits(number << 1 | env.bank) {
+        if let Some(limit) = platform.limits(number << 1 | bank) {
             let overloaded = u64::from((*limit).overloads(now));
-            env.platform.store(&raw mut (*counted).overloaded, overloaded);
+            platform.store(&raw mut (*counted).overloaded, overloaded);
         }
     }
 }
@@ -48,15 +48,21 @@ fn add<P: Platform>(env: &Env<P>, number: u32, backend: &Backend, connections: u
 #[inline(always)]
 pub fn begin<P: Platform>(env: &Env<P>, number: u32, backend: &Backend, state: State) {
     if backend.flags & Backend::COUNTED != 0 {
-        add(env, number, backend, weighs(state));
+        add(env.platform, env.bank, number, backend, weighs(state));
     }
 }
 
 /// A flow ends.
 #[inline(always)]
 pub fn end<P: Platform>(env: &Env<P>, number: u32, backend: &Backend, state: State) {
+    end_in(env.platform, env.bank, number, backend, state);
+}
+
+/// The same where there is no packet, in this bank.
+#[inline(always)]
+pub fn end_in<P: Platform>(platform: P, bank: u32, number: u32, backend: &Backend, state: State) {
     if backend.flags & Backend::COUNTED != 0 {
-        add(env, number, backend, weighs(state).wrapping_neg());
+        add(platform, bank, number, backend, weighs(state).wrapping_neg());
     }
 }
 
@@ -64,7 +70,13 @@ pub fn end<P: Platform>(env: &Env<P>, number: u32, backend: &Backend, state: Sta
 #[inline(always)]
 pub fn change<P: Platform>(env: &Env<P>, number: u32, backend: &Backend, old: State, new: State) {
     if backend.flags & Backend::COUNTED != 0 {
-        add(env, number, backend, weighs(new).wrapping_sub(weighs(old)));
+        add(
+            env.platform,
+            env.bank,
+            number,
+            backend,
+            weighs(new).wrapping_sub(weighs(old)),
+        );
     }
 }
 

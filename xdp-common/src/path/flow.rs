@@ -238,20 +238,10 @@ impl<F: Family> Place<F> {
             return reuse;
         }
         if state.is_closed() {
-            if opens {
-                // A SYN may be anybody's, as may the FIN or RST before it: while only one end has closed the flow, its
-                // backend is asked, which knows. A backend that drains is not to have new connections.
-                let is_new = state == State::TimeWait || backend.flags & Backend::QUIESCED != 0;
-                if is_new || is_quiet(env, backend, found.flow, age) {
-                    return reuse;
-                }
-                count::connection(env, number);
-            } else if packet.flags & (FIN | SYN | RST) == 0 && packet.has_data(env) {
-                // To the verifier the flow goes on here as in any state: it has walked that already.
-                let revived = env
-                    .platform
-                    .bounded::<{ STATES - 1 }>(state.revived() as usize, now as usize);
-                state = State::from_bits(revived as u8);
+            let is_quiet = || is_quiet(env, backend, found.flow, age);
+            match go_on_after_close(env, packet, number, backend, state, is_quiet) {
+                Some(now) => state = now,
+                None => return reuse,
             }
         }
         let next = match packet.tuple.protocol {
@@ -475,9 +465,38 @@ pub fn idle_timeout<P: Platform>(env: &Env<P>, backend: &Backend, state: State) 
     }
 }
 
+/// In which state a closed flow, of the backend of this number, meets its client's next packet; `None` if the packet begins
+/// another one.
+#[inline(always)]
+pub fn go_on_after_close<P: Platform, F: Family>(
+    env: &Env<P>,
+    packet: &Packet<F>,
+    number: u32,
+    backend: &Backend,
+    state: State,
+    is_quiet: impl FnOnce() -> bool,
+) -> Option<State> {
+    if opens(packet.flags) {
+        // A SYN may be anybody's, as may the FIN or RST before it: while only one end has closed the flow, its backend is
+        // asked, which knows. A backend that drains is not to have new connections.
+        let is_new = state == State::TimeWait || backend.flags & Backend::QUIESCED != 0;
+        if is_new || is_quiet() {
+            return None;
+        }
+        count::connection(env, number);
+    } else if packet.flags & (FIN | SYN | RST) == 0 && packet.has_data(env) {
+        // To the verifier the flow goes on here as in any state: it has walked that already.
+        let revived = env
+            .platform
+            .bounded::<{ STATES - 1 }>(state.revived() as usize, number as usize);
+        return Some(State::from_bits(revived as u8));
+    }
+    Some(state)
+}
+
 /// Whether a flow of this age has been idle for longer than a closed one is remembered.
 #[inline(always)]
-fn is_quiet<P: Platform>(env: &Env<P>, backend: &Backend, flow: FlowEntry, age: u32) -> bool {
+pub fn is_quiet<P: Platform>(env: &Env<P>, backend: &Backend, flow: FlowEntry, age: u32) -> bool {
     let set = u32::from(backend.timeouts()) << 1 | env.bank;
     is_idle_as_closed(env.platform, set, flow.seen(), age, env.tick())
 }

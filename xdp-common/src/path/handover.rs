@@ -89,7 +89,11 @@ fn ask<P: Platform, F: Family>(env: &Env<P>) -> Outcome {
         return Outcome::Drop(Verdict::DroppedNoProgram);
     };
     // SAFETY: the entry is this CPU's, and programs on a CPU do not interrupt each other.
-    unsafe { (*found).successor = F::SUCCESSOR };
+    // One that says nothing of quiet means that it does not know.
+    unsafe {
+        (*found).successor = F::SUCCESSOR;
+        (*found).quiet = 0;
+    }
     tail_call(env, TailCall::Find)
 }
 
@@ -109,6 +113,7 @@ pub fn found<P: Platform>(env: &Env<P>) -> Found {
             Found {
                 backend: (*found).backend,
                 state: (*found).state,
+                quiet: (*found).quiet,
                 ..Found::default()
             }
         },

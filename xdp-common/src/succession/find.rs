@@ -33,19 +33,20 @@ pub fn find<P: Platform>(platform: P, context: P::Context) -> u32 {
 
 /// Leaves what is found, and goes on.
 #[inline(always)]
-fn leave<P: Platform>(env: &Env<P>, found: Option<(u32, State)>) -> Outcome {
+fn leave<P: Platform>(env: &Env<P>, found: Option<(u32, State, bool)>) -> Outcome {
     let none = Outcome::Drop(Verdict::DroppedNoProgram);
     let Some(place) = env.platform.found(env.platform.cpu()) else {
         return none;
     };
-    let (backend, state) = match found {
-        Some((backend, state)) => (backend, state as u32),
-        None => (0, 0),
+    let (backend, state, quiet) = match found {
+        Some((backend, state, quiet)) => (backend, state as u32, u32::from(quiet)),
+        None => (0, 0, 0),
     };
     // SAFETY: the entry is this CPU's, and programs on a CPU do not interrupt each other.
     let successor = unsafe {
         (*place).backend = backend;
         (*place).state = state;
+        (*place).quiet = quiet;
         (*place).successor
     };
     match env.platform.go_on(env.context, successor) {
@@ -54,10 +55,11 @@ fn leave<P: Platform>(env: &Env<P>, found: Option<(u32, State)>) -> Outcome {
     }
 }
 
-/// The flow of a client's packet, if there is one that goes on; else whom the client persists with. What has become of the
+/// The flow of a client's packet, if there is one that goes on, and whether it was quiet; else whom the client persists with. What
+/// has become of the
 /// backend is for the successor to say.
 #[inline(always)]
-fn flow_of<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>) -> Option<(u32, State)> {
+fn flow_of<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>) -> Option<(u32, State, bool)> {
     let packet = parse::transport(env, header).ok()?;
     let Role::Inbound(number) = service::role(env, &packet.tuple) else {
         return None;
@@ -67,7 +69,8 @@ fn flow_of<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>) -> Option<(u32,
     if let Some((found, backend)) = place.inbound(env, number) {
         let age = found.flow.seen().age(env.platform.jiffies(), env.tick());
         if !flow::is_expired(env, backend, found.flow, age) {
-            return Some((place.backend(env, found.flow), found.flow.state()));
+            let is_quiet = flow::is_quiet(env, backend, found.flow, age);
+            return Some((place.backend(env, found.flow), found.flow.state(), is_quiet));
         }
     }
     let service = env.service(number)?;
@@ -75,5 +78,5 @@ fn flow_of<P: Platform, F: Ip>(env: &Env<P>, header: &Header<F>) -> Option<(u32,
         return None;
     }
     let backend = persistence::backend::<P, F>(env, number, service, source)?;
-    Some((backend, State::Template))
+    Some((backend, State::Template, false))
 }

@@ -209,8 +209,9 @@ pub struct Found {
     /// The flow's state ([`crate::tcp_state::State`]). That of a template: there is no flow, but the client persists with this
     /// backend.
     pub state: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Whether nothing has come of it for as long as a closed flow is remembered, 0 or 1: a SYN is then that of another. Always 0
+    /// of versions before there was this word.
+    pub quiet: u32,
     /// Zero.
     pub room: [u64; 2],
 }

@@ -2,6 +2,7 @@
 //! compared, byte for byte, with frames that the test kit builds from nothing, their checksums summed in full.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod adoption;
 mod balancer;
 mod concurrency;
 mod configuration;

@@ -129,6 +129,10 @@ pub struct BackendStatus {
     pub state: BackendState,
     /// Why, when the state is not `up`.
     pub reason: Option<String>,
+    /// What is not seen of the end of its connections, when the state is `drained` and its forwarding method shows one direction
+    /// only; null otherwise.
+    #[serde(default)]
+    pub unseen: Option<String>,
     /// Flows in the flow table that lead to it; null when they were not counted.
     pub active_flows: Option<u64>,
     /// Of these, established TCP connections and UDP flows, as ipvsadm counts `ActiveConn`; null when they were not

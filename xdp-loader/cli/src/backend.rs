@@ -72,14 +72,16 @@ pub(super) async fn run(
             drain: first,
             timeout,
         } => {
+            let mut unseen = None;
             if first {
                 let drained = drain(client, service, backend, true).await?;
+                unseen = drain::unseen(service, &drained, client).await?;
                 drain::before_removal(service, &drained, timeout, client, output).await?;
             }
             let remaining = drain::remaining(service, backend, client).await?;
             let removed: Backend = client.delete(&path(service, backend)).await?;
             let note = match remaining {
-                0 => String::new(),
+                0 => drain::besides(unseen),
                 1 => ", which had 1 connection: --drain would have waited for it".to_owned(),
                 _ => format!(", which had {remaining} connections: --drain would have waited for them"),
             };
@@ -98,7 +100,10 @@ pub(super) async fn run(
                     backend,
                 })
             });
-            output.answer(&rows.collect::<Vec<_>>(), |output| output.table(&table(&services)))
+            output.answer(&rows.collect::<Vec<_>>(), |output| {
+                output.table(&table(&services))?;
+                unseen(&services).try_for_each(|line| output.line(&line))
+            })
         }
     }
 }
@@ -136,6 +141,21 @@ fn say(output: &mut Output<impl Write>, verb: &str, service: ServiceAddress, bac
         backend.weight
     );
     output.answer(backend, |output| output.line(&line))
+}
+
+/// A line for each backend of whose drain not all is seen.
+fn unseen(services: &[Service]) -> impl Iterator<Item = String> {
+    services.iter().flat_map(|service| {
+        let draining = service.backends.iter().filter(|backend| backend.drain);
+        draining.filter_map(|backend| {
+            let words = backend.forward(service).unseen()?;
+            Some(format!(
+                "backend {} of {} drains: {words}",
+                backend.name(),
+                service.address
+            ))
+        })
+    })
 }
 
 fn table(services: &[Service]) -> Table {

@@ -6,9 +6,9 @@ use anyhow::bail;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
-use super::{client::Client, conns, output::Output};
+use super::{client::Client, conns, output::Output, service};
 use lvx_api::ConnFilter;
-use lvx_model::{Backend, BackendAddress, Period, ServiceAddress};
+use lvx_model::{Backend, BackendAddress, Period, Service, ServiceAddress};
 
 /// How often it is looked again.
 const LOOK: Duration = Duration::from_secs(1);
@@ -20,6 +20,8 @@ struct Draining<'a> {
     backend: &'a Backend,
     /// Connections that it still has.
     remaining: u64,
+    /// What is not seen of their end; null where all is.
+    unseen: Option<&'static str>,
 }
 
 /// Shows what a backend that drains has left; waits for its end if a period is given.
@@ -34,6 +36,7 @@ pub(super) async fn run(
     output: &mut Output<impl Write>,
 ) -> anyhow::Result<()> {
     let name = backend.name();
+    let unseen = unseen(service, backend, client).await?;
     let remaining = match wait {
         None => remaining(service, name, client).await?,
         Some(limit) => until_none(service, name, limit, client, output).await?,
@@ -43,8 +46,14 @@ pub(super) async fn run(
         Some(_) => Some(format!("drained backend {name} of {service}: {}", remain(remaining))),
         None => Some(format!("draining backend {name} of {service}: {}", remain(remaining))),
     };
-    output.answer(&Draining { backend, remaining }, |output| {
-        text.map_or(Ok(()), |text| output.line(&text))
+    let answer = Draining {
+        backend,
+        remaining,
+        unseen,
+    };
+    output.answer(&answer, |output| match text {
+        Some(text) => output.line(&(text + &besides(unseen))),
+        None => Ok(()),
     })?;
     match wait {
         Some(limit) if remaining > 0 => bail!(
@@ -96,6 +105,21 @@ async fn until_none(
         output.progress(&format!("backend {backend}: {}", remain(left)))?;
         sleep(LOOK.min(end - Instant::now())).await;
     }
+}
+
+/// What is not seen of a backend's connections.
+pub(super) async fn unseen(
+    service: ServiceAddress,
+    backend: &Backend,
+    client: &Client,
+) -> anyhow::Result<Option<&'static str>> {
+    let service: Service = client.get(&service::path(service)).await?;
+    Ok(backend.forward(&service).unseen())
+}
+
+/// That, as the end of a line.
+pub(super) fn besides(unseen: Option<&str>) -> String {
+    unseen.map_or(String::new(), |words| format!("; {words}"))
 }
 
 /// `no connections remain`, `1 connection remains`, `2 connections remain`.

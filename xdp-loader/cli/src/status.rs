@@ -155,7 +155,7 @@ fn backends(services: &[ServiceStatus]) -> Table {
                 state(backend),
                 count(backend.active_connections).into(),
                 count(backend.inactive_connections).into(),
-                backend.reason.as_deref().unwrap_or_default().into(),
+                reason(backend).into(),
             ]);
         }
     }
@@ -176,6 +176,12 @@ fn weight(backend: &BackendStatus) -> String {
 
 fn count(connections: Option<u64>) -> String {
     connections.map_or("-".to_owned(), |connections| connections.to_string())
+}
+
+/// Why a backend is in its state, and what is not seen of it.
+fn reason(backend: &BackendStatus) -> String {
+    let words: Vec<_> = backend.reason.iter().chain(&backend.unseen).cloned().collect();
+    words.join("; ")
 }
 
 fn state(backend: &BackendStatus) -> Cell {

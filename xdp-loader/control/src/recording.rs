@@ -203,6 +203,11 @@ impl Dataplane for Recording {
                         BackendState::Up
                     },
                     reason: backend.drain.then(|| "asked to drain".to_owned()),
+                    unseen: backend
+                        .forward(service)
+                        .unseen()
+                        .filter(|_| backend.drain)
+                        .map(str::to_owned),
                     active_flows: Some(3),
                     active_connections: Some(2),
                     inactive_connections: Some(1),

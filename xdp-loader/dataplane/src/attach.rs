@@ -215,7 +215,7 @@ fn restore(program: &mut Xdp, predecessor: Option<&mut Xdp>, pins: &Path, before
 }
 
 /// The name of an interface, which is what people know it by.
-fn name_of(ifindex: u32) -> String {
+pub(crate) fn name_of(ifindex: u32) -> String {
     let socket = socket(AddressFamily::UNIX, SocketType::DGRAM, None);
     let name = socket.and_then(|socket| index_to_name(socket, ifindex));
     name.unwrap_or_else(|_| format!("interface {ifindex}"))

@@ -38,6 +38,9 @@ pub enum Error {
     /// The dataplane in force does not say what it is.
     #[error("the dataplane in force cannot be asked: {0}")]
     Predecessor(String),
+    /// The kernel gave no timer.
+    #[error("the kernel gives the XDP program no timer")]
+    NoTimer,
     /// A map of the program is missing: the program and the loader do not belong together.
     #[error("the XDP program has no map {0}: the build is broken, build again")]
     NoMap(&'static str),
@@ -52,8 +55,28 @@ pub enum Error {
         reason: String,
     },
     /// There are too many interfaces.
-    #[error("packets can go through at most {0} interfaces")]
-    TooManyInterfaces(u32),
+    #[error(
+        "{interface} is one too many: packets go through at most {limit} interfaces, those that lead to backends included"
+    )]
+    TooManyInterfaces {
+        /// The one that has no slot.
+        interface: String,
+        /// How many there can be.
+        limit: u32,
+    },
+    /// The place that an interface's index chooses in the table of slots is taken.
+    #[error(
+        "the index of {interface}, {ifindex}, cannot be used beside those of {others}: their place in a table is the same; give it \
+         another index: make the interface again, or move it to another network namespace and back"
+    )]
+    IndexTaken {
+        /// The interface.
+        interface: String,
+        /// Its index.
+        ifindex: u32,
+        /// Those that have the place.
+        others: String,
+    },
     /// The maps have no room.
     #[error("no room for more than {limit} {what}: raise `{setting}` in lvx.toml, and restart lvx")]
     Full {

@@ -8,7 +8,7 @@ use xdp_common::{
     layout::{InterfaceBucket, InterfaceSlot, MAX_INTERFACES},
 };
 
-use super::{Error, memory::Memory};
+use super::{Error, attach::name_of, memory::Memory};
 
 /// Which interface has which slot. Slot 0 is nobody's.
 #[derive(Debug, Default)]
@@ -41,20 +41,34 @@ impl Interfaces {
         if let Some(slot) = self.by_index.get(&ifindex) {
             return Ok(*slot);
         }
-        let full = || Error::TooManyInterfaces(MAX_INTERFACES - 1);
         let is_free = |slot: &u32| !self.by_index.values().any(|taken| taken == slot);
         let mut fresh = (1..MAX_INTERFACES).filter(|slot| is_free(slot) && !self.former.contains(slot));
         let slot = fresh
             .next()
             .or_else(|| self.former.iter().copied().find(is_free))
-            .ok_or_else(full)?;
-        let place = place(slots, ifindex, |entry| entry == InterfaceSlot::NONE).ok_or_else(full)?;
+            .ok_or_else(|| Error::TooManyInterfaces {
+                interface: name_of(ifindex),
+                limit: MAX_INTERFACES - 1,
+            })?;
+        let place =
+            place(slots, ifindex, |entry| entry == InterfaceSlot::NONE).ok_or_else(|| self.index_taken(ifindex))?;
         DevMap::<&mut MapData>::try_from(egress)?
             .set(slot, ifindex, None, 0)
             .map_err(aya_xdp)?;
         enter(slots, place, InterfaceSlot::new(ifindex, slot));
         self.by_index.insert(ifindex, slot);
         Ok(slot)
+    }
+
+    /// Why there is no place for an interface's index.
+    fn index_taken(&self, ifindex: u32) -> Error {
+        let is_beside = |other: &&u32| hash::interface(**other) == hash::interface(ifindex);
+        let others: Vec<_> = self.by_index.keys().filter(is_beside).map(|it| name_of(*it)).collect();
+        Error::IndexTaken {
+            interface: name_of(ifindex),
+            ifindex,
+            others: others.join(", "),
+        }
     }
 
     /// Enters an interface's slot anew as the one that packets leave through: the kernel has taken it out of the devmap if the

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, thread};
 
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
     maps::ProgramArray,
     programs::{Program, ProgramError, ProgramFd, Xdp},
 };
@@ -16,6 +16,9 @@ use crate::{
     Error,
     error::{chain, permission},
 };
+
+/// What the program that starts the sweeper answers when it has (`enum xdp_action` of the kernel's `bpf.h`).
+const XDP_PASS: u32 = 2;
 
 /// Loads the program's maps, shared ones from their pins.
 pub(crate) fn create_maps(
@@ -82,6 +85,23 @@ pub fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
         places.set(*place, program, 0)?;
     }
     Ok(())
+}
+
+/// Has the kernel forget idle flows from now on, for as long as the maps are pinned or held: last-seen times wrap, and no daemon
+/// may run to do it.
+///
+/// # Errors
+///
+/// If the kernel does not run the program, or gives no timer.
+pub fn start_sweeper(ebpf: &mut Ebpf) -> Result<(), Error> {
+    let run = program(ebpf, "lvx_sweep")?.test_run(TestRunOptions {
+        data_in: Some(&[0; 64]),
+        ..TestRunOptions::default()
+    })?;
+    match run.return_value {
+        XDP_PASS => Ok(()),
+        _ => Err(Error::NoTimer),
+    }
 }
 
 /// A descriptor of a program that is loaded.

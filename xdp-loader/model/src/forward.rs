@@ -13,3 +13,17 @@ named! {
         Nat = "nat",
     }
 }
+
+impl Forward {
+    /// What of a backend's connections is not seen under this method, in words for those who wait for their end; `None` where both
+    /// directions are seen.
+    #[must_use]
+    pub const fn unseen(self) -> Option<&'static str> {
+        match self {
+            Self::Dr => Some(
+                "under dr only the clients' packets are seen: the backend may still send on connections that count as over",
+            ),
+            Self::Nat => None,
+        }
+    }
+}

@@ -78,7 +78,10 @@ pub enum NextHopError {
         target: IpAddr,
     },
     /// The backend is this machine.
-    #[error("{target} is an address of this machine; a backend must be another machine")]
+    #[error(
+        "{target} is an address of this machine, and LVX only sends out of interfaces; put the server on another machine, or, \
+         under nat, in a network namespace of this one"
+    )]
     Local {
         /// The backend.
         target: IpAddr,
@@ -385,7 +388,8 @@ mod tests {
         );
         assert_eq!(
             says(resolved("10.0.0.11", Err(RouteError::Local), eth0(), &nobody)),
-            "10.0.0.11 is an address of this machine; a backend must be another machine"
+            "10.0.0.11 is an address of this machine, and LVX only sends out of interfaces; put the server on another machine, or, \
+                 under nat, in a network namespace of this one"
         );
         let unreachable = Err(RouteError::None("Network is unreachable".to_owned()));
         assert_eq!(

@@ -93,6 +93,8 @@ async fn a_backend_that_drains_shows_what_it_has_left_and_is_waited_for() {
         message.contains("was not removed: it is still draining after 10ms"),
         "{message}"
     );
+    let drained = json(&daemon, &format!("backend drain {web} 10.0.0.11")).await;
+    assert!(drained["unseen"].is_null(), "both directions are seen under nat");
     let list = json(&daemon, "backend list").await;
     assert_eq!(
         (&list[0]["address"], &list[0]["drain"]),
@@ -150,4 +152,45 @@ async fn connections_are_counted_and_flushed_by_the_filters_that_show_them() {
     assert_eq!(flush.unwrap(), "flushed 1 connection\n");
     assert_eq!(json(&daemon, "conns flush --all").await["flushed"], 1);
     assert_eq!(count("").await, "0\n");
+}
+
+#[tokio::test]
+async fn under_dr_a_drain_says_that_only_the_clients_packets_are_seen() {
+    const UNSEEN: &str =
+        "under dr only the clients' packets are seen: the backend may still send on connections that count as over";
+    let daemon = with_web().await;
+    let web = "tcp://10.0.0.100:80";
+    // Under dr a backend has the service's port.
+    lvx(&daemon, &format!("backend del {web} 10.0.0.12:8080"))
+        .await
+        .unwrap();
+    lvx(&daemon, &format!("backend add {web} 10.0.0.12")).await.unwrap();
+    lvx(&daemon, &format!("service set {web} --forward dr")).await.unwrap();
+    assert_eq!(
+        lvx(&daemon, &format!("backend drain {web} 10.0.0.11")).await.unwrap(),
+        format!("draining backend 10.0.0.11 of {web}: 1 connection remains; {UNSEEN}\n")
+    );
+    let status = lvx(&daemon, "status").await.unwrap();
+    assert!(status.contains(&format!("asked to drain; {UNSEEN}")), "{status}");
+    let list = lvx(&daemon, "backend list").await.unwrap();
+    assert!(
+        list.ends_with(&format!("\nbackend 10.0.0.11 of {web} drains: {UNSEEN}\n")),
+        "{list}"
+    );
+    let status = json(&daemon, "status").await;
+    let backends = &status["services"][0]["backends"];
+    assert_eq!(
+        (&backends[0]["unseen"], backends[1]["unseen"].is_null()),
+        (&UNSEEN.into(), true)
+    );
+    let drained = json(&daemon, &format!("backend drain {web} 10.0.0.11")).await;
+    assert_eq!((&drained["remaining"], &drained["unseen"]), (&1.into(), &UNSEEN.into()));
+
+    lvx(&daemon, "conns flush --backend 10.0.0.11").await.unwrap();
+    assert_eq!(
+        lvx(&daemon, &format!("backend del {web} 10.0.0.11 --drain"))
+            .await
+            .unwrap(),
+        format!("removed backend 10.0.0.11 of {web}; {UNSEEN}\n")
+    );
 }

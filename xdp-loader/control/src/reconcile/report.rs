@@ -151,6 +151,8 @@ fn backend_status(
         (None, State::Up) => (BackendState::Up, None),
     };
     let load = load(snapshot, &backend.key(service));
+    let forward = backend.forward(service);
+    let unseen = forward.unseen().filter(|_| state == BackendState::Drained);
     BackendStatus {
         address: SocketAddr::new(backend.address, backend.port(service)),
         weight: backend.weight,
@@ -158,9 +160,10 @@ fn backend_status(
             BackendState::Unreachable | BackendState::Full => 0.0,
             _ => weight,
         },
-        forward: backend.forward(service),
+        forward,
         state,
         reason,
+        unseen: unseen.map(str::to_owned),
         active_flows: Some(load.active + load.inactive),
         active_connections: Some(load.active),
         inactive_connections: Some(load.inactive),

@@ -11,6 +11,7 @@ use crate::{
     attach::{self, Attachment},
     image::{self, Image},
     memory::grace_period,
+    program,
 };
 use lvx_model::settings::XdpMode;
 use lvx_netlink::{Link, LinkTable};
@@ -49,13 +50,13 @@ impl Tables {
             Err(error) => {
                 if is_new && attach::is_attached(pins) {
                     // Nobody else's program could be put back: this one goes on.
-                    self.succession.is_in_force();
+                    self.is_in_force();
                 }
                 return Err(error);
             }
         };
         // What fails from here on is told, and takes nothing back.
-        self.succession.is_in_force();
+        self.is_in_force();
         let settled = self.settle_succession();
         let indices: Vec<u32> = links.iter().map(|link| link.index).collect();
         if let Err(error) = attach::release(pins, &indices) {
@@ -65,6 +66,14 @@ impl Tables {
             warn!(%error, "the previous dataplane stays beside this one until the next start of the daemon");
         }
         Ok(attachments)
+    }
+
+    /// The program is attached, and stays if the daemon dies: idle flows are to be forgotten then too.
+    fn is_in_force(&mut self) {
+        self.succession.is_in_force();
+        if let Err(error) = program::start_sweeper(&mut self.ebpf) {
+            warn!(%error, "idle flows are forgotten only while a daemon runs");
+        }
     }
 
     /// Turns all interfaces to this dataplane, and has it know all that its predecessor does.

@@ -113,18 +113,9 @@ fn what_cannot_be_reached_says_why() {
         ];
         let (_tracker, hops) = track(&targets).await;
         let says = |target| now(&hops, target).unwrap_err().to_string();
-        assert_eq!(
-            says("10.0.0.1"),
-            "10.0.0.1 is an address of this machine; a backend must be another machine"
-        );
-        assert_eq!(
-            says("127.0.0.1"),
-            "127.0.0.1 is an address of this machine; a backend must be another machine"
-        );
-        assert_eq!(
-            says("2001:db8:0::1"),
-            "2001:db8::1 is an address of this machine; a backend must be another machine"
-        );
+        assert!(says("10.0.0.1").starts_with("10.0.0.1 is an address of this machine, and LVX only sends"));
+        assert!(says("127.0.0.1").starts_with("127.0.0.1 is an address of this machine, and LVX only sends"));
+        assert!(says("2001:db8:0::1").starts_with("2001:db8::1 is an address of this machine, and LVX only sends"));
         assert_eq!(
             says("10.0.0.255"),
             "10.0.0.255 is a broadcast, multicast or anycast address; a backend needs a unicast address"

@@ -1,11 +1,11 @@
 //! Tables that a new daemon cannot share: flows, counts and persistence are copied, and looked up until they are.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, thread::sleep, time::Duration};
 
 use lvx_dataplane::{Sizes, flow::Flow};
 use lvx_model::{OnLoss, Period, ServiceChange};
 use lvx_test_kit::{
-    frame::{ACK, FIN, SYN, socket, tcp},
+    frame::{ACK, FIN, PSH, RST, SYN, socket, tcp},
     network::{INSIDE, OUTSIDE},
 };
 use xdp_common::{layout::Control, tcp_state::State, verdict::Verdict};
@@ -221,4 +221,42 @@ fn sizes_may_become_as_small_as_what_is_there_whatever_its_numbers_are() {
     for (frame, host) in &known {
         assert_eq!(after.host(frame), *host);
     }
+}
+
+#[test]
+fn a_closed_flow_that_is_not_copied_yet_goes_on_by_the_rules_of_flows_that_are_known() {
+    /// A connection with one backend, of which the predecessor has seen these segments, and its successor, whose turn it is to
+    /// choose the other one.
+    fn closed(pins: &Pins, closing: &[u8]) -> (Balancer, Balancer, u8) {
+        let mut before = first(pins);
+        before.lengthen_idle_timeouts();
+        let host = before.host(&tcp(CLIENT, VIP, ACK).payload(b""));
+        for flags in closing {
+            before.host(&tcp(CLIENT, VIP, *flags).payload(b""));
+        }
+        let mut after = second(pins, Sizes::new(16, 64, 65_536, 65_536), &before);
+        turn(&mut after);
+        let mut other = (1..).map(|port| after.host(&tcp(&format!("10.7.0.9:{port}"), VIP, SYN)));
+        other.find(|other| *other == host).unwrap();
+        drop(other);
+        (before, after, host)
+    }
+
+    for closing in [FIN | ACK, RST] {
+        let pins = Pins::new();
+        let (_before, mut after, host) = closed(&pins, &[closing]);
+        assert_eq!(after.host(&tcp(CLIENT, VIP, SYN)), host, "the backend knows what it is");
+        assert_eq!(after.state(socket(CLIENT)), Some(State::SynReceived));
+    }
+    let pins = Pins::new();
+    let (_before, mut after, host) = closed(&pins, &[FIN | ACK]);
+    assert_eq!(after.host(&tcp(CLIENT, VIP, PSH | ACK).payload(b"x")), host);
+    assert_eq!(after.state(socket(CLIENT)), Some(State::Established), "revived");
+
+    let pins = Pins::new();
+    let (mut before, mut after, host) = closed(&pins, &[FIN | ACK]);
+    before.set_idle_timeout(State::Closed, 1);
+    // More than two of the units of a quarter of a second in which time is noted.
+    sleep(Duration::from_secs(1));
+    assert_ne!(after.host(&tcp(CLIENT, VIP, SYN)), host, "all was quiet for long");
 }

@@ -89,7 +89,7 @@ pub fn enter() -> LinkTable {
         .collect()
 }
 
-fn add(index: u32, name: &str, kind: &str, mac: [u8; 6]) {
+pub fn add(index: u32, name: &str, kind: &str, mac: [u8; 6]) {
     let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
     finish(
         Command::new("ip")
