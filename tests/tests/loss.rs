@@ -172,11 +172,10 @@ fn a_backend_that_health_marks_down_loses_its_datagrams_to_another() -> Result<(
     Ok(())
 }
 
-#[test]
-fn with_one_packet_scheduling_each_datagram_of_a_client_is_scheduled_by_itself() -> Result<()> {
+fn each_datagram_is_scheduled_by_itself(vip: IpAddr, forward: &str, flows: &str) -> Result<()> {
     let lab = Lab::one_armed()?;
     let lvx = Balancer::start(&lab)?;
-    let (service, _servers) = serve(&lab, &lvx, VIP_DR.0.into(), "dr")?;
+    let (service, _servers) = serve(&lab, &lvx, vip, forward)?;
     let name = format!("udp://{service}");
     lvx.lvx(["service", "set", &name, "--one-packet"])?;
     let client = Client::of(&lab.client, service)?;
@@ -185,12 +184,18 @@ fn with_one_packet_scheduling_each_datagram_of_a_client_is_scheduled_by_itself()
         names.insert(client.ask(b"one", PATIENCE)?.context("no answer")?);
     }
     assert_eq!(names.len(), 3, "{names:?}");
-    assert_eq!(
-        lvx.lvx(["conns", "--count", "--service", &name])?,
-        "0\n",
-        "no flow is kept"
-    );
+    assert_eq!(lvx.lvx(["conns", "--count", "--service", &name])?, flows,);
     Ok(())
+}
+
+#[test]
+fn with_one_packet_scheduling_each_datagram_of_a_client_is_scheduled_by_itself() -> Result<()> {
+    each_datagram_is_scheduled_by_itself(VIP_DR.0.into(), "dr", "0\n")
+}
+
+#[test]
+fn with_one_packet_scheduling_under_nat_every_answer_comes_from_the_service() -> Result<()> {
+    each_datagram_is_scheduled_by_itself(VIP_NAT.1.into(), "nat", "3\n")
 }
 
 #[test]
