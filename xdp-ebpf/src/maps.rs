@@ -9,7 +9,7 @@ use xdp_common::{
     layout::{
         self, Backend, BackendCounters, BucketClients, BucketFlow, BucketV4, BucketV6, CHUNK, CHUNKS_PER_SEGMENT,
         Connections, Control, FRAGMENTS, FragmentRoute, FragmentV4, FragmentV6, Handover, HopBucket, HostMacBucket,
-        Interface, InterfaceBucket, Limit, MAX_INTERFACES, SEGMENTS, Service, Timeouts, Underlay, Verdicts,
+        Interface, InterfaceBucket, Limit, LossFilter, MAX_INTERFACES, SEGMENTS, Service, Timeouts, Underlay, Verdicts,
     },
     maps::Arrays,
     succession::{Found, successor},
@@ -56,6 +56,10 @@ for_each_map!(statics);
 /// When something was last logged, jiffies. No part of the dataplane: not pinned.
 #[btf_map]
 pub static LOGGED: Array<u64, 1> = Array::new();
+
+/// Whose losses are counted. No part of the dataplane: not pinned.
+#[btf_map]
+pub static LOSS_FILTER: Array<LossFilter, 1> = Array::new();
 
 /// Sizes, constants for the verifier once the program is loaded. Each is one less than a power of two, but `BACKENDS`.
 pub mod size {

@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use self::{
     heartbeat::{BEAT, Heartbeat},
     interfaces::Interfaces,
+    losses::Losses,
     retry::Retry,
     snapshot::Published,
 };
@@ -51,6 +52,7 @@ mod conns;
 mod egress;
 mod heartbeat;
 mod interfaces;
+mod losses;
 mod packet_log;
 mod report;
 mod retry;
@@ -114,6 +116,7 @@ struct Shared {
     /// What was last asked for, whether it could be put in place or not; locked while it is.
     wanted: Mutex<Option<Arc<Desired>>>,
     retry: Retry,
+    losses: Losses,
     heartbeat: Heartbeat,
     published: Published,
     started: Instant,
@@ -158,6 +161,15 @@ impl Reconciler {
         tracker.set_targets(desired.backend_addresses());
         let announcer = Announcer::start(settings.vip_interface.clone()).await?;
         let mut tables = open(object, settings, &interfaces).await?;
+        // Before this dataplane takes over: no loss is to go uncounted.
+        let (mut tables, uncounted) = spawn_blocking(move || {
+            let uncounted = tables.count_losses().err();
+            (tables, uncounted)
+        })
+        .await?;
+        if let Some(reason) = &uncounted {
+            warn!("what the kernel fails to transmit is not, or not all, counted: {reason}");
+        }
         let mut tasks = Tasks::default();
         let unseen = |error: &dyn std::fmt::Display| warn!(%error, "what the packet path logs will not be seen");
         match EbpfLogger::init(tables.ebpf()).map(packet_log::open) {
@@ -181,6 +193,7 @@ impl Reconciler {
             features: RwLock::new(Arc::new(features)),
             wanted: Mutex::default(),
             retry: Retry::default(),
+            losses: Losses::new(uncounted),
             heartbeat: Heartbeat::default(),
             published,
             started: Instant::now(),

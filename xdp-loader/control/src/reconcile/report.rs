@@ -3,14 +3,14 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use tracing::error;
-use xdp_common::layout::BackendCounters;
+use xdp_common::{layout::BackendCounters, verdict::Verdict};
 
 use super::{Shared, interfaces::Interface, snapshot::Snapshot};
 use lvx_api::{
     BackendState, BackendStats, BackendStatus, FlowTables, InterfaceStats, InterfaceStatus, ServiceStats,
     ServiceStatus, Stats, Status, TableUse, Traffic, VerdictCount, health::BackendReport,
 };
-use lvx_dataplane::{Error, census::FlowCount, counters};
+use lvx_dataplane::{Error, attach::Attachment, census::FlowCount, counters};
 use lvx_model::{Backend, BackendKey, Overload, Service, health::State};
 use lvx_netlink::LinkTable;
 
@@ -76,6 +76,8 @@ pub(super) async fn status(shared: &Shared) -> Status {
             .iter()
             .map(|it| interface_status(it, &links, shared.interfaces.note.as_ref()))
             .collect(),
+        losses: shared.recent_losses(),
+        losses_uncounted: shared.losses.uncounted.clone(),
         reconcile_failure: shared.retry.report(),
         vip_interface: shared.announcer.interface().map(str::to_owned),
         services: services.collect(),
@@ -187,21 +189,29 @@ fn read(shared: &Shared, snapshot: &Snapshot) -> Result<Stats, Error> {
     let desired = snapshot.desired.clone().unwrap_or_default();
     let mut interfaces = Vec::new();
     let attached = shared.interfaces.get();
-    for attachment in attached.iter().filter_map(|interface| interface.attachment.as_ref()) {
-        let Some(slot) = snapshot.tables.interfaces.get(&attachment.ifindex).copied() else {
-            continue;
-        };
-        let verdicts = counters::verdicts(&shared.maps, slot)?
-            .into_iter()
-            .map(|(verdict, packets)| VerdictCount {
-                verdict: verdict.name().to_owned(),
-                packets,
-            })
-            .collect();
-        interfaces.push(InterfaceStats {
-            name: attachment.name.clone(),
-            verdicts,
-        });
+    let attachments: Vec<&Attachment> = attached.iter().filter_map(|it| it.attachment.as_ref()).collect();
+    for attachment in &attachments {
+        if let Some(slot) = snapshot.tables.interfaces.get(&attachment.ifindex) {
+            interfaces.push(interface_stats(
+                &attachment.name,
+                &counters::verdicts(&shared.maps, *slot)?,
+            ));
+        }
+    }
+    // Packets may leave by others too: those are told of when some of these were lost.
+    let links = shared.links.table();
+    for (ifindex, slot) in &snapshot.tables.interfaces {
+        if attachments.iter().all(|attachment| attachment.ifindex != *ifindex)
+            && let Ok(link) = links.get(*ifindex)
+        {
+            let verdicts = counters::verdicts(&shared.maps, *slot)?;
+            if verdicts
+                .iter()
+                .any(|(verdict, packets)| Verdict::LOST.contains(verdict) && *packets > 0)
+            {
+                interfaces.push(interface_stats(&link.name, &verdicts));
+            }
+        }
     }
     let counted = counters::backends(&shared.maps, snapshot.tables.backends.values().copied())?;
     let services = desired.services().values().map(|service| {
@@ -240,6 +250,18 @@ fn read(shared: &Shared, snapshot: &Snapshot) -> Result<Stats, Error> {
         services: services.collect(),
         interfaces,
     })
+}
+
+/// What was counted on an interface.
+fn interface_stats(name: &str, verdicts: &[(Verdict, u64)]) -> InterfaceStats {
+    let verdicts = verdicts.iter().map(|(verdict, packets)| VerdictCount {
+        verdict: verdict.name().to_owned(),
+        packets: *packets,
+    });
+    InterfaceStats {
+        name: name.to_owned(),
+        verdicts: verdicts.collect(),
+    }
 }
 
 /// Counters as reported.
