@@ -17,7 +17,9 @@ use crate::{kernel::Kernel, maps};
 #[raw_tracepoint(tracepoint = "xdp_redirect_err")]
 pub fn lvx_redirect_err(context: RawTracePointContext) -> i32 {
     let (error, devmap, slot): (i32, u32, u32) = (context.arg(3), context.arg(5), context.arg(6));
-    if let Some(filter) = maps::LOSS_FILTER.get(0)
+    // Number 0 is a redirect of somebody's without a map.
+    if devmap != 0
+        && let Some(filter) = maps::LOSS_FILTER.get(0)
         && filter.devmaps.contains(&devmap)
         && slot < MAX_INTERFACES
     {

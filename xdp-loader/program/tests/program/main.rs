@@ -20,6 +20,7 @@ mod icmp;
 mod lent;
 mod loads;
 mod loss;
+mod losses;
 mod malformed;
 mod mutations;
 mod network;
