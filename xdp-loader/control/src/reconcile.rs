@@ -53,6 +53,7 @@ mod egress;
 mod heartbeat;
 mod interfaces;
 mod losses;
+mod offloads;
 mod packet_log;
 mod report;
 mod retry;
@@ -203,6 +204,7 @@ impl Reconciler {
         shared.take_over(interfaces, mode).await?;
         tasks.spawn("reconciler", Arc::clone(&shared).follow());
         tasks.spawn("sweep", Arc::clone(&shared).sweep());
+        tasks.spawn("offloads", Arc::clone(&shared).look_at_offloads());
         Ok(Self {
             shared,
             tasks: Mutex::new(tasks),

@@ -119,11 +119,11 @@ impl Shared {
             let mut seen = self.losses.seen.lock().unwrap_or_else(PoisonError::into_inner);
             seen.take(counted, Instant::now())
         };
-        let links = self.links.table();
+        let (links, widest) = (self.links.table(), self.widest());
         for (slot, reason, packets) in begun {
             let ifindex = slots.iter().find(|(_, its)| **its == slot).map(|(ifindex, _)| *ifindex);
             if let Some(link) = ifindex.and_then(|ifindex| links.get(ifindex).ok()) {
-                let reason = why(Verdict::LOST[reason], link);
+                let reason = why(Verdict::LOST[reason], link, widest);
                 warn!(
                     interface = link.name,
                     packets, "packets that were forwarded are lost: {reason}"
@@ -133,9 +133,17 @@ impl Shared {
         Ok(())
     }
 
+    /// The largest MTU of the interfaces that have the program.
+    fn widest(&self) -> u32 {
+        let (list, links) = (self.interfaces.get(), self.links.table());
+        let attachments = list.iter().filter_map(|interface| interface.attachment.as_ref());
+        let mtus = attachments.filter_map(|attachment| Some(links.get(attachment.ifindex).ok()?.mtu));
+        mtus.max().unwrap_or_default()
+    }
+
     /// What was lost lately, by interface and reason.
     pub(super) fn recent_losses(&self) -> Vec<Loss> {
-        let (links, now) = (self.links.table(), Instant::now());
+        let (links, widest, now) = (self.links.table(), self.widest(), Instant::now());
         let slots = self.published.get().tables.interfaces.clone();
         let seen = self.losses.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let of = |(ifindex, slot): (&u32, &u32)| {
@@ -147,7 +155,7 @@ impl Shared {
                     verdict: verdict.name().to_owned(),
                     packets: fresh.packets(),
                     last_seconds: fresh.age(now).as_secs(),
-                    reason: why(*verdict, link),
+                    reason: why(*verdict, link, widest),
                 })
             });
             Some(losses.collect::<Vec<_>>())
@@ -156,10 +164,15 @@ impl Shared {
     }
 }
 
-/// Why packets that were to leave by an interface are lost, and the way out.
-fn why(verdict: Verdict, link: &Link) -> String {
+/// Why packets that were to leave by an interface are lost, and the way out. `widest` is the largest MTU of those that packets come
+/// in by.
+fn why(verdict: Verdict, link: &Link, widest: u32) -> String {
     let (name, mtu) = (&link.name, link.mtu);
     match verdict {
+        Verdict::LostTooLong if widest <= mtu => format!(
+            "longer than the MTU of {name}, which is {mtu}, as no packet on a cable here is: GRO, or the other end of a veth, merges \
+             segments; ethtool -K IF gro off, for the interfaces they come in by, and ethtool -K IF tx off at the other end of a veth"
+        ),
         Verdict::LostTooLong => format!(
             "longer than the MTU of {name}, which is {mtu}: give it that of the interfaces they come in by (ip link set dev {name} mtu \
              ...), or have the hosts send smaller ones"
@@ -228,8 +241,10 @@ mod tests {
             (Verdict::LostRingFull, "ethtool -G eth1"),
             (Verdict::LostNotTaken, "the driver of eth1 (macvlan)"),
         ] {
-            let said = why(verdict, &link);
+            let said = why(verdict, &link, 1500);
             assert!(said.contains(words), "{said}");
         }
+        let merged = why(Verdict::LostTooLong, &link, 1400);
+        assert!(merged.contains("gro off"), "{merged}");
     }
 }

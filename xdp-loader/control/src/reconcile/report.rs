@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use tracing::error;
 use xdp_common::{layout::BackendCounters, verdict::Verdict};
 
-use super::{Shared, interfaces::Interface, snapshot::Snapshot};
+use super::{
+    Shared,
+    interfaces::{Interface, Interfaces},
+    snapshot::Snapshot,
+};
 use lvx_api::{
     BackendState, BackendStats, BackendStatus, FlowTables, InterfaceStats, InterfaceStatus, ServiceStats,
     ServiceStatus, Stats, Status, TableUse, Traffic, VerdictCount, health::BackendReport,
@@ -74,7 +78,7 @@ pub(super) async fn status(shared: &Shared) -> Status {
             .interfaces
             .get()
             .iter()
-            .map(|it| interface_status(it, &links, shared.interfaces.note.as_ref()))
+            .map(|it| interface_status(it, &links, &shared.interfaces))
             .collect(),
         losses: shared.recent_losses(),
         losses_uncounted: shared.losses.uncounted.clone(),
@@ -89,13 +93,14 @@ pub(super) async fn status(shared: &Shared) -> Status {
 }
 
 /// An interface that the settings name, and the program on it.
-fn interface_status(interface: &Interface, links: &LinkTable, mode_note: Option<&String>) -> InterfaceStatus {
+fn interface_status(interface: &Interface, links: &LinkTable, all: &Interfaces) -> InterfaceStatus {
     let attachment = interface.attachment.as_ref();
     let link = attachment.and_then(|attachment| links.get(attachment.ifindex).ok());
     let name = link.map_or(&interface.name, |link| &link.name);
     let renamed = (*name != interface.name).then(|| format!("{} in the settings, renamed since", interface.name));
     let notes = attachment.and_then(|attachment| attachment.note.clone()).into_iter();
-    let notes: Vec<_> = notes.chain(mode_note.cloned()).chain(renamed).collect();
+    let offloads = attachment.and_then(|attachment| all.offload_note(attachment.ifindex));
+    let notes: Vec<_> = notes.chain(all.note.clone()).chain(renamed).chain(offloads).collect();
     InterfaceStatus {
         name: name.clone(),
         ifindex: attachment.map(|attachment| attachment.ifindex),
