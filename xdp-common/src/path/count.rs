@@ -53,22 +53,22 @@ pub fn outbound<P: Platform>(env: &Env<P>, number: u32, bytes: u64) {
 #[inline(always)]
 pub fn verdict<P: Platform>(env: &Env<P>, verdict: Verdict) {
     let cpu = env.platform.cpu();
-    add(env.platform, cpu, ingress::interface(env), verdict, 1);
+    let row = cpu * MAX_INTERFACES + ingress::interface(env);
+    if let Some(counters) = env.platform.verdict_counters(row) {
+        // The compiler knows that a verdict's number is within the row; the verifier takes a mask's word only.
+        let place = env.platform.bounded::<{ VERDICTS - 1 }>(verdict as usize, cpu as usize);
+        // SAFETY: the place is masked to the row, which is this CPU's.
+        unsafe { *counters.cast::<u64>().add(place) += 1 };
+    }
 }
 
 /// Counts packets that were forwarded, and that the kernel could not transmit by the interface of this slot.
 #[inline(always)]
 pub fn lost<P: Platform>(platform: P, slot: u32, verdict: Verdict, packets: u64) {
-    add(platform, platform.cpu(), slot, verdict, packets);
-}
-
-/// Adds packets to the row that a CPU has for an interface.
-#[inline(always)]
-fn add<P: Platform>(platform: P, cpu: u32, slot: u32, verdict: Verdict, packets: u64) {
+    let cpu = platform.cpu();
     if let Some(counters) = platform.verdict_counters(cpu * MAX_INTERFACES + slot) {
-        // The compiler knows that a verdict's number is within the row; the verifier takes a mask's word only.
         let place = platform.bounded::<{ VERDICTS - 1 }>(verdict as usize, cpu as usize);
-        // SAFETY: the place is masked to the row, which is this CPU's.
+        // SAFETY: as in `verdict`.
         unsafe { *counters.cast::<u64>().add(place) += packets };
     }
 }
