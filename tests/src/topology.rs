@@ -170,6 +170,11 @@ impl Lab {
         self.directory.path()
     }
 
+    /// The namespace with the bridges: the other end of the balancer's `eth1` is its `lb.eth1`.
+    pub fn switch(&self) -> &Namespace {
+        &self.switch.namespace
+    }
+
     /// Makes another host on the clients' bridge, with `eth0` and no address.
     pub fn attach(&self, name: &str) -> Result<Namespace> {
         self.switch.host(&self.id, name, &[("eth0", "br0")])

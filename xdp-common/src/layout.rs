@@ -21,6 +21,7 @@ mod fragment;
 mod handover;
 mod host_mac;
 mod interface;
+mod losses;
 mod schedule;
 mod seen;
 mod service;
@@ -39,6 +40,7 @@ pub use fragment::{FRAGMENTS, FragmentRoute, FragmentV4, FragmentV6};
 pub use handover::Handover;
 pub use host_mac::{HOST_MAC_BUCKETS, HOST_MAC_REACH, HOST_MACS_PER_BUCKET, HostMac, HostMacBucket, OWN_MACS};
 pub use interface::{INTERFACE_BUCKETS, INTERFACES_PER_BUCKET, Interface, InterfaceBucket, InterfaceSlot, VIA_DEVMAP};
+pub use losses::LossFilter;
 pub use schedule::{
     CHUNK, CHUNKS_PER_SEGMENT, Chunk, ChunkIndex, MEMBERS_PER_CHUNK, Member, SCANNED, SEGMENTS, SLOTS_PER_CHUNK,
 };

@@ -47,11 +47,30 @@ pub enum Verdict {
     NatConflict = 18,
     /// Answered with a RST or an ICMP port unreachable: the service has no backend that takes connections.
     RejectedNoBackend = 19,
+    /// Lost: too long for the MTU of the interface that it was to leave by. What is lost was forwarded, and the kernel could not
+    /// transmit it: it is counted on the interface that it was to leave by, unlike all others.
+    LostTooLong = 20,
+    /// Lost: the interface that it was to leave by is down.
+    LostLinkDown = 21,
+    /// Lost: the driver of the interface took fewer packets than it was given, as its ring was full.
+    LostRingFull = 22,
+    /// Lost: the driver of the interface takes none, for another reason.
+    LostNotTaken = 23,
+}
+
+/// Errors of Linux (asm-generic/errno.h).
+mod errno {
+    pub const EAGAIN: i32 = 11;
+    pub const EBUSY: i32 = 16;
+    pub const ENOSPC: i32 = 28;
+    pub const EMSGSIZE: i32 = 90;
+    pub const ENETDOWN: i32 = 100;
+    pub const ENOBUFS: i32 = 105;
 }
 
 impl Verdict {
     /// All verdicts, in the order of their counters.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 24] = [
         Self::PassedNotIp,
         Self::PassedOtherProtocol,
         Self::PassedNoService,
@@ -72,7 +91,32 @@ impl Verdict {
         Self::PassedOtherHost,
         Self::NatConflict,
         Self::RejectedNoBackend,
+        Self::LostTooLong,
+        Self::LostLinkDown,
+        Self::LostRingFull,
+        Self::LostNotTaken,
     ];
+
+    /// Those of packets that the kernel could not transmit, counted on the interface that they were to leave by.
+    pub const LOST: [Self; 4] = [
+        Self::LostTooLong,
+        Self::LostLinkDown,
+        Self::LostRingFull,
+        Self::LostNotTaken,
+    ];
+
+    /// Why the kernel could not transmit a packet, by the error that it tells, below zero; 0 is a driver that took fewer
+    /// packets than it was given.
+    #[inline(always)]
+    #[must_use]
+    pub const fn lost(error: i32) -> Self {
+        match error.wrapping_neg() {
+            errno::EMSGSIZE => Self::LostTooLong,
+            errno::ENETDOWN => Self::LostLinkDown,
+            0 | errno::EAGAIN | errno::EBUSY | errno::ENOSPC | errno::ENOBUFS => Self::LostRingFull,
+            _ => Self::LostNotTaken,
+        }
+    }
 
     /// Whether operators are told of such a packet, at most once a second.
     #[inline(always)]
@@ -105,6 +149,10 @@ impl Verdict {
             Self::PassedOtherHost => "passed_other_host",
             Self::NatConflict => "nat_conflict",
             Self::RejectedNoBackend => "rejected_no_backend",
+            Self::LostTooLong => "lost_too_long",
+            Self::LostLinkDown => "lost_link_down",
+            Self::LostRingFull => "lost_ring_full",
+            Self::LostNotTaken => "lost_not_taken",
         }
     }
 }
@@ -119,5 +167,16 @@ mod tests {
             assert_eq!(*verdict as usize, number);
         }
         const { assert!(Verdict::ALL.len() <= crate::layout::VERDICTS) }
+    }
+
+    #[test]
+    fn the_kernels_error_says_why_a_packet_was_lost() {
+        let [message_too_long, network_down, no_buffers, not_supported] = [-90, -100, -105, -95];
+        assert_eq!(Verdict::lost(message_too_long), Verdict::LostTooLong);
+        assert_eq!(Verdict::lost(network_down), Verdict::LostLinkDown);
+        assert_eq!(Verdict::lost(no_buffers), Verdict::LostRingFull);
+        assert_eq!(Verdict::lost(0), Verdict::LostRingFull);
+        assert_eq!(Verdict::lost(not_supported), Verdict::LostNotTaken);
+        assert_eq!(Verdict::lost(i32::MIN), Verdict::LostNotTaken);
     }
 }

@@ -10,6 +10,7 @@ mod atomic;
 mod clock;
 mod kernel;
 mod log;
+mod losses;
 mod maps;
 mod platform;
 mod sweep;

@@ -61,3 +61,14 @@ pub fn verdict<P: Platform>(env: &Env<P>, verdict: Verdict) {
         unsafe { *counters.cast::<u64>().add(place) += 1 };
     }
 }
+
+/// Counts packets that were forwarded, and that the kernel could not transmit by the interface of this slot.
+#[inline(always)]
+pub fn lost<P: Platform>(platform: P, slot: u32, verdict: Verdict, packets: u64) {
+    let cpu = platform.cpu();
+    if let Some(counters) = platform.verdict_counters(cpu * MAX_INTERFACES + slot) {
+        let place = platform.bounded::<{ VERDICTS - 1 }>(verdict as usize, cpu as usize);
+        // SAFETY: as in `verdict`.
+        unsafe { *counters.cast::<u64>().add(place) += packets };
+    }
+}

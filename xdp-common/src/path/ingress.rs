@@ -16,11 +16,16 @@ pub fn ifindex<P: Platform>(env: &Env<P>) -> u32 {
 /// The slot of the interface that a packet came in by: slot 0, which is nobody's, if it has none.
 #[inline(always)]
 pub fn interface<P: Platform>(env: &Env<P>) -> u32 {
-    let ifindex = ifindex(env);
-    if let Some(bucket) = env.platform.interface_slots(hash::interface(ifindex)) {
+    slot(env.platform, ifindex(env))
+}
+
+/// The slot of an interface with this index: slot 0 if it has none.
+#[inline(always)]
+pub fn slot<P: Platform>(platform: P, ifindex: u32) -> u32 {
+    if let Some(bucket) = platform.interface_slots(hash::interface(ifindex)) {
         for place in 0..INTERFACES_PER_BUCKET {
             // SAFETY: the entries are words of a table, so many to a bucket.
-            let entry = InterfaceSlot(unsafe { env.platform.load(bucket.cast::<u64>().add(place)) });
+            let entry = InterfaceSlot(unsafe { platform.load(bucket.cast::<u64>().add(place)) });
             if entry.ifindex() == ifindex {
                 return entry.slot() & (MAX_INTERFACES - 1);
             }

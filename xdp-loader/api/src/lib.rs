@@ -18,7 +18,7 @@ pub use conns::{Conn, ConnCount, ConnFilter, ConnState, FlushRequest, Flushed};
 pub use pick::Picked;
 pub use stats::{BackendStats, InterfaceStats, ServiceStats, Stats, Traffic, VerdictCount};
 pub use status::{
-    BackendState, BackendStatus, FlowTables, InterfaceStatus, ReconcileFailure, ServiceStatus, Status, TableUse,
+    BackendState, BackendStatus, FlowTables, InterfaceStatus, Loss, ReconcileFailure, ServiceStatus, Status, TableUse,
     VipState, VipStatus,
 };
 

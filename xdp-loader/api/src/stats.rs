@@ -14,7 +14,7 @@ pub struct Stats {
     pub services: Vec<ServiceStats>,
 }
 
-/// What became of the packets that an interface received.
+/// What became of the packets that an interface received, and of those that were to leave by it and could not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceStats {
     /// The interface's name.

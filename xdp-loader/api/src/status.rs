@@ -19,6 +19,12 @@ pub struct Status {
     pub reconcile_failure: Option<ReconcileFailure>,
     /// The interfaces that the program is, or is to be, attached to.
     pub interfaces: Vec<InterfaceStatus>,
+    /// Packets of the last five minutes that were forwarded and that the kernel could not transmit, by interface and reason.
+    #[serde(default)]
+    pub losses: Vec<Loss>,
+    /// What of such packets is not counted, and why; null when all are.
+    #[serde(default)]
+    pub losses_uncounted: Option<String>,
     /// The interface for VIPs of no attached interface's network; null when LVX adds none.
     pub vip_interface: Option<String>,
     /// The services, in the order of their addresses.
@@ -56,6 +62,21 @@ pub struct InterfaceStatus {
     pub note: Option<String>,
     /// Whether it is up and has a carrier.
     pub link_up: bool,
+}
+
+/// Packets that were forwarded and that the kernel could not transmit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    /// The interface that they were to leave by.
+    pub interface: String,
+    /// The verdict that they are counted under, in words with underscores.
+    pub verdict: String,
+    /// Packets of the last five minutes.
+    pub packets: u64,
+    /// Seconds since the last one.
+    pub last_seconds: u64,
+    /// Why, and the way out.
+    pub reason: String,
 }
 
 /// A service and how it is.

@@ -262,6 +262,8 @@ impl Case {
             kind: if self.redirect { "veth" } else { "physical" }.to_owned(),
             master: None,
             base: None,
+            elsewhere: None,
+            gro_max: 0,
         })
         .collect();
         Ok(World {

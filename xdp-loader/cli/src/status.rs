@@ -8,7 +8,7 @@ use super::{
     output::Output,
     table::{Cell, Table},
 };
-use lvx_api::{BackendState, BackendStatus, InterfaceStatus, ReconcileFailure, ServiceStatus, Status, VipState};
+use lvx_api::{BackendState, BackendStatus, InterfaceStatus, Loss, ReconcileFailure, ServiceStatus, Status, VipState};
 use lvx_model::{health::Serving, settings::AttachMode};
 
 pub(super) async fn run(client: &Client, output: &mut Output<impl Write>) -> anyhow::Result<()> {
@@ -33,6 +33,15 @@ fn show(output: &mut Output<impl Write>, status: &Status) -> io::Result<()> {
     }
     output.line("")?;
     output.table(&interfaces(&status.interfaces))?;
+    for loss in &status.losses {
+        output.coloured(Colour::Bad, &lost(loss))?;
+    }
+    if let Some(reason) = &status.losses_uncounted {
+        output.coloured(
+            Colour::Notable,
+            &format!("packets that the kernel fails to transmit are not all counted: {reason}"),
+        )?;
+    }
     if status.services.is_empty() {
         return output.line("\nno services: add one with `lvx service add`");
     }
@@ -55,6 +64,17 @@ fn not_in_place(failure: &ReconcileFailure) -> String {
     let (since, next) = (duration(failure.since_seconds), failure.retry_seconds.ceil() as u64);
     let (error, times) = (&failure.error, failure.failures);
     format!("what is desired is not in place for {since}, tried {times} times, again in {next}s: {error}")
+}
+
+fn lost(loss: &Loss) -> String {
+    let Loss {
+        interface,
+        packets,
+        reason,
+        ..
+    } = loss;
+    let ago = duration(loss.last_seconds);
+    format!("{interface}: {packets} packets lost within 5 minutes, the last {ago} ago: {reason}")
 }
 
 fn interfaces(interfaces: &[InterfaceStatus]) -> Table {

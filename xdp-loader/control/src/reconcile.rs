@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use self::{
     heartbeat::{BEAT, Heartbeat},
     interfaces::Interfaces,
+    losses::Losses,
     retry::Retry,
     snapshot::Published,
 };
@@ -51,6 +52,8 @@ mod conns;
 mod egress;
 mod heartbeat;
 mod interfaces;
+mod losses;
+mod offloads;
 mod packet_log;
 mod report;
 mod retry;
@@ -114,6 +117,7 @@ struct Shared {
     /// What was last asked for, whether it could be put in place or not; locked while it is.
     wanted: Mutex<Option<Arc<Desired>>>,
     retry: Retry,
+    losses: Losses,
     heartbeat: Heartbeat,
     published: Published,
     started: Instant,
@@ -158,6 +162,15 @@ impl Reconciler {
         tracker.set_targets(desired.backend_addresses());
         let announcer = Announcer::start(settings.vip_interface.clone()).await?;
         let mut tables = open(object, settings, &interfaces).await?;
+        // Before this dataplane takes over: no loss is to go uncounted.
+        let (mut tables, uncounted) = spawn_blocking(move || {
+            let uncounted = tables.count_losses().err();
+            (tables, uncounted)
+        })
+        .await?;
+        if let Some(reason) = &uncounted {
+            warn!("what the kernel fails to transmit is not, or not all, counted: {reason}");
+        }
         let mut tasks = Tasks::default();
         let unseen = |error: &dyn std::fmt::Display| warn!(%error, "what the packet path logs will not be seen");
         match EbpfLogger::init(tables.ebpf()).map(packet_log::open) {
@@ -181,6 +194,7 @@ impl Reconciler {
             features: RwLock::new(Arc::new(features)),
             wanted: Mutex::default(),
             retry: Retry::default(),
+            losses: Losses::new(uncounted),
             heartbeat: Heartbeat::default(),
             published,
             started: Instant::now(),
@@ -190,6 +204,7 @@ impl Reconciler {
         shared.take_over(interfaces, mode).await?;
         tasks.spawn("reconciler", Arc::clone(&shared).follow());
         tasks.spawn("sweep", Arc::clone(&shared).sweep());
+        tasks.spawn("offloads", Arc::clone(&shared).look_at_offloads());
         Ok(Self {
             shared,
             tasks: Mutex::new(tasks),

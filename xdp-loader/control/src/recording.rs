@@ -226,6 +226,8 @@ impl Dataplane for Recording {
                 note: Some("the driver has no XDP".into()),
                 link_up: true,
             }],
+            losses: Vec::new(),
+            losses_uncounted: None,
             reconcile_failure: None,
             vip_interface: Some("lan0".into()),
             services: services.collect(),

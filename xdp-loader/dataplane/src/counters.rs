@@ -80,6 +80,22 @@ pub fn verdicts(maps: &Maps, slot: u32) -> Result<Vec<(Verdict, u64)>, Error> {
         .collect())
 }
 
+/// Packets of interfaces, by slot, that the kernel could not transmit: one number per reason, as [`Verdict::LOST`] has them.
+///
+/// # Errors
+///
+/// If the kernel does not map the counters.
+pub fn lost(maps: &Maps, slots: impl IntoIterator<Item = u32>) -> Result<BTreeMap<u32, [u64; 4]>, Error> {
+    let counters = maps.verdict_counters.whole()?;
+    let sum = |slot: u32| {
+        let rows = (0..=maps.cpus()).map(|cpu| counters.read((cpu * MAX_INTERFACES + slot) as usize));
+        rows.fold([0; 4], |sum: [u64; 4], row| {
+            std::array::from_fn(|reason| sum[reason] + row[Verdict::LOST[reason] as usize])
+        })
+    };
+    Ok(slots.into_iter().map(|slot| (slot, sum(slot))).collect())
+}
+
 /// Enters what had been counted for backends, by number, before these maps were made.
 ///
 /// # Errors

@@ -5,6 +5,7 @@
 
 pub mod attach;
 pub mod blocks;
+mod btf;
 pub mod census;
 pub mod claim;
 pub mod clock;
@@ -21,6 +22,7 @@ pub mod id_allocator;
 pub mod ids;
 pub mod image;
 pub mod interfaces;
+mod losses;
 pub mod maglev;
 pub mod maps;
 pub mod memory;

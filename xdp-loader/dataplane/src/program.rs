@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, thread};
 use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
     maps::ProgramArray,
-    programs::{Program, ProgramError, ProgramFd, Xdp},
+    programs::{ProgramError, ProgramFd, Xdp},
 };
 use xdp_common::{
     layout::{Sizes, TailCall},
@@ -57,7 +57,7 @@ pub(crate) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a 
     Ok(program.try_into()?)
 }
 
-/// Loads the programs into the kernel, and enters those into the tail calls that others go on in.
+/// Loads the XDP programs into the kernel, and enters those into the tail calls that others go on in.
 ///
 /// # Errors
 ///
@@ -67,7 +67,8 @@ pub fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
     thread::scope(|scope| {
         let loads: Vec<_> = ebpf
             .programs_mut()
-            .map(|(_, program)| scope.spawn(|| load_one(program)))
+            .filter_map(|(_, program)| <&mut Xdp>::try_from(program).ok())
+            .map(|program| scope.spawn(|| load_one(program)))
             .collect();
         loads
             .into_iter()
@@ -111,17 +112,21 @@ pub(crate) fn descriptor(ebpf: &mut Ebpf, name: &'static str) -> Result<ProgramF
 }
 
 /// Loads a program into the kernel.
-fn load_one(program: &mut Program) -> Result<(), Error> {
-    let program: &mut Xdp = program.try_into()?;
-    program.load().map_err(|error| match &error {
+fn load_one(program: &mut Xdp) -> Result<(), Error> {
+    program.load().map_err(|error| refusal(&error))
+}
+
+/// Why the kernel did not load a program.
+pub(crate) fn refusal(error: &ProgramError) -> Error {
+    match error {
         ProgramError::LoadError { io_error, verifier_log } => match objection(&verifier_log.to_string()) {
             // The verifier refuses with "permission denied" too, but then it says why.
             Some(why) => Error::Load(format!("{io_error}: {why}")),
-            None if permission(&error) => Error::NotPermitted("load BPF programs"),
-            None => Error::Load(chain(&error)),
+            None if permission(error) => Error::NotPermitted("load BPF programs"),
+            None => Error::Load(chain(error)),
         },
-        _ => Error::Load(chain(&error)),
-    })
+        _ => Error::Load(chain(error)),
+    }
 }
 
 /// What the verifier objects to: the last line of its log but for the statistics.

@@ -25,6 +25,7 @@ use super::{
     ids::Ids,
     image::{self, Image, LeftOut, Node, Room, World},
     interfaces::Interfaces,
+    losses,
     memory::grace_period,
     open::{self, Opened},
     pin::Pin,
@@ -154,6 +155,16 @@ impl Tables {
             tables.turn(0);
         }
         Ok(tables)
+    }
+
+    /// Has what the kernel fails to transmit counted, among the verdicts of the interface that it was to leave by, until this
+    /// process ends.
+    ///
+    /// # Errors
+    ///
+    /// What is not counted, and why. All else goes on.
+    pub fn count_losses(&mut self) -> Result<(), String> {
+        losses::count(&mut self.ebpf, &self.egress, self.succession.predecessor())
     }
 
     /// The maps, for reading.

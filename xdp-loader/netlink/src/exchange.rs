@@ -98,19 +98,24 @@ fn header(datagram: &[u8]) -> Option<(usize, u16)> {
     Some((length as usize, kind))
 }
 
-/// The value of an attribute.
-pub(crate) fn find(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
+/// The attributes: their types and values.
+pub(crate) fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     /// `NLA_TYPE_MASK`: without the flags for nested values and byte order.
     const TYPE: u16 = 0x3fff;
-    loop {
-        let length = usize::from(u16::from_ne_bytes(number(attributes)?));
-        let kind = u16::from_ne_bytes(number(attributes.get(2..)?)?) & TYPE;
-        let value = attributes.get(4..length)?;
-        if kind == wanted {
-            return Some(value);
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..)?;
-    }
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(number(rest)?));
+        let kind = u16::from_ne_bytes(number(rest.get(2..)?)?) & TYPE;
+        let value = rest.get(4..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+/// The value of an attribute.
+pub(crate) fn find(all: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(all)
+        .find(|(kind, _)| *kind == wanted)
+        .map(|(_, value)| value)
 }
 
 /// The first bytes, as many as a number has.

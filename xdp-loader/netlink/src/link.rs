@@ -57,6 +57,11 @@ pub struct Link {
     pub master: Option<u32>,
     /// The device in this network namespace that it stands on (a VLAN, a macvlan) or is paired with (veth).
     pub base: Option<u32>,
+    /// The same if that device is in another network namespace: the number that the namespace has in this one, and the device's
+    /// index there.
+    pub elsewhere: Option<(i32, u32)>,
+    /// Up to so many bytes segments that were received are merged (GRO).
+    pub gro_max: u32,
     /// What kind of device it is (`veth`, `bridge`, `vlan`, ...), `loopback`, or `physical` for what has no kind.
     pub kind: String,
 }
@@ -72,13 +77,15 @@ impl Link {
             admin_up: message.header.flags.contains(LinkFlags::Up),
             master: None,
             base: None,
+            elsewhere: None,
+            gro_max: 0,
             kind: if message.header.flags.contains(LinkFlags::Loopback) {
                 "loopback".to_owned()
             } else {
                 "physical".to_owned()
             },
         };
-        let mut is_elsewhere = false;
+        let mut namespace = None;
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
@@ -95,11 +102,15 @@ impl Link {
                 }
                 LinkAttribute::Controller(index) => link.master = Some(*index).filter(|index| *index != 0),
                 LinkAttribute::Link(index) => link.base = Some(*index).filter(|index| *index != 0),
-                LinkAttribute::LinkNetNsId(_) => is_elsewhere = true,
+                LinkAttribute::LinkNetNsId(number) => namespace = Some(*number),
+                LinkAttribute::GroMaxSize(bytes) | LinkAttribute::GroIpv4MaxSize(bytes) => {
+                    link.gro_max = link.gro_max.max(*bytes);
+                }
                 _ => {}
             }
         }
-        link.base = link.base.filter(|_| !is_elsewhere);
+        link.elsewhere = namespace.zip(link.base);
+        link.base = link.base.filter(|_| namespace.is_none());
         link
     }
 

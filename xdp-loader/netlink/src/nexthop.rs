@@ -267,6 +267,8 @@ mod tests {
             kind: "veth".to_owned(),
             master: None,
             base: None,
+            elsewhere: None,
+            gro_max: 0,
         }
     }
 

@@ -5,26 +5,18 @@
 
 use std::{collections::BTreeMap, io};
 
-use netlink_sys::protocols;
-
 use super::{
     Link,
-    exchange::{DUMP, Exchange, attribute, find, number},
+    exchange::{DUMP, find, number},
+    generic::Family,
 };
 
-/// `GENL_ID_CTRL`, `CTRL_CMD_GETFAMILY` and its attributes (linux/genetlink.h).
-const CONTROLLER: u16 = 16;
-const GET_FAMILY: u8 = 3;
-const FAMILY_ID: u16 = 1;
-const FAMILY_NAME: u16 = 2;
 /// `NETDEV_CMD_DEV_GET` and its attributes (linux/netdev.h).
 const GET_DEVICE: u8 = 1;
 const IFINDEX: u16 = 1;
 const XDP_FEATURES: u16 = 3;
 /// `NETDEV_XDP_ACT_NDO_XMIT`: the device transmits what a program on another one redirects to it.
 const TRANSMITS: u64 = 4;
-/// Of a generic netlink header.
-const GENERIC: usize = 4;
 
 /// The XDP features of all devices, by index.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,20 +45,10 @@ pub fn transmits_by_kind(kind: &str) -> bool {
 }
 
 fn ask() -> io::Result<BTreeMap<u32, u64>> {
-    let socket = Exchange::over(protocols::NETLINK_GENERIC)?;
-    let message = |command: u8, attributes: &[u8]| [&[command, 1, 0, 0], attributes].concat();
-    let attributes = |answer: &Vec<u8>| answer.get(GENERIC..).unwrap_or_default().to_vec();
-    let family = message(GET_FAMILY, &attribute(FAMILY_NAME, b"netdev\0"));
-    let family = socket
-        .ask(CONTROLLER, 0, &family)?
-        .iter()
-        .find_map(|answer| Some(u16::from_ne_bytes(number(find(&attributes(answer), FAMILY_ID)?)?)))
-        .ok_or(io::ErrorKind::NotFound)?;
-    let answers = socket.ask(family, DUMP, &message(GET_DEVICE, &[]))?;
+    let answers = Family::of(b"netdev\0")?.ask(DUMP, GET_DEVICE, &[])?;
     let device = |answer: &Vec<u8>| {
-        let answer = attributes(answer);
-        let index = u32::from_ne_bytes(number(find(&answer, IFINDEX)?)?);
-        let features = u64::from_ne_bytes(number(find(&answer, XDP_FEATURES)?)?);
+        let index = u32::from_ne_bytes(number(find(answer, IFINDEX)?)?);
+        let features = u64::from_ne_bytes(number(find(answer, XDP_FEATURES)?)?);
         Some((index, features))
     };
     Ok(answers.iter().filter_map(device).collect())

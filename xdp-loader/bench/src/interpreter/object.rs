@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use aya_obj::{Object as Parsed, generated::bpf_insn};
+use aya_obj::{Object as Parsed, Program, ProgramSection, generated::bpf_insn};
 
 /// An instruction, or half of one that is two long.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +20,7 @@ pub struct Instruction {
     pub imm: i32,
 }
 
-/// The programs of an object.
+/// The XDP programs of an object.
 pub struct Object {
     programs: BTreeMap<String, Vec<Instruction>>,
     maps: Vec<String>,
@@ -38,7 +38,10 @@ impl Object {
             .map(|(place, (name, map))| (name.as_str(), place, map));
         parsed.relocate_maps(maps, &text).context("maps are not found")?;
         parsed.relocate_calls(&text).context("calls are not found")?;
-        let programs = parsed.programs.iter().map(|(name, program)| {
+        // No packet comes to the others, which are of tracepoints.
+        let is_xdp = |program: &Program| matches!(program.section, ProgramSection::Xdp { .. });
+        let packets = parsed.programs.iter().filter(|(_, program)| is_xdp(program));
+        let programs = packets.map(|(name, program)| {
             let function = parsed.functions.get(&program.function_key());
             let function = function.with_context(|| format!("{name} has no instructions"))?;
             Ok((name.clone(), function.instructions.iter().map(decode).collect()))
@@ -55,7 +58,7 @@ impl Object {
         Ok(program.with_context(|| format!("the object has no program {name}"))?)
     }
 
-    /// All programs.
+    /// All XDP programs.
     pub fn programs(&self) -> impl Iterator<Item = (&str, &[Instruction])> {
         self.programs.iter().map(|(name, it)| (name.as_str(), it.as_slice()))
     }

@@ -15,7 +15,7 @@ use lvx_netlink::{Link, LinkTable, Places};
 use tokio::{sync::Mutex, task::spawn_blocking};
 use tracing::{info, warn};
 
-use super::Shared;
+use super::{Shared, offloads::Notes};
 
 /// How often it is looked whether the program is still there: nobody announces that a link was detached or a pin removed.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
@@ -42,6 +42,8 @@ pub(super) struct Interfaces {
     pub(super) note: Option<String>,
     pins: PathBuf,
     list: RwLock<Arc<Vec<Interface>>>,
+    /// What is to be said of their offloads.
+    offloads: RwLock<Notes>,
     /// Whether they are kept; false once the dataplane is taken down. Locked while something is attached.
     kept: Mutex<bool>,
 }
@@ -60,6 +62,7 @@ impl Interfaces {
             note,
             pins,
             list: RwLock::new(Arc::new(list.collect())),
+            offloads: RwLock::default(),
             kept: Mutex::new(true),
         }
     }
@@ -67,6 +70,20 @@ impl Interfaces {
     /// How they are now.
     pub(super) fn get(&self) -> Arc<Vec<Interface>> {
         Arc::clone(&self.list.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What is to be said of the offloads of an interface.
+    pub(super) fn offload_note(&self, ifindex: u32) -> Option<String> {
+        let notes = self.offloads.read().unwrap_or_else(PoisonError::into_inner);
+        notes.get(&ifindex).cloned()
+    }
+
+    /// Has this be said of offloads; what was said before.
+    pub(super) fn set_offload_notes(&self, notes: Notes) -> Notes {
+        std::mem::replace(
+            &mut *self.offloads.write().unwrap_or_else(PoisonError::into_inner),
+            notes,
+        )
     }
 
     fn set(&self, list: Vec<Interface>) {

@@ -3,14 +3,18 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use tracing::error;
-use xdp_common::layout::BackendCounters;
+use xdp_common::{layout::BackendCounters, verdict::Verdict};
 
-use super::{Shared, interfaces::Interface, snapshot::Snapshot};
+use super::{
+    Shared,
+    interfaces::{Interface, Interfaces},
+    snapshot::Snapshot,
+};
 use lvx_api::{
     BackendState, BackendStats, BackendStatus, FlowTables, InterfaceStats, InterfaceStatus, ServiceStats,
     ServiceStatus, Stats, Status, TableUse, Traffic, VerdictCount, health::BackendReport,
 };
-use lvx_dataplane::{Error, census::FlowCount, counters};
+use lvx_dataplane::{Error, attach::Attachment, census::FlowCount, counters};
 use lvx_model::{Backend, BackendKey, Overload, Service, health::State};
 use lvx_netlink::LinkTable;
 
@@ -74,8 +78,10 @@ pub(super) async fn status(shared: &Shared) -> Status {
             .interfaces
             .get()
             .iter()
-            .map(|it| interface_status(it, &links, shared.interfaces.note.as_ref()))
+            .map(|it| interface_status(it, &links, &shared.interfaces))
             .collect(),
+        losses: shared.recent_losses(),
+        losses_uncounted: shared.losses.uncounted.clone(),
         reconcile_failure: shared.retry.report(),
         vip_interface: shared.announcer.interface().map(str::to_owned),
         services: services.collect(),
@@ -87,13 +93,14 @@ pub(super) async fn status(shared: &Shared) -> Status {
 }
 
 /// An interface that the settings name, and the program on it.
-fn interface_status(interface: &Interface, links: &LinkTable, mode_note: Option<&String>) -> InterfaceStatus {
+fn interface_status(interface: &Interface, links: &LinkTable, all: &Interfaces) -> InterfaceStatus {
     let attachment = interface.attachment.as_ref();
     let link = attachment.and_then(|attachment| links.get(attachment.ifindex).ok());
     let name = link.map_or(&interface.name, |link| &link.name);
     let renamed = (*name != interface.name).then(|| format!("{} in the settings, renamed since", interface.name));
     let notes = attachment.and_then(|attachment| attachment.note.clone()).into_iter();
-    let notes: Vec<_> = notes.chain(mode_note.cloned()).chain(renamed).collect();
+    let offloads = attachment.and_then(|attachment| all.offload_note(attachment.ifindex));
+    let notes: Vec<_> = notes.chain(all.note.clone()).chain(renamed).chain(offloads).collect();
     InterfaceStatus {
         name: name.clone(),
         ifindex: attachment.map(|attachment| attachment.ifindex),
@@ -190,21 +197,29 @@ fn read(shared: &Shared, snapshot: &Snapshot) -> Result<Stats, Error> {
     let desired = snapshot.desired.clone().unwrap_or_default();
     let mut interfaces = Vec::new();
     let attached = shared.interfaces.get();
-    for attachment in attached.iter().filter_map(|interface| interface.attachment.as_ref()) {
-        let Some(slot) = snapshot.tables.interfaces.get(&attachment.ifindex).copied() else {
-            continue;
-        };
-        let verdicts = counters::verdicts(&shared.maps, slot)?
-            .into_iter()
-            .map(|(verdict, packets)| VerdictCount {
-                verdict: verdict.name().to_owned(),
-                packets,
-            })
-            .collect();
-        interfaces.push(InterfaceStats {
-            name: attachment.name.clone(),
-            verdicts,
-        });
+    let attachments: Vec<&Attachment> = attached.iter().filter_map(|it| it.attachment.as_ref()).collect();
+    for attachment in &attachments {
+        if let Some(slot) = snapshot.tables.interfaces.get(&attachment.ifindex) {
+            interfaces.push(interface_stats(
+                &attachment.name,
+                &counters::verdicts(&shared.maps, *slot)?,
+            ));
+        }
+    }
+    // Packets may leave by others too: those are told of when some of these were lost.
+    let links = shared.links.table();
+    for (ifindex, slot) in &snapshot.tables.interfaces {
+        if attachments.iter().all(|attachment| attachment.ifindex != *ifindex)
+            && let Ok(link) = links.get(*ifindex)
+        {
+            let verdicts = counters::verdicts(&shared.maps, *slot)?;
+            if verdicts
+                .iter()
+                .any(|(verdict, packets)| Verdict::LOST.contains(verdict) && *packets > 0)
+            {
+                interfaces.push(interface_stats(&link.name, &verdicts));
+            }
+        }
     }
     let counted = counters::backends(&shared.maps, snapshot.tables.backends.values().copied())?;
     let services = desired.services().values().map(|service| {
@@ -243,6 +258,18 @@ fn read(shared: &Shared, snapshot: &Snapshot) -> Result<Stats, Error> {
         services: services.collect(),
         interfaces,
     })
+}
+
+/// What was counted on an interface.
+fn interface_stats(name: &str, verdicts: &[(Verdict, u64)]) -> InterfaceStats {
+    let verdicts = verdicts.iter().map(|(verdict, packets)| VerdictCount {
+        verdict: verdict.name().to_owned(),
+        packets: *packets,
+    });
+    InterfaceStats {
+        name: name.to_owned(),
+        verdicts: verdicts.collect(),
+    }
 }
 
 /// Counters as reported.

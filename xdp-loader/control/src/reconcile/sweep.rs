@@ -1,4 +1,4 @@
-//! Sweeps of the flow tables: counted every second, and those that are over forgotten.
+//! Sweeps of the flow tables: counted every second, and those that are over forgotten. Losses are looked for as often.
 
 use std::{panic::resume_unwind, sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ impl Shared {
             let shared = Arc::clone(&self);
             match spawn_blocking(move || shared.sweep_once()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => error!(%error, "the flows could not be counted"),
+                Ok(Err(error)) => error!(%error, "the flows, or losses, could not be counted"),
                 Err(error) => match error.try_into_panic() {
                     Ok(panic) => resume_unwind(panic),
                     Err(error) => error!(%error, "the flows could not be counted"),
@@ -47,6 +47,7 @@ impl Shared {
             snapshot.census = Arc::new(census);
             snapshot.tables = read;
         });
-        Ok(())
+        drop(tables);
+        self.look_for_losses()
     }
 }

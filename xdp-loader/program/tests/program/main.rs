@@ -21,6 +21,7 @@ mod interfaces;
 mod lent;
 mod loads;
 mod loss;
+mod losses;
 mod malformed;
 mod mutations;
 mod network;

@@ -75,6 +75,8 @@ pub fn enter() -> LinkTable {
                 kind: kind.to_owned(),
                 master: None,
                 base: None,
+                elsewhere: None,
+                gro_max: 0,
             };
             let above = Link {
                 name: format!("vrrp.{name}"),
