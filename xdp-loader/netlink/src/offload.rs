@@ -41,8 +41,8 @@ const NAMESPACE_FD: u16 = 3;
 pub struct Offloads {
     /// The device's name.
     pub name: String,
-    /// Transmit checksum offload: what this machine's own sockets send leaves with unfinished checksums, and over TCP in pieces longer
-    /// than the MTU. A network card finishes both; a veth hands it to its other end as it is.
+    /// Transmit checksum offload: what this machine's own sockets send leaves with unfinished checksums, and over TCP in pieces
+    /// longer than the MTU. A network card finishes both; a veth hands it to its other end as it is.
     pub unfinished: bool,
     /// Generic receive offload (GRO): segments that were received are merged.
     pub merging: bool,

@@ -170,24 +170,26 @@ fn why(verdict: Verdict, link: &Link, widest: u32) -> String {
     let (name, mtu) = (&link.name, link.mtu);
     match verdict {
         Verdict::LostTooLong if widest <= mtu => format!(
-            "longer than the MTU of {name}, which is {mtu}, as no packet on a cable here is: GRO, or the other end of a veth, merges \
-             segments; ethtool -K IF gro off, for the interfaces they come in by, and ethtool -K IF tx off at the other end of a veth"
+            "longer than the MTU of {name}, which is {mtu}, as no packet on a cable here is: GRO, or the other end of a veth, \
+             merges segments; ethtool -K IF gro off, for the interfaces they come in by, and ethtool -K IF tx off at the other \
+             end of a veth"
         ),
         Verdict::LostTooLong => format!(
-            "longer than the MTU of {name}, which is {mtu}: give it that of the interfaces they come in by (ip link set dev {name} mtu \
-             ...), or have the hosts send smaller ones"
+            "longer than the MTU of {name}, which is {mtu}: give it that of the interfaces they come in by (ip link set dev {name} \
+             mtu ...), or have the hosts send smaller ones"
         ),
         Verdict::LostLinkDown => format!("{name} is down: ip link set dev {name} up"),
         Verdict::LostRingFull if link.kind == "veth" => format!(
-            "the driver of {name} took fewer than it was given: is the MTU of its other end smaller, or the processor of its other end \
-             too busy?"
+            "the driver of {name} took fewer than it was given: is the MTU of its other end smaller, or the processor of its \
+             other end too busy?"
         ),
         Verdict::LostRingFull => format!(
             "the driver of {name} took fewer than it was given, as its ring was full: lengthen it (ethtool -G {name} tx ...), or \
              spread the load"
         ),
         _ => format!(
-            "the driver of {name} ({}) does not transmit for an XDP program: attach the program to {name} too, or use --xdp-mode generic",
+            "the driver of {name} ({}) does not transmit for an XDP program: attach the program to {name} too, or use \
+             --xdp-mode generic",
             link.kind
         ),
     }

@@ -88,8 +88,8 @@ fn feeders<'a>(link: &'a Link, links: &'a LinkTable) -> impl Iterator<Item = &'a
         .filter(|other| other.kind == "physical" || other.kind == "veth" && link.base != Some(other.index))
 }
 
-/// What is to be said of an interface with the program in this mode, if these merge what comes in by it, and its other end, if it is
-/// a veth, has these offloads.
+/// What is to be said of an interface with the program in this mode, if these merge what comes in by it, and its other end, if it
+/// is a veth, has these offloads.
 fn note(mode: AttachMode, merging: &[String], other_end: Option<&Offloads>) -> Option<String> {
     let other_end = other_end.filter(|other_end| other_end.unfinished).map(|Offloads { name, .. }| {
         let what = match mode {
