@@ -9,8 +9,8 @@ use xdp_common::{
     layout::{
         self, Answers, Backend, BackendCounters, BucketClients, BucketFlow, BucketV4, BucketV6, CHUNK,
         CHUNKS_PER_SEGMENT, Connections, Control, FRAGMENTS, FragmentRoute, FragmentV4, FragmentV6, Handover,
-        HopBucket, HostMacBucket, Interface, InterfaceBucket, Limit, LossFilter, MAX_INTERFACES, QUOTED, SEGMENTS,
-        Service, Timeouts, Underlay, Verdicts,
+        HopBucket, HostMacBucket, Interface, InterfaceBucket, Limit, LossFilter, MAX_INTERFACES, SEGMENTS, Service,
+        Timeouts, Underlay, Verdicts,
     },
     maps::Arrays,
     succession::{Found, successor},
@@ -60,7 +60,7 @@ pub static LOGGED: Array<u64, 1> = Array::new();
 
 /// Bytes of a packet whose checksum is worked out. No part of the dataplane either.
 #[btf_map]
-pub static QUOTE: PerCpuArray<[u32; QUOTED / 4], 1> = PerCpuArray::new();
+pub static QUOTED: PerCpuArray<[u32; size::QUOTE / 4], 1> = PerCpuArray::new();
 
 /// Whose losses are counted. No part of the dataplane: not pinned.
 #[btf_map]
@@ -68,6 +68,9 @@ pub static LOSS_FILTER: Array<LossFilter, 1> = Array::new();
 
 /// Sizes, constants for the verifier once the program is loaded. Each is one less than a power of two, but `BACKENDS`.
 pub mod size {
+    /// Bytes of a packet whose checksum is worked out at once. A power of two.
+    pub const QUOTE: usize = 512;
+
     use core::ptr::read_volatile;
 
     #[unsafe(no_mangle)]

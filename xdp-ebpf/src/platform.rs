@@ -1,6 +1,6 @@
 //! The kernel as a platform of the packet path: its maps and helpers.
 
-use core::{cmp::min, ffi::c_void, ptr::null_mut};
+use core::{ffi::c_void, ptr::null_mut};
 
 use aya_ebpf::{
     bindings::xdp_md,
@@ -11,7 +11,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use xdp_common::{
-    layout::{Chunk, FragmentRoute, FragmentV4, FragmentV6, QUOTED, TailCall},
+    layout::{Chunk, FragmentRoute, FragmentV4, FragmentV6, TailCall},
     path::{
         Frame,
         platform::{Atomics, Platform},
@@ -19,7 +19,7 @@ use xdp_common::{
     verdict::Verdict,
 };
 
-use crate::{atomic, kernel::Kernel, log, maps, verifier, walked};
+use crate::{atomic, kernel::Kernel, log, maps, maps::size::QUOTE, verifier, walked};
 
 impl Platform for Kernel {
     type Context = *mut xdp_md;
@@ -49,20 +49,21 @@ impl Platform for Kernel {
     #[inline(always)]
     fn sum(self, context: *mut xdp_md, at: usize, length: usize) -> Option<u32> {
         // Read into memory first: the verifier lets nobody look at so many bytes of a packet as the packet says.
-        let length = min(length, QUOTED) as u32;
-        let whole = (length + 3) & !3;
+        let length = verifier::bounded::<{ QUOTE - 1 }>(length, at) as u32;
+        let whole = verifier::bounded::<{ QUOTE - 1 }>(length as usize + 3 & !3, at) as u32;
         // SAFETY: the buffer is this CPU's, and `length` is within it; the words after the last whole one are cleared before they
         // are written into; the context is the kernel's.
         unsafe {
-            let buffer = maps::QUOTE.get_ptr_mut(0)?.cast::<u32>();
+            let buffer = maps::QUOTED.get_ptr_mut(0)?.cast::<u32>();
             if length == 0 {
                 return Some(0);
             }
-            buffer.add((length as usize - 1) / 4 & (QUOTED / 4 - 1)).write(0);
+            let last = verifier::bounded::<{ QUOTE / 4 - 1 }>((length as usize - 1) / 4, at);
+            buffer.add(last).write(0);
             if bpf_xdp_load_bytes(context, at as u32, buffer.cast(), length) != 0 {
                 return None;
             }
-            let sum = bpf_csum_diff(null_mut(), 0, buffer, min(whole, QUOTED as u32), 0);
+            let sum = bpf_csum_diff(null_mut(), 0, buffer, whole, 0);
             (sum >= 0).then_some(sum as u32)
         }
     }

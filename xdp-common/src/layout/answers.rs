@@ -2,8 +2,8 @@
 /// limit for ICMP errors, `net.ipv4.icmp_msgs_per_sec`, is of this size.
 pub const ANSWERS_PER_SECOND: u64 = 1_000;
 
-/// Bytes of a packet that an ICMP error about it quotes at most. What BPF's helper for checksums takes at once.
-pub const QUOTED: usize = 512;
+/// Bytes of a packet that an ICMP error about it quotes at most: whole words, below the 512 bytes that BPF's helper for checksums takes.
+pub const QUOTED: usize = 508;
 
 /// How often a CPU has answered packets itself: 64 bytes, a cache line.
 #[derive(Clone, Copy, Debug, Default)]

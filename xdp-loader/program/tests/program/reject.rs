@@ -196,7 +196,7 @@ fn udp_is_answered_with_a_port_unreachable_that_quotes_it() {
     for forward in [Forward::Dr, Forward::Nat] {
         let mut balancer = site(forward);
         for (vip, client) in ENDS {
-            let lengths = (0..20).chain([440, 450, 463, 464, 465, 483, 484, 485, 486, 1000, 1400]);
+            let lengths = (0..20).chain([440, 450, 459, 460, 461, 463, 479, 480, 481, 482, 485, 1000, 1400]);
             for length in lengths {
                 let payload: Vec<u8> = (0..length).map(|at: u32| (at * 7 + 1) as u8).collect();
                 assert_unreachable(&mut balancer, &udp(client, vip).payload(&payload));
