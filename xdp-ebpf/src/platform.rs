@@ -49,21 +49,19 @@ impl Platform for Kernel {
     #[inline(always)]
     fn sum(self, context: *mut xdp_md, at: usize, length: usize) -> Option<u32> {
         // Read into memory first: the verifier lets nobody look at so many bytes of a packet as the packet says.
-        let length = verifier::bounded::<{ QUOTE - 1 }>(length, at) as u32;
-        let whole = verifier::bounded::<{ QUOTE - 1 }>(length as usize + 3 & !3, at) as u32;
-        // SAFETY: the buffer is this CPU's, and `length` is within it; the words after the last whole one are cleared before they
-        // are written into; the context is the kernel's.
+        const BOUND: i32 = QUOTE as i32 - 1;
+        // SAFETY: the buffer is this CPU's, and the masks keep to it; its last word is cleared before it is written into; the context
+        // is the kernel's.
         unsafe {
             let buffer = maps::QUOTED.get_ptr_mut(0)?.cast::<u32>();
-            if length == 0 {
-                return Some(0);
-            }
-            let last = verifier::bounded::<{ QUOTE / 4 - 1 }>((length as usize - 1) / 4, at);
+            let last = verifier::masked::<{ QUOTE as i32 / 4 - 1 }>(length.wrapping_sub(1) / 4);
             buffer.add(last).write(0);
-            if bpf_xdp_load_bytes(context, at as u32, buffer.cast(), length) != 0 {
+            let length = verifier::masked::<BOUND>(length);
+            if length == 0 || bpf_xdp_load_bytes(context, at as u32, buffer.cast(), length as u32) != 0 {
                 return None;
             }
-            let sum = bpf_csum_diff(null_mut(), 0, buffer, whole, 0);
+            let whole = verifier::masked::<BOUND>(length + 3 & !3);
+            let sum = bpf_csum_diff(null_mut(), 0, buffer, whole as u32, 0);
             (sum >= 0).then_some(sum as u32)
         }
     }

@@ -7,6 +7,16 @@
 
 use core::arch::asm;
 
+/// `number`, which `MASK` covers, as the verifier is told in this very place: kernel 6.1 forgets the bound of what was put on the
+/// stack as 32 bits.
+#[inline(always)]
+pub fn masked<const MASK: i32>(number: usize) -> usize {
+    let mut number = number;
+    // SAFETY: arithmetic on a register. Not said to be pure, so that it is not done earlier.
+    unsafe { asm!("{number} &= {mask}", number = inout(reg) number, mask = const MASK, options(nomem, nostack)) };
+    number
+}
+
 /// `number`, of which the verifier knows only that `MASK` covers it. `unknown` must be something it cannot know, such as
 /// a field of the packet. `MASK` must be one less than a power of two and not less than the number.
 #[inline(always)]
