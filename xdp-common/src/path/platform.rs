@@ -79,7 +79,7 @@ pub trait Platform: Arrays + Atomics {
     fn cut(self, context: Self::Context, length: usize) -> bool;
 
     /// The sum of the 16-bit words (RFC 1071) of so many bytes `at` bytes into the frame, an odd last one padded with zero. At
-    /// most [`crate::layout::QUOTED`] bytes; folded it fits a checksum.
+    /// least one, at most [`crate::layout::QUOTED`] bytes; folded it fits a checksum.
     fn sum(self, context: Self::Context, at: usize, length: usize) -> Option<u32>;
 
     /// The index of the interface that the packet came in by.
