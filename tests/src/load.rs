@@ -226,7 +226,11 @@ pub fn from_port(client: &Namespace, port: SocketAddr, address: SocketAddr, end:
     client.inside(|| {
         let (stream, connected) = reconnect(port, address)?;
         let backend = match end {
-            End::Orderly => finish(stream)?,
+            End::Orderly => {
+                let backend = finish(stream)?;
+                until_acknowledged(port.port())?;
+                backend
+            }
             End::Abort => {
                 let held = Held::with(stream)?;
                 sockopt::set_socket_linger(&held.stream, Some(Duration::ZERO))?;
@@ -235,6 +239,30 @@ pub fn from_port(client: &Namespace, port: SocketAddr, address: SocketAddr, end:
         };
         Ok((backend, connected))
     })?
+}
+
+/// Waits until the client's kernel has the last acknowledgement of its connections from a port. To a NAT backend that another service
+/// has too, the next one from that port would be this one used again; what still comes of this one would be taken for the next one's.
+fn until_acknowledged(port: u16) -> Result<()> {
+    /// `TCP_LAST_ACK` of `include/net/tcp_states.h`.
+    const LAST_ACK: &str = "09";
+    let local = format!(":{port:04X}");
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let mut sockets = String::new();
+        for table in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
+            sockets += &std::fs::read_to_string(table)?;
+        }
+        let mut fields = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        if !fields.any(|of| of.len() > 3 && of[1].ends_with(&local) && of[3] == LAST_ACK) {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < end,
+            "a connection from port {port} is not acknowledged"
+        );
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Connects from a port as soon as the client's own kernel has the last acknowledgement of the connection before; how long
