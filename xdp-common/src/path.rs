@@ -51,7 +51,7 @@ use self::{
 };
 pub use self::{env::Env, frame::Frame, outcome::Outcome};
 use crate::{
-    layout::{Backend, TailCall},
+    layout::{Backend, Handover, TailCall},
     tcp_state::SYN,
     verdict::Verdict,
     wire::protocol,
@@ -73,28 +73,20 @@ pub fn lvx<P: Platform>(platform: P, context: P::Context) -> u32 {
 /// The program of packets that begin a flow, and of flows whose client's template is due.
 #[inline(always)]
 pub fn lvx_new_flow<P: Platform, F: Ip>(platform: P, context: P::Context) -> u32 {
-    let Some(handover) = handover::received(platform) else {
-        return action::PASS;
-    };
-    match Env::with(platform, context, handover.mode) {
-        Some(env) => match new_flow::go_on::<P, F>(&env, handover) {
-            Ok(Outcome::Drop(verdict)) | Err(Outcome::Drop(verdict)) => handover::reject::<P, F>(&env, verdict),
-            outcome => conclude(&env, outcome),
-        },
-        None => action::PASS,
-    }
+    handed_over(platform, context, |env, handover| {
+        match new_flow::go_on::<P, F>(env, handover) {
+            Ok(Outcome::Drop(verdict)) | Err(Outcome::Drop(verdict)) => handover::reject::<P, F>(env, verdict),
+            outcome => conclude(env, outcome),
+        }
+    })
 }
 
 /// The program of packets for whose flow the predecessor was asked.
 #[inline(always)]
 pub fn lvx_adopt<P: Platform, F: Ip>(platform: P, context: P::Context) -> u32 {
-    let Some(handover) = handover::received(platform) else {
-        return action::PASS;
-    };
-    match Env::with(platform, context, handover.mode) {
-        Some(env) => conclude(&env, adopt::go_on::<P, F>(&env, handover)),
-        None => action::PASS,
-    }
+    handed_over(platform, context, |env, handover| {
+        conclude(env, adopt::go_on::<P, F>(env, handover))
+    })
 }
 
 /// The program of fragments.
@@ -127,11 +119,19 @@ pub fn lvx_direct<P: Platform>(platform: P, context: P::Context) -> u32 {
 /// The program of packets that are to begin no flow.
 #[inline(always)]
 pub fn lvx_reject<P: Platform, F: Ip>(platform: P, context: P::Context) -> u32 {
+    handed_over(platform, context, |env, handover| {
+        conclude(env, reject::go_on::<P, F>(env, handover))
+    })
+}
+
+/// A packet goes on from where the program before has left it: with what that has found out, and the configuration that it read.
+#[inline(always)]
+fn handed_over<P: Platform>(platform: P, context: P::Context, go_on: impl FnOnce(&Env<P>, &Handover) -> u32) -> u32 {
     let Some(handover) = handover::received(platform) else {
         return action::PASS;
     };
     match Env::with(platform, context, handover.mode) {
-        Some(env) => conclude(&env, reject::go_on::<P, F>(&env, handover)),
+        Some(env) => go_on(&env, handover),
         None => action::PASS,
     }
 }

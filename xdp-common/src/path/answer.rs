@@ -60,6 +60,19 @@ pub struct Ends<F: Family> {
     bytes: u16,
 }
 
+impl<F: Family> Ends<F> {
+    /// Those of the answer to a packet.
+    #[inline(always)]
+    const fn back(packet: &Packet<F>, protocol: u8, bytes: usize) -> Self {
+        Self {
+            source: packet.tuple.destination,
+            destination: packet.tuple.source,
+            protocol,
+            bytes: bytes as u16,
+        }
+    }
+}
+
 /// A RST that ends the connection which a segment is of (RFC 9293, section 3.10.7.1). The IP header of the segment stands `ip` bytes
 /// into the frame, that of TCP `transport`. False if there is no answer; the frame may be spoilt then.
 #[inline(always)]
@@ -95,12 +108,7 @@ pub fn reset<P: Platform, F: Answer>(env: &Env<P>, packet: &Packet<F>, ip: usize
         checksum: 0,
         urgent: Be16::new(0),
     };
-    let ends = Ends {
-        source: packet.tuple.destination,
-        destination: packet.tuple.source,
-        protocol: protocol::TCP,
-        bytes: size_of::<Tcp>() as u16,
-    };
+    let ends = Ends::back(packet, protocol::TCP, size_of::<Tcp>());
     let ports = u64::from(packet.tuple.source_port) | u64::from(packet.tuple.destination_port) << 16;
     let numbers = u64::from(sequence.0) | u64::from(acknowledgment.0) << 32;
     let rest = u64::from(u16::from_ne_bytes([tcp.data_offset, flags]));
@@ -130,12 +138,7 @@ pub fn port_unreachable<P: Platform, F: Answer>(env: &Env<P>, packet: &Packet<F>
     let quoted = core::cmp::min(packet.bytes, QUOTED as u64) as usize;
     let added = size_of::<Headers<F::Header, Icmp>>();
     let quote = ip + added;
-    let ends = Ends {
-        source: packet.tuple.destination,
-        destination: packet.tuple.source,
-        protocol: F::ICMP,
-        bytes: (size_of::<Icmp>() + quoted) as u16,
-    };
+    let ends = Ends::back(packet, F::ICMP, size_of::<Icmp>() + quoted);
     let (platform, context) = (env.platform, env.context);
     if !platform.grow(context, added) || !platform.cut(context, quote + quoted) {
         return false;
